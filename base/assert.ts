@@ -1,0 +1,19 @@
+/**
+ * Assertions: what must hold when the program is right. A failure is a bug of ours, never bad input or a
+ * failed disk, which are errors (wire/errno.ts).
+ */
+
+/** A broken assumption of the program itself. */
+export class AssertionError extends Error {
+  override readonly name = "AssertionError";
+}
+
+/** Throws AssertionError with `message` unless `condition` holds. */
+export function assert(condition: unknown, message: string): asserts condition {
+  if (!condition) throw new AssertionError(message);
+}
+
+/** For the default branch of an exhaustive switch: does not compile when a case is missing. */
+export function unreachable(value: never, what: string): never {
+  throw new AssertionError(`${what}: unexpected ${JSON.stringify(value)}`);
+}

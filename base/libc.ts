@@ -1,0 +1,331 @@
+/**
+ * The one FFI binding to libc. Every function here returns what the system call returns, with a failure as
+ * a negative errno, so that callers never touch the thread-local `errno` themselves.
+ *
+ * Two flavours: plain functions run on the calling thread and block the event loop for as long as the call
+ * takes; functions named ...Async run on a thread of Deno's blocking pool (32 threads). `errno` of the pool's
+ * thread cannot be read from here, so an Async function that failed says -EIO unless its comment says more.
+ *
+ * Invariant: a buffer given to an Async function is kept alive by the wrapper until the call has returned.
+ */
+
+const library = Deno.dlopen("libc.so.6", {
+  __errno_location: { parameters: [], result: "pointer" },
+  open: { parameters: ["buffer", "i32", "u32"], result: "i32" },
+  close: { parameters: ["i32"], result: "i32" },
+  read: { parameters: ["i32", "buffer", "usize"], result: "i32" },
+  write: { parameters: ["i32", "buffer", "usize"], result: "i32" },
+  writeAsync: { name: "write", parameters: ["i32", "buffer", "usize"], result: "i32", nonblocking: true },
+  writev: { parameters: ["i32", "buffer", "i32"], result: "i32" },
+  pread: { parameters: ["i32", "buffer", "usize", "i64"], result: "i32" },
+  preadAsync: {
+    name: "pread",
+    parameters: ["i32", "buffer", "usize", "i64"],
+    result: "i32",
+    nonblocking: true,
+  },
+  preadv2: { parameters: ["i32", "buffer", "i32", "i64", "i32"], result: "i32" },
+  pwrite: { parameters: ["i32", "buffer", "usize", "i64"], result: "i32" },
+  pwriteAsync: {
+    name: "pwrite",
+    parameters: ["i32", "buffer", "usize", "i64"],
+    result: "i32",
+    nonblocking: true,
+  },
+  fsyncAsync: { name: "fsync", parameters: ["i32"], result: "i32", nonblocking: true },
+  fdatasyncAsync: { name: "fdatasync", parameters: ["i32"], result: "i32", nonblocking: true },
+  ftruncate: { parameters: ["i32", "i64"], result: "i32" },
+  fallocate: { parameters: ["i32", "i32", "i64", "i64"], result: "i32" },
+  lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
+  poll: { parameters: ["buffer", "u64", "i32"], result: "i32" },
+  pollAsync: { name: "poll", parameters: ["buffer", "u64", "i32"], result: "i32", nonblocking: true },
+  fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  ioctl: { parameters: ["i32", "u64", "buffer"], result: "i32" },
+  mount: { parameters: ["buffer", "buffer", "buffer", "u64", "buffer"], result: "i32" },
+  umount2Async: { name: "umount2", parameters: ["buffer", "i32"], result: "i32", nonblocking: true },
+  socketpair: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
+  recvmsgAsync: { name: "recvmsg", parameters: ["i32", "buffer", "i32"], result: "i32", nonblocking: true },
+  statvfs: { parameters: ["buffer", "buffer"], result: "i32" },
+  geteuid: { parameters: [], result: "u32" },
+  getegid: { parameters: [], result: "u32" },
+  malloc_trim: { parameters: ["usize"], result: "i32" },
+});
+const libc = library.symbols;
+
+const EIO = 5;
+const EINTR = 4;
+
+// One errno location a thread; an isolate stays on its thread.
+const errnoView = new Deno.UnsafePointerView(libc.__errno_location()!);
+
+function checked(result: number): number {
+  return result < 0 ? -errnoView.getInt32(0) : result;
+}
+
+// Deno takes a safe integer for a 64-bit argument as readily as a bigint, without allocating one; its types
+// do not say so.
+function wide(value: number): bigint {
+  return value as unknown as bigint;
+}
+
+/** A NUL-terminated copy of a path for C. */
+export function cString(path: string | Uint8Array): Uint8Array<ArrayBuffer> {
+  const bytes = typeof path === "string" ? new TextEncoder().encode(path) : path;
+  const result = new Uint8Array(bytes.length + 1);
+  result.set(bytes);
+  return result;
+}
+
+// fcntl.h, x86_64 and aarch64 alike unless noted
+export const O_RDONLY = 0;
+export const O_WRONLY = 1;
+export const O_RDWR = 2;
+export const O_ACCMODE = 3;
+export const O_CREAT = 0o100;
+export const O_EXCL = 0o200;
+export const O_TRUNC = 0o1000;
+export const O_APPEND = 0o2000;
+export const O_NONBLOCK = 0o4000;
+export const O_DIRECT = Deno.build.arch === "aarch64" ? 0o200000 : 0o40000;
+export const O_CLOEXEC = 0o2000000;
+export const F_GETFL = 3;
+export const F_SETFL = 4;
+export const F_SETFD = 2;
+export const FD_CLOEXEC = 1;
+export const FALLOC_FL_KEEP_SIZE = 1;
+export const FALLOC_FL_PUNCH_HOLE = 2;
+export const FALLOC_FL_ZERO_RANGE = 0x10;
+export const POLLIN = 1;
+export const POLLERR = 8;
+export const POLLHUP = 16;
+export const RWF_NOWAIT = 8;
+export const MNT_DETACH = 2;
+
+/** open(2): a descriptor or -errno. O_CLOEXEC is always added. */
+export function open(path: string | Uint8Array, flags: number, mode = 0): number {
+  return checked(libc.open(cString(path), flags | O_CLOEXEC, mode));
+}
+
+export function close(fd: number): number {
+  return checked(libc.close(fd));
+}
+
+/** read(2) into all of `buffer`: bytes read or -errno. */
+export function read(fd: number, buffer: Uint8Array<ArrayBuffer>): number {
+  return checked(libc.read(fd, buffer, wide(buffer.length)));
+}
+
+/** write(2) of all of `buffer`: bytes written or -errno. */
+export function write(fd: number, buffer: Uint8Array<ArrayBuffer>): number {
+  return checked(libc.write(fd, buffer, wide(buffer.length)));
+}
+
+/** write(2) on a thread of the pool: bytes written or -EIO (the real errno is not to be had). */
+export async function writeAsync(fd: number, buffer: Uint8Array<ArrayBuffer>): Promise<number> {
+  const result = await libc.writeAsync(fd, buffer, wide(buffer.length));
+  return result < 0 ? -EIO : result;
+}
+
+// One iovec array for all vectored calls of this thread: sync calls cannot overlap.
+const IOVEC_MAX = 64;
+const iovecs = new BigUint64Array(IOVEC_MAX * 2);
+
+function fillIovecs(parts: readonly Uint8Array[]): number {
+  if (parts.length > IOVEC_MAX) throw new RangeError(`at most ${IOVEC_MAX} parts`);
+  for (let i = 0; i < parts.length; i++) {
+    const part = parts[i]!;
+    // An empty view may have no address; the length 0 beside it keeps the kernel from looking.
+    iovecs[2 * i] = part.length === 0
+      ? 0n
+      : Deno.UnsafePointer.value(Deno.UnsafePointer.of(part as Uint8Array<ArrayBuffer>));
+    iovecs[2 * i + 1] = BigInt(part.length);
+  }
+  return parts.length;
+}
+
+/** writev(2) of up to 64 parts: bytes written or -errno. */
+export function writev(fd: number, parts: readonly Uint8Array[]): number {
+  return checked(libc.writev(fd, iovecs, fillIovecs(parts)));
+}
+
+/** pread(2) into all of `buffer`: bytes read (short at the end of the file) or -errno. */
+export function pread(fd: number, buffer: Uint8Array<ArrayBuffer>, offset: number): number {
+  return checked(libc.pread(fd, buffer, wide(buffer.length), wide(offset)));
+}
+
+/** preadv2(2) with RWF_NOWAIT: bytes that the page cache had (may be short), or -EAGAIN, or -errno. */
+export function preadNowait(fd: number, buffer: Uint8Array<ArrayBuffer>, offset: number): number {
+  return checked(libc.preadv2(fd, iovecs, fillIovecs([buffer]), wide(offset), RWF_NOWAIT));
+}
+
+/** pread(2) on a thread of the pool. On failure it is tried again here, for the errno. */
+export async function preadAsync(
+  fd: number,
+  buffer: Uint8Array<ArrayBuffer>,
+  offset: number,
+): Promise<number> {
+  const result = await libc.preadAsync(fd, buffer, wide(buffer.length), wide(offset));
+  return result < 0 ? pread(fd, buffer, offset) : result;
+}
+
+/** pwrite(2) of all of `buffer`: bytes written or -errno. */
+export function pwrite(fd: number, buffer: Uint8Array<ArrayBuffer>, offset: number): number {
+  return checked(libc.pwrite(fd, buffer, wide(buffer.length), wide(offset)));
+}
+
+/** pwrite(2) on a thread of the pool. On failure it is tried again here, for the errno. */
+export async function pwriteAsync(
+  fd: number,
+  buffer: Uint8Array<ArrayBuffer>,
+  offset: number,
+): Promise<number> {
+  const result = await libc.pwriteAsync(fd, buffer, wide(buffer.length), wide(offset));
+  return result < 0 ? pwrite(fd, buffer, offset) : result;
+}
+
+/**
+ * fsync(2) on a thread of the pool: 0 or -EIO. Never tried again: Linux reports a lost write once, and a
+ * second fsync would claim success.
+ */
+export async function fsyncAsync(fd: number): Promise<number> {
+  return await libc.fsyncAsync(fd) < 0 ? -EIO : 0;
+}
+
+/** fdatasync(2), as fsyncAsync. */
+export async function fdatasyncAsync(fd: number): Promise<number> {
+  return await libc.fdatasyncAsync(fd) < 0 ? -EIO : 0;
+}
+
+export function ftruncate(fd: number, length: number): number {
+  return checked(libc.ftruncate(fd, wide(length)));
+}
+
+export function fallocate(fd: number, mode: number, offset: number, length: number): number {
+  return checked(libc.fallocate(fd, mode, wide(offset), wide(length)));
+}
+
+/** lseek(2): the new offset or -errno. */
+export function lseek(fd: number, offset: number, whence: number): number {
+  const result = Number(libc.lseek(fd, wide(offset), whence));
+  return result < 0 ? -errnoView.getInt32(0) : result;
+}
+
+function pollBuffer(fd: number, events: number): Uint8Array<ArrayBuffer> {
+  const buffer = new Uint8Array(8);
+  const view = new DataView(buffer.buffer);
+  view.setInt32(0, fd, true);
+  view.setInt16(4, events, true);
+  return buffer;
+}
+
+/** poll(2) of one descriptor on a thread of the pool: its `revents`, 0 after `timeoutMs`, or -EINTR. */
+export async function pollAsync(fd: number, events: number, timeoutMs: number): Promise<number> {
+  const buffer = pollBuffer(fd, events);
+  const result = await libc.pollAsync(buffer, 1n, timeoutMs);
+  if (result < 0) return -EINTR;
+  return result === 0 ? 0 : new DataView(buffer.buffer).getInt16(6, true);
+}
+
+/** poll(2) of one descriptor, here: its `revents`, 0 after `timeoutMs`, or -errno. */
+export function poll(fd: number, events: number, timeoutMs: number): number {
+  const buffer = pollBuffer(fd, events);
+  const result = checked(libc.poll(buffer, 1n, timeoutMs));
+  return result <= 0 ? result : new DataView(buffer.buffer).getInt16(6, true);
+}
+
+export function fcntl(fd: number, command: number, argument: number): number {
+  return checked(libc.fcntl(fd, command, argument));
+}
+
+export function ioctl(fd: number, request: number, argument: Uint8Array<ArrayBuffer>): number {
+  return checked(libc.ioctl(fd, wide(request), argument));
+}
+
+/** mount(2). Returns before a FUSE daemon has answered INIT. */
+export function mount(source: string, target: string, type: string, flags: number, data: string): number {
+  return checked(libc.mount(cString(source), cString(target), cString(type), wide(flags), cString(data)));
+}
+
+/** umount2(2) on a thread of the pool (it may wait for the daemon, which is us): 0 or -EIO. */
+export async function umountAsync(target: string, flags: number): Promise<number> {
+  return await libc.umount2Async(cString(target), flags) < 0 ? -EIO : 0;
+}
+
+const AF_UNIX = 1;
+const SOCK_STREAM = 1;
+
+/** A connected pair of UNIX stream sockets without CLOEXEC, or -errno. */
+export function socketpair(): readonly [number, number] | number {
+  const fds = new Int32Array(2);
+  const result = checked(libc.socketpair(AF_UNIX, SOCK_STREAM, 0, fds));
+  return result < 0 ? result : [fds[0]!, fds[1]!];
+}
+
+const SOL_SOCKET = 1;
+const SCM_RIGHTS = 1;
+
+/**
+ * recvmsg(2) of one byte with one descriptor beside it (SCM_RIGHTS), on a thread of the pool: the descriptor,
+ * or -1 when the peer closed or sent none. Layout: struct msghdr and cmsghdr, 64 bit (sys/socket.h).
+ */
+export async function receiveDescriptor(socket: number): Promise<number> {
+  const data = new Uint8Array(1);
+  const control = new Uint8Array(24);
+  const iovec = new BigUint64Array([pointerValue(data), 1n]);
+  const header = new BigUint64Array([
+    0n, // msg_name
+    0n, // msg_namelen
+    pointerValue(iovec),
+    1n, // msg_iovlen
+    pointerValue(control),
+    BigInt(control.length), // msg_controllen
+    0n, // msg_flags
+  ]);
+  const received = await libc.recvmsgAsync(socket, header, 0);
+  const view = new DataView(control.buffer);
+  const isDescriptor = received === 1 && iovec.length === 2 && data.length === 1 &&
+    view.getUint32(8, true) === SOL_SOCKET && view.getUint32(12, true) === SCM_RIGHTS;
+  return isDescriptor ? view.getInt32(16, true) : -1;
+}
+
+function pointerValue(buffer: Uint8Array<ArrayBuffer> | BigUint64Array<ArrayBuffer>): bigint {
+  return Deno.UnsafePointer.value(Deno.UnsafePointer.of(buffer));
+}
+
+/** Space of the file system that holds `path`, in bytes, and its inode counts; or -errno. */
+export interface Statvfs {
+  readonly totalBytes: number;
+  /** Free for unprivileged users. */
+  readonly availableBytes: number;
+  readonly freeBytes: number;
+  readonly files: number;
+  readonly filesFree: number;
+}
+
+/** statvfs(3). Layout of struct statvfs on 64-bit Linux: 11 unsigned longs (bits/statvfs.h). */
+export function statvfs(path: string): Statvfs | number {
+  const out = new BigUint64Array(16);
+  const result = checked(libc.statvfs(cString(path), out));
+  if (result < 0) return result;
+  const fragmentBytes = Number(out[1]);
+  return {
+    totalBytes: Number(out[2]) * fragmentBytes,
+    freeBytes: Number(out[3]) * fragmentBytes,
+    availableBytes: Number(out[4]) * fragmentBytes,
+    files: Number(out[5]),
+    filesFree: Number(out[6]),
+  };
+}
+
+export function geteuid(): number {
+  return libc.geteuid();
+}
+
+export function getegid(): number {
+  return libc.getegid();
+}
+
+/** Gives memory that malloc holds but does not use back to the system. */
+export function mallocTrim(): void {
+  libc.malloc_trim(0n);
+}
