@@ -65,5 +65,6 @@ export function bytesKey(bytes: Uint8Array): string {
 
 /** A copy that owns its memory (a view into a reused buffer must not outlive the buffer's next use). */
 export function copyBytes(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
-  return bytes.slice() as Uint8Array<ArrayBuffer>;
+  // Not slice(): on a node Buffer, which the CBOR decoder makes, that is a view.
+  return new Uint8Array(bytes);
 }

@@ -1,0 +1,167 @@
+/** The dataserver's services: block data for clients and other dataservers, and the talk with the nameserver. */
+
+import type { BlockId, Generation, NodeId, VolumeId } from "../ids.ts";
+import { defineService, method } from "../service.ts";
+
+/** One step of a replication chain. */
+export interface ChainTarget {
+  readonly node: NodeId;
+  readonly volume: VolumeId;
+  readonly address: string;
+}
+
+export interface WriteBlockRequest {
+  readonly block: BlockId;
+  readonly generation: Generation;
+  /** The volume of the receiver that holds the replica. */
+  readonly volume: VolumeId;
+  /** Within the block, in bytes. */
+  readonly offset: number;
+  /** Where the receiver forwards to, in order. */
+  readonly chain: readonly ChainTarget[];
+  /** Make the replica when it is not there (the block was never written); else ENOENT for a missing one. */
+  readonly create: boolean;
+  readonly body: Uint8Array;
+}
+
+/** Replicas of the chain that did not take the bytes, with why; empty: every replica has them. */
+export interface ChainReply {
+  readonly failed: readonly { readonly volume: VolumeId; readonly errno: string; readonly message: string }[];
+}
+
+export interface ReadBlockRequest {
+  readonly block: BlockId;
+  readonly generation: Generation;
+  readonly volume: VolumeId;
+  readonly offset: number;
+  readonly length: number;
+}
+
+export interface ReadBlockReply {
+  /** Shorter than asked where the replica ends; what is missing are zeros. */
+  readonly body: Uint8Array;
+}
+
+export interface SyncBlockRequest {
+  readonly block: BlockId;
+  readonly generation: Generation;
+  readonly volume: VolumeId;
+  readonly chain: readonly ChainTarget[];
+}
+
+export interface TruncateBlockRequest extends SyncBlockRequest {
+  /** The replica keeps no byte at or past this offset; shorter replicas stay as they are. */
+  readonly length: number;
+}
+
+/** Errors: ESTALE generation, ENOENT no such replica, EIO disk or checksum, ENOSPC volume full, ENODEV volume unknown. */
+export const DATASERVER = defineService("dataserver", {
+  writeBlock: method<WriteBlockRequest, ChainReply>(100),
+  readBlock: method<ReadBlockRequest, ReadBlockReply>(101),
+  /** fdatasync of data and checksums on every replica of the chain. */
+  syncBlock: method<SyncBlockRequest, ChainReply>(102),
+  truncateBlock: method<TruncateBlockRequest, ChainReply>(103),
+});
+
+export interface VolumeRegistration {
+  /** Absent on a volume that was never registered. */
+  readonly volume?: VolumeId;
+  /** Random, made with the volume; recognises a volume whose registration's answer was lost. */
+  readonly label: string;
+  readonly path: string;
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+}
+
+export interface RegisterRequest {
+  /** Absent on a dataserver that was never registered. */
+  readonly node?: NodeId;
+  /** Random, made with the dataserver's first volume. */
+  readonly label: string;
+  readonly host: string;
+  /** HOST:PORT at which clients reach it. */
+  readonly address: string;
+  readonly volumes: readonly VolumeRegistration[];
+}
+
+export interface RegisterReply {
+  readonly node: NodeId;
+  /** In the order of the request. */
+  readonly volumes: readonly VolumeId[];
+  readonly heartbeatMs: number;
+}
+
+export interface VolumeStats {
+  readonly volume: VolumeId;
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+  readonly usedBytes: number;
+  readonly blocks: number;
+  /** Why the volume can't be used, if so. */
+  readonly failed?: string;
+}
+
+export interface ReplicaReport {
+  readonly block: BlockId;
+  readonly generation: Generation;
+}
+
+/** One page of a full block report, in the order of block ids. */
+export interface BlockReportRequest {
+  readonly volume: VolumeId;
+  /** The page covers block ids in [from, to). */
+  readonly from: number;
+  readonly to: number;
+  readonly replicas: readonly ReplicaReport[];
+}
+
+export interface BlockReportReply {
+  /** Replicas that are stale: an older generation than the block's, or taken off the block. Delete them. */
+  readonly stale: readonly BlockId[];
+  /** Blocks that the nameserver does not know: keep them aside. */
+  readonly unknown: readonly BlockId[];
+}
+
+/** What dataservers ask of the nameserver. */
+export const DATASERVER_REGISTRY = defineService("dataserverRegistry", {
+  register: method<RegisterRequest, RegisterReply>(140),
+  heartbeat: method<
+    { readonly node: NodeId; readonly volumes: readonly VolumeStats[] },
+    { readonly ok: true }
+  >(
+    141,
+  ),
+  blockReport: method<BlockReportRequest, BlockReportReply>(142),
+  /** Replicas that were deleted because a deleteBlocks push asked for it. */
+  blocksDeleted: method<
+    { readonly volume: VolumeId; readonly blocks: readonly BlockId[] },
+    { readonly ok: true }
+  >(143),
+  /** A replica turned out corrupt or unreadable. */
+  replicaCorrupt: method<
+    { readonly volume: VolumeId; readonly block: BlockId; readonly message: string },
+    { readonly ok: true }
+  >(144),
+});
+
+/** What the nameserver pushes to a dataserver over the connection that it registered on. */
+export const DATASERVER_PUSHES = defineService("dataserverPushes", {
+  /** Delete these replicas; answered when accepted, reported by blocksDeleted when done. */
+  deleteBlocks: method<
+    { readonly volume: VolumeId; readonly blocks: readonly BlockId[] },
+    { readonly ok: true }
+  >(160),
+  /**
+   * The replica takes generation `to` (idempotent; ESTALE when it has neither `from` nor `to`) and answers its
+   * length in bytes. Writes with an older generation are refused from then on.
+   */
+  setGeneration: method<
+    {
+      readonly volume: VolumeId;
+      readonly block: BlockId;
+      readonly from: Generation;
+      readonly to: Generation;
+    },
+    { readonly length: number }
+  >(161),
+});

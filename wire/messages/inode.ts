@@ -1,0 +1,93 @@
+/** Inodes, extents and leases as they travel: what most replies of the nameserver carry. */
+
+import type { Timespec } from "../../base/clock.ts";
+import type { BlockId, Generation, InodeId, NodeId, VolumeId } from "../ids.ts";
+
+// File types, the top four bits of `mode` (sys/stat.h).
+export const S_IFMT = 0o170000;
+export const S_IFSOCK = 0o140000;
+export const S_IFLNK = 0o120000;
+export const S_IFREG = 0o100000;
+export const S_IFBLK = 0o060000;
+export const S_IFDIR = 0o040000;
+export const S_IFCHR = 0o020000;
+export const S_IFIFO = 0o010000;
+export const S_ISUID = 0o4000;
+export const S_ISGID = 0o2000;
+export const S_ISVTX = 0o1000;
+
+/** Bytes of a name at most, and of a symlink target (limits.h). */
+export const NAME_BYTES_MAX = 255;
+export const SYMLINK_BYTES_MAX = 4095;
+/** Largest file: every offset stays an exact number. */
+export const FILE_BYTES_MAX = Number.MAX_SAFE_INTEGER;
+
+export interface Attributes {
+  readonly ino: InodeId;
+  /** Type and permission bits. */
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly nlink: number;
+  readonly size: number;
+  /** Bytes that blocks hold, for st_blocks. */
+  readonly allocatedBytes: number;
+  readonly atime: Timespec;
+  readonly mtime: Timespec;
+  readonly ctime: Timespec;
+  readonly btime: Timespec;
+  readonly rdev: number;
+  readonly replication: number;
+  /** Grows with every change of the inode: of two replies that crossed on the way, the larger one is newer. */
+  readonly version: number;
+}
+
+/**
+ * What a client may cache of an inode until it is recalled. "none": nothing. "read": attributes, pages, xattrs,
+ * entries. "write": also buffered writes and own size and mtime (regular files, one holder).
+ */
+export type LeaseMode = "none" | "read" | "write";
+
+/** An inode in a reply: its attributes and what the asking session may cache from now on. */
+export interface InodeReply {
+  readonly attributes: Attributes;
+  readonly lease: LeaseMode;
+  /** Only for symlinks. */
+  readonly target?: Uint8Array;
+}
+
+/** Where one replica lies and how to reach it. */
+export interface ReplicaLocation {
+  readonly node: NodeId;
+  readonly volume: VolumeId;
+  /** HOST:PORT of the dataserver. */
+  readonly address: string;
+  /** Its host label, for "is it near". */
+  readonly host: string;
+  readonly alive: boolean;
+}
+
+/**
+ * A block: the extent [start, start + length) of one file. `length` is what the block may hold; its replicas
+ * may be shorter, and what lies beyond a replica's end reads as zeros. `written` false: allocated, but no data
+ * was committed yet, so it reads as zeros without asking a dataserver.
+ */
+export interface Block {
+  readonly id: BlockId;
+  readonly generation: Generation;
+  readonly start: number;
+  readonly length: number;
+  readonly written: boolean;
+  readonly replicas: readonly ReplicaLocation[];
+}
+
+export interface DirectoryEntry {
+  readonly name: Uint8Array;
+  readonly ino: InodeId;
+  /** DT_*: (mode >> 12) & 15. */
+  readonly type: number;
+  /** Position after this entry; stays valid while entries come and go. */
+  readonly cookie: number;
+  /** Only when asked for; absent also if the inode vanished meanwhile. */
+  readonly inode?: InodeReply;
+}

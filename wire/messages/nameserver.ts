@@ -1,0 +1,302 @@
+/**
+ * The nameserver's service for clients: the namespace and the block map.
+ *
+ * Every change carries a `retry` tag: the session's slot and a number that grows in that slot. The nameserver
+ * keeps the last number and outcome of each slot (durably, in the same batch as the change), so that a change
+ * that is sent again after a lost answer is applied once. A slot has one change in flight at a time.
+ */
+
+import type { Timespec } from "../../base/clock.ts";
+import type { BlockId, Generation, InodeId, SessionId, VolumeId } from "../ids.ts";
+import { defineService, method } from "../service.ts";
+import type { Block, DirectoryEntry, InodeReply, LeaseMode } from "./inode.ts";
+
+/** Slots of a session: the changes that it may have in flight at once. */
+export const RETRY_SLOTS = 128;
+
+export interface RetryTag {
+  readonly slot: number;
+  readonly sequence: number;
+}
+
+/** Whose rights and ownership apply to a change; `groups` are supplementary groups where they are known. */
+export interface Credentials {
+  readonly uid: number;
+  readonly gid: number;
+  readonly groups?: readonly number[];
+}
+
+interface Change {
+  readonly retry: RetryTag;
+}
+
+interface InDirectory {
+  readonly parent: InodeId;
+  readonly name: Uint8Array;
+}
+
+export interface MakeRequest extends Change, InDirectory {
+  readonly credentials: Credentials;
+  /** Type and permission bits, umask already applied. */
+  readonly mode: number;
+  readonly rdev?: number;
+  /** Symlinks only. */
+  readonly target?: Uint8Array;
+}
+
+export interface CreateRequest extends Change, InDirectory {
+  readonly credentials: Credentials;
+  readonly mode: number;
+  /** O_EXCL: EEXIST when the name is taken. Without it an existing regular file is opened. */
+  readonly exclusive: boolean;
+  /** The caller means to write: asks for a write lease. */
+  readonly write: boolean;
+}
+
+export interface SetAttributesRequest extends Change {
+  readonly ino: InodeId;
+  readonly mode?: number;
+  readonly uid?: number;
+  readonly gid?: number;
+  readonly size?: number;
+  readonly atime?: Timespec | "now";
+  readonly mtime?: Timespec | "now";
+  readonly killSuidGid?: boolean;
+}
+
+export interface RemoveRequest extends Change, InDirectory {
+  readonly directory: boolean;
+  /** Inodes among those this may remove that the caller itself holds open. */
+  readonly openHere: boolean;
+}
+
+export interface RenameRequest extends Change, InDirectory {
+  readonly newParent: InodeId;
+  readonly newName: Uint8Array;
+  /** RENAME_NOREPLACE 1, RENAME_EXCHANGE 2. */
+  readonly flags: number;
+  /** The caller holds the file that this replaces open. */
+  readonly openHere: boolean;
+}
+
+export interface RemoveReply {
+  /** The inode that lost a name, and its new link count. */
+  readonly ino: InodeId;
+  readonly nlink: number;
+}
+
+export interface RenameReply {
+  readonly ino: InodeId;
+  /** The inode that was replaced, if any. */
+  readonly replaced?: RemoveReply;
+}
+
+export interface OpenRequest {
+  readonly ino: InodeId;
+  readonly write: boolean;
+}
+
+export interface OpenReply extends InodeReply {
+  /** The first blocks of a regular file (up to 64). */
+  readonly blocks: readonly Block[];
+  /** True when `blocks` are all the file has. */
+  readonly blocksComplete: boolean;
+}
+
+export interface BlocksRequest {
+  readonly ino: InodeId;
+  readonly offset: number;
+  readonly length: number;
+}
+
+export interface BlocksReply {
+  /** Those that overlap the range, by start (at most 256); what lies between is a hole. */
+  readonly blocks: readonly Block[];
+  /** The range that the reply is complete for: [offset, end). */
+  readonly end: number;
+}
+
+export interface AllocateBlockRequest extends Change {
+  readonly ino: InodeId;
+  readonly offset: number;
+  /** Host label of the writer, for the first replica. */
+  readonly host: string;
+  /** Nodes that just failed the caller; avoided when others are there. */
+  readonly avoid: readonly number[];
+}
+
+/** A writer's report: what was written and acknowledged by every replica of the chain. */
+export interface CommitRequest extends Change {
+  readonly ino: InodeId;
+  /** The size is raised to this when it is lower; never lowered by a commit. */
+  readonly size: number;
+  readonly mtime: Timespec;
+  /** Blocks that now hold data. */
+  readonly written: readonly BlockId[];
+  /** Answer only when it is on disk (fsync). */
+  readonly durable: boolean;
+  readonly killSuidGid: boolean;
+}
+
+export interface ReplicaFailedRequest extends Change {
+  readonly ino: InodeId;
+  readonly start: number;
+  readonly block: BlockId;
+  readonly generation: Generation;
+  readonly failed: readonly VolumeId[];
+}
+
+export interface PunchRequest extends Change {
+  readonly ino: InodeId;
+  readonly offset: number;
+  readonly length: number;
+}
+
+export interface ReadDirectoryRequest {
+  readonly ino: InodeId;
+  /** 0: from the start. */
+  readonly cookie: number;
+  readonly limit: number;
+  readonly withInodes: boolean;
+}
+
+export interface ReadDirectoryReply {
+  readonly parent: InodeId;
+  readonly entries: readonly DirectoryEntry[];
+  readonly end: boolean;
+}
+
+export interface StatfsReply {
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+  readonly files: number;
+  readonly blockBytes: number;
+}
+
+export interface VolumeStatus {
+  readonly volume: VolumeId;
+  readonly path: string;
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+  readonly usedBytes: number;
+  readonly blocks: number;
+  readonly failed?: string;
+}
+
+export interface DataserverStatus {
+  readonly node: number;
+  readonly host: string;
+  readonly address: string;
+  readonly alive: boolean;
+  readonly lastHeartbeatSeconds: number;
+  readonly volumes: readonly VolumeStatus[];
+}
+
+export interface StatusReply {
+  readonly clusterId: string;
+  readonly version: string;
+  readonly startedSecondsAgo: number;
+  readonly inodes: number;
+  readonly blocks: number;
+  readonly replicas: number;
+  readonly underReplicated: number;
+  readonly missing: number;
+  readonly pendingDeletions: number;
+  readonly sessions: number;
+  readonly leases: number;
+  readonly residentBytes: number;
+  readonly dataservers: readonly DataserverStatus[];
+}
+
+export const NAMESERVER = defineService("nameserver", {
+  lookup: method<InDirectory, InodeReply>(1),
+  getattr: method<{ readonly ino: InodeId }, InodeReply>(2),
+  setattr: method<SetAttributesRequest, InodeReply>(3),
+  /** mknod, mkdir and symlink, by the type in `mode`. */
+  make: method<MakeRequest, InodeReply>(4),
+  create: method<CreateRequest, OpenReply & { readonly created: boolean }>(5),
+  remove: method<RemoveRequest, RemoveReply>(6),
+  rename: method<RenameRequest, RenameReply>(7),
+  link: method<Change & InDirectory & { readonly ino: InodeId }, InodeReply>(8),
+  open: method<OpenRequest, OpenReply>(9),
+  /** The last handle of `ino` in this session was closed; an orphan of it goes. No tag: applying it twice is harmless. */
+  close: method<{ readonly ino: InodeId }, { readonly ok: true }>(10),
+  blocks: method<BlocksRequest, BlocksReply>(11),
+  /** The block that covers `offset`, made when there was a hole. */
+  allocateBlock: method<AllocateBlockRequest, { readonly block: Block }>(12),
+  commit: method<CommitRequest, InodeReply>(13),
+  /** Takes failed replicas off a block and gives the survivors a new generation. */
+  replicaFailed: method<ReplicaFailedRequest, { readonly block: Block }>(14),
+  /** Drops whole blocks inside the range; the caller zeroes the ragged ends. */
+  punch: method<PunchRequest, InodeReply>(15),
+  readDirectory: method<ReadDirectoryRequest, ReadDirectoryReply>(16),
+  setXattr: method<
+    & Change
+    & {
+      readonly ino: InodeId;
+      readonly name: Uint8Array;
+      readonly value: Uint8Array;
+      readonly flags: number;
+    },
+    InodeReply
+  >(17),
+  getXattr: method<{ readonly ino: InodeId; readonly name: Uint8Array }, { readonly value: Uint8Array }>(18),
+  listXattrs: method<{ readonly ino: InodeId }, { readonly names: readonly Uint8Array[] }>(19),
+  removeXattr: method<Change & { readonly ino: InodeId; readonly name: Uint8Array }, InodeReply>(20),
+  statfs: method<Record<string, never>, StatfsReply>(21),
+  /** Everything that was answered before is on disk when this is answered (fsync of a directory). */
+  sync: method<Record<string, never>, { readonly ok: true }>(22),
+  status: method<Record<string, never>, StatusReply>(23),
+});
+
+/** What a client says to keep its session, and what the leaseserver asks of it. */
+export interface OpenSessionRequest {
+  /** Chosen by the client, unique to this mount: asking again with it gives the same session. */
+  readonly clientId: string;
+  readonly host: string;
+  readonly mountpoint: string;
+}
+
+export interface OpenSessionReply {
+  readonly session: SessionId;
+  /** Silence longer than this ends the session. */
+  readonly ttlMs: number;
+  /** The nameserver's clock, so that times a client sets itself agree with the server's. */
+  readonly now: Timespec;
+  /** False: the session is new (or was given up); nothing that was held before holds. */
+  readonly resumed: boolean;
+  readonly blockBytes: number;
+}
+
+export interface ReclaimRequest {
+  /** Inodes that the client holds open, with the lease that it had. */
+  readonly open: readonly { readonly ino: InodeId; readonly lease: LeaseMode }[];
+}
+
+export const LEASESERVER = defineService("leaseserver", {
+  openSession: method<OpenSessionRequest, OpenSessionReply>(40),
+  renew: method<Record<string, never>, { readonly now: Timespec }>(41),
+  /** After a reconnection: what is still open, so that orphans and leases of the rest can go. */
+  reclaim: method<ReclaimRequest, { readonly granted: readonly LeaseMode[] }>(42),
+  /** The client dropped these from its cache: no recall needed for them. */
+  releaseLeases: method<{ readonly inodes: readonly InodeId[] }, { readonly ok: true }>(43),
+  closeSession: method<Record<string, never>, { readonly ok: true }>(44),
+});
+
+/**
+ * Sent by the leaseserver to a session; the pushAck is the answer. `keep`: what the session may hold afterwards.
+ * `removed`: the inode lost its last name; the answer says whether it is open there.
+ */
+export interface RecallPush {
+  readonly ino: InodeId;
+  readonly keep: LeaseMode;
+  readonly removed: boolean;
+}
+
+export interface RecallAnswer {
+  readonly open: boolean;
+}
+
+export const LEASE_PUSHES = defineService("leasePushes", {
+  recall: method<RecallPush, RecallAnswer>(60),
+});

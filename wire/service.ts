@@ -1,0 +1,139 @@
+/**
+ * How a service is described, called and served. A service is a table of methods: name, op number, and the
+ * types of request and response. The same description types the client proxy, the server's handlers and the
+ * direct calls inside one process.
+ *
+ * Convention: a message's field `body` (Uint8Array) travels raw behind the CBOR head, never inside it.
+ */
+
+export interface Method<Request, Response> {
+  readonly op: number;
+  /** Never set: carries the types. */
+  readonly types?: { readonly request: Request; readonly response: Response };
+}
+
+export function method<Request, Response>(op: number): Method<Request, Response> {
+  return { op };
+}
+
+// deno-lint-ignore no-explicit-any -- the variance of a method table has no other spelling
+export type Methods = Readonly<Record<string, Method<any, any>>>;
+
+export interface Service<Table extends Methods = Methods> {
+  readonly name: string;
+  readonly methods: Table;
+}
+
+export function defineService<Table extends Methods>(name: string, methods: Table): Service<Table> {
+  return { name, methods };
+}
+
+export type RequestOf<M> = M extends Method<infer Request, infer _> ? Request : never;
+export type ResponseOf<M> = M extends Method<infer _, infer Response> ? Response : never;
+
+export interface CallOptions {
+  /** Deadline from now; the connection's default when absent. */
+  readonly timeoutMs?: number;
+  /** Gives up waiting and tells the server so. */
+  readonly signal?: AbortSignal;
+}
+
+/** A typed caller of a service: one function a method. Failures are FsError, transport failures included. */
+export type Client<S extends Service> = {
+  readonly [Name in keyof S["methods"]]: (
+    request: RequestOf<S["methods"][Name]>,
+    options?: CallOptions,
+  ) => Promise<ResponseOf<S["methods"][Name]>>;
+};
+
+/** Who calls: what HELLO said about the peer, and this request's cancellation. */
+export interface CallContext {
+  readonly peer: Peer;
+  /** Aborts when the caller cancelled or its connection ended; undefined where nobody can cancel. */
+  readonly signal: AbortSignal | undefined;
+}
+
+export type Handlers<S extends Service> = {
+  readonly [Name in keyof S["methods"]]: (
+    request: RequestOf<S["methods"][Name]>,
+    context: CallContext,
+  ) => Promise<ResponseOf<S["methods"][Name]>> | ResponseOf<S["methods"][Name]>;
+};
+
+export type Role = "nameserver" | "dataserver" | "client" | "admin";
+
+/** The other end of a channel as a server sees it: identity from HELLO, and the way back to it. */
+export interface Peer {
+  readonly role: Role;
+  readonly description: string;
+  /** Set by the service that opened a session or registered a node on this channel. */
+  state: unknown;
+  /** Sends a push and waits for its acknowledgement. */
+  push(op: number, message: unknown, options?: CallOptions): Promise<unknown>;
+  /** Resolves when the channel has ended. */
+  readonly closed: Promise<void>;
+}
+
+/** A way to call a server: a connection, or a direct call inside the process. */
+export interface Channel {
+  call(op: number, request: unknown, options?: CallOptions): Promise<unknown>;
+  /** Resolves when no further call can succeed. */
+  readonly closed: Promise<void>;
+  close(): void;
+}
+
+/** Answers pushes on the client's side of a channel. */
+export type PushHandler = (op: number, message: unknown) => Promise<unknown> | unknown;
+
+/** Server side: op number to handler. Built from one or several services. */
+export type HandlerTable = ReadonlyMap<
+  number,
+  (request: unknown, context: CallContext) => Promise<unknown> | unknown
+>;
+
+/** A client of `service` whose calls go through `call` (usually a channel's). */
+export function createClient<S extends Service>(
+  service: S,
+  call: (op: number, request: unknown, options?: CallOptions) => Promise<unknown>,
+): Client<S> {
+  const client: Record<string, unknown> = {};
+  for (const [name, { op }] of Object.entries(service.methods)) {
+    client[name] = (request: unknown, options?: CallOptions) => call(op, request, options);
+  }
+  return client as Client<S>;
+}
+
+/** Adds a service's handlers to a table. */
+export function addHandlers<S extends Service>(
+  table: Map<number, (request: unknown, context: CallContext) => Promise<unknown> | unknown>,
+  service: S,
+  handlers: Handlers<S>,
+): void {
+  for (const [name, { op }] of Object.entries(service.methods)) {
+    const handler = handlers[name as keyof S["methods"]] as (
+      request: unknown,
+      context: CallContext,
+    ) => Promise<unknown> | unknown;
+    table.set(op, (request, context) => handler(request, context));
+  }
+}
+
+/** A push handler made of a service's handlers. */
+export function createPushHandler<S extends Service>(
+  service: S,
+  handlers: {
+    readonly [Name in keyof S["methods"]]: (
+      message: RequestOf<S["methods"][Name]>,
+    ) => Promise<ResponseOf<S["methods"][Name]>> | ResponseOf<S["methods"][Name]>;
+  },
+): PushHandler {
+  const byOp = new Map<number, (message: unknown) => unknown>();
+  for (const [name, { op }] of Object.entries(service.methods)) {
+    byOp.set(op, handlers[name as keyof S["methods"]] as (message: unknown) => unknown);
+  }
+  return (op, message) => {
+    const handler = byOp.get(op);
+    if (handler === undefined) throw new Error(`no handler for push ${op}`);
+    return handler(message);
+  };
+}
