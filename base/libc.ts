@@ -12,6 +12,7 @@
 const library = Deno.dlopen("libc.so.6", {
   __errno_location: { parameters: [], result: "pointer" },
   open: { parameters: ["buffer", "i32", "u32"], result: "i32" },
+  openAsync: { name: "open", parameters: ["buffer", "i32", "u32"], result: "i32", nonblocking: true },
   close: { parameters: ["i32"], result: "i32" },
   read: { parameters: ["i32", "buffer", "usize"], result: "i32" },
   write: { parameters: ["i32", "buffer", "usize"], result: "i32" },
@@ -34,7 +35,9 @@ const library = Deno.dlopen("libc.so.6", {
   },
   fsyncAsync: { name: "fsync", parameters: ["i32"], result: "i32", nonblocking: true },
   fdatasyncAsync: { name: "fdatasync", parameters: ["i32"], result: "i32", nonblocking: true },
+  syncfsAsync: { name: "syncfs", parameters: ["i32"], result: "i32", nonblocking: true },
   ftruncate: { parameters: ["i32", "i64"], result: "i32" },
+  ftruncateAsync: { name: "ftruncate", parameters: ["i32", "i64"], result: "i32", nonblocking: true },
   fallocate: { parameters: ["i32", "i32", "i64", "i64"], result: "i32" },
   lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
   poll: { parameters: ["buffer", "u64", "i32"], result: "i32" },
@@ -104,6 +107,12 @@ export const MNT_DETACH = 2;
 /** open(2): a descriptor or -errno. O_CLOEXEC is always added. */
 export function open(path: string | Uint8Array, flags: number, mode = 0): number {
   return checked(libc.open(cString(path), flags | O_CLOEXEC, mode));
+}
+
+/** open(2) on a thread of the pool: a descriptor or -errno. On failure it is tried again here, for the errno. */
+export async function openAsync(path: string, flags: number, mode = 0): Promise<number> {
+  const result = await libc.openAsync(cString(path), flags | O_CLOEXEC, mode);
+  return result < 0 ? open(path, flags, mode) : result;
 }
 
 export function close(fd: number): number {
@@ -194,6 +203,17 @@ export async function fsyncAsync(fd: number): Promise<number> {
 /** fdatasync(2), as fsyncAsync. */
 export async function fdatasyncAsync(fd: number): Promise<number> {
   return await libc.fdatasyncAsync(fd) < 0 ? -EIO : 0;
+}
+
+/** syncfs(2) on a thread of the pool: everything of the file system that holds `fd` is on disk; 0 or -EIO. */
+export async function syncfsAsync(fd: number): Promise<number> {
+  return await libc.syncfsAsync(fd) < 0 ? -EIO : 0;
+}
+
+/** ftruncate(2) on a thread of the pool. On failure it is tried again here, for the errno. */
+export async function ftruncateAsync(fd: number, length: number): Promise<number> {
+  const result = await libc.ftruncateAsync(fd, wide(length));
+  return result < 0 ? ftruncate(fd, length) : result;
 }
 
 export function ftruncate(fd: number, length: number): number {

@@ -123,6 +123,11 @@ export interface AllocateBlockRequest extends Change {
   readonly host: string;
   /** Nodes that just failed the caller; avoided when others are there. */
   readonly avoid: readonly number[];
+  /**
+   * A block that ends before `offset` and was cut short by a truncate: the caller holds a write lease and has
+   * truncated every replica to the block's length, so its extent may grow over `offset` again.
+   */
+  readonly extend?: BlockId;
 }
 
 /** A writer's report: what was written and acknowledged by every replica of the chain. */
@@ -131,8 +136,8 @@ export interface CommitRequest extends Change {
   /** The size is raised to this when it is lower; never lowered by a commit. */
   readonly size: number;
   readonly mtime: Timespec;
-  /** Blocks that now hold data. */
-  readonly written: readonly BlockId[];
+  /** Blocks that hold data since this writer's last report. */
+  readonly written: readonly { readonly block: BlockId; readonly start: number }[];
   /** Answer only when it is on disk (fsync). */
   readonly durable: boolean;
   readonly killSuidGid: boolean;
@@ -265,7 +270,6 @@ export interface OpenSessionReply {
   readonly now: Timespec;
   /** False: the session is new (or was given up); nothing that was held before holds. */
   readonly resumed: boolean;
-  readonly blockBytes: number;
 }
 
 export interface ReclaimRequest {

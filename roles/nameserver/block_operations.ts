@@ -1,0 +1,167 @@
+/**
+ * Operations on a file's blocks: allocate, mark written, change replicas, cut and drop. Each change of the block
+ * map changes the replica index in the same batch, and leaves a deletion for each replica that lost its block.
+ * Invariant: (volume, block) is in the replica index exactly when the block's extent lists the volume.
+ */
+
+import { FsError } from "../../wire/errno.ts";
+import { asBlockId, asGeneration, type BlockId, type InodeId, type VolumeId } from "../../wire/ids.ts";
+import { FILE_BYTES_MAX, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
+import {
+  extentAt,
+  extentBefore,
+  extentsIn,
+  insertExtent,
+  nextStart,
+  removeExtent,
+  replaceExtent,
+} from "./extents.ts";
+import { deletionKey, replicaKey } from "./keys.ts";
+import { encodeNumbers, encodeReplica, type Extent, type InodeRecord } from "./records.ts";
+import type { Transaction } from "./transaction.ts";
+
+/** The regular file; EISDIR or EINVAL for anything else. */
+export function regularFile(tx: Transaction, ino: InodeId): InodeRecord {
+  const inode = tx.inode(ino);
+  if ((inode.mode & S_IFMT) !== S_IFREG) throw new FsError("EINVAL", `inode ${ino} is not a regular file`);
+  return inode;
+}
+
+/** The extent a new block at `offset` may take: the grid cell of `blockBytes`, clipped by its neighbours. */
+function freeRange(
+  tx: Transaction,
+  inode: InodeRecord,
+  offset: number,
+  blockBytes: number,
+): [number, number] {
+  const cell = Math.floor(offset / blockBytes) * blockBytes;
+  const before = extentBefore(tx, inode, offset);
+  const start = before === undefined ? cell : Math.max(cell, before.start + before.length);
+  const end = Math.min(cell + blockBytes, nextStart(tx, inode, offset), FILE_BYTES_MAX);
+  return [start, end];
+}
+
+/** A block over the hole at `offset` with replicas on `volumes`; the one that is there if there is one. */
+export function allocateBlock(
+  tx: Transaction,
+  inode: InodeRecord,
+  offset: number,
+  blockBytes: number,
+  volumes: () => readonly VolumeId[],
+): Extent {
+  if (offset < 0 || offset >= FILE_BYTES_MAX) throw new FsError("EFBIG", `offset ${offset}`);
+  const existing = extentAt(tx, inode, offset);
+  if (existing !== undefined) return existing;
+  const [start, end] = freeRange(tx, inode, offset, blockBytes);
+  const extent: Extent = {
+    block: asBlockId(tx.ids.next("block")),
+    start,
+    length: end - start,
+    generation: asGeneration(1),
+    written: false,
+    volumes: volumes(),
+  };
+  tx.change(inode);
+  insertExtent(tx, inode, extent);
+  tx.count("blocks", 1);
+  addReplicas(tx, inode.ino, extent, extent.volumes);
+  return extent;
+}
+
+/**
+ * Lets a block that a truncate had cut short cover `offset` again, if it is still as the caller saw it: its
+ * replicas were truncated to the extent's length, so nothing old shows. Otherwise undefined.
+ */
+export function extendBlock(
+  tx: Transaction,
+  inode: InodeRecord,
+  offset: number,
+  block: BlockId,
+  blockBytes: number,
+): Extent | undefined {
+  const before = extentBefore(tx, inode, offset);
+  if (before === undefined || before.block !== block || offset < before.start + before.length) {
+    return undefined;
+  }
+  const cell = Math.floor(before.start / blockBytes) * blockBytes;
+  const end = Math.min(cell + blockBytes, nextStart(tx, inode, offset));
+  if (offset >= end) return undefined;
+  tx.change(inode);
+  const extended = { ...before, length: end - before.start };
+  replaceExtent(tx, inode, extended);
+  return extended;
+}
+
+/** The blocks hold data from now on: reads of them ask the replicas. Blocks that went meanwhile are passed over. */
+export function markWritten(
+  tx: Transaction,
+  inode: InodeRecord,
+  blocks: readonly { readonly block: BlockId; readonly start: number }[],
+): void {
+  for (const { block, start } of blocks) {
+    const extent = extentAt(tx, inode, start);
+    if (extent === undefined || extent.block !== block || extent.written) continue;
+    tx.change(inode);
+    replaceExtent(tx, inode, { ...extent, written: true });
+  }
+}
+
+/** Gives a block other replicas and a higher generation. */
+export function changeReplicas(
+  tx: Transaction,
+  inode: InodeRecord,
+  extent: Extent,
+  volumes: readonly VolumeId[],
+): Extent {
+  const changed: Extent = { ...extent, volumes, generation: asGeneration(extent.generation + 1) };
+  tx.change(inode);
+  removeReplicas(tx, extent, extent.volumes.filter((volume) => !volumes.includes(volume)));
+  addReplicas(tx, inode.ino, changed, volumes.filter((volume) => !extent.volumes.includes(volume)));
+  replaceExtent(tx, inode, changed);
+  return changed;
+}
+
+function addReplicas(tx: Transaction, ino: InodeId, extent: Extent, volumes: readonly VolumeId[]): void {
+  for (const volume of volumes) tx.put(replicaKey(volume, extent.block), encodeReplica(ino, extent.start));
+  tx.count("replicas", volumes.length);
+}
+
+function removeReplicas(tx: Transaction, extent: Extent, volumes: readonly VolumeId[]): void {
+  for (const volume of volumes) {
+    tx.delete(replicaKey(volume, extent.block));
+    tx.put(deletionKey(volume, extent.block), encodeNumbers([extent.generation]));
+  }
+  tx.count("replicas", -volumes.length);
+}
+
+function dropExtent(tx: Transaction, inode: InodeRecord, extent: Extent): void {
+  removeExtent(tx, inode, extent.start);
+  removeReplicas(tx, extent, extent.volumes);
+  tx.count("blocks", -1);
+}
+
+/**
+ * The file ends at `size` from now on. An extent that crosses it is cut there: what its replicas hold past the cut
+ * belongs to no extent and is never read again.
+ */
+export function truncateExtents(tx: Transaction, inode: InodeRecord, size: number): void {
+  for (const extent of extentsIn(tx, inode, size, Infinity, Infinity)) {
+    if (extent.start >= size) dropExtent(tx, inode, extent);
+    else replaceExtent(tx, inode, { ...extent, length: size - extent.start });
+  }
+}
+
+/** Drops the extents that lie wholly in [offset, end); the caller zeroes the ragged ends. */
+export function punchExtents(tx: Transaction, inode: InodeRecord, offset: number, end: number): void {
+  for (const extent of extentsIn(tx, inode, offset, end, Infinity)) {
+    if (extent.start >= offset && extent.start + extent.length <= end) dropExtent(tx, inode, extent);
+  }
+  tx.change(inode);
+  inode.mtime = tx.now;
+  inode.ctime = tx.now;
+}
+
+/** Drops all extents of an inode that is being removed. */
+export function dropExtents(tx: Transaction, inode: InodeRecord): void {
+  for (const extent of extentsIn(tx, inode, 0, Infinity, Infinity)) dropExtent(tx, inode, extent);
+}

@@ -1,0 +1,82 @@
+/** The nameserver's service for dataservers: registration, heartbeats, block reports. */
+
+import type { Logger } from "../../base/log.ts";
+import { asBlockId, type BlockId } from "../../wire/ids.ts";
+import type {
+  BlockReportReply,
+  BlockReportRequest,
+  DATASERVER_REGISTRY,
+} from "../../wire/messages/dataserver.ts";
+import type { Handlers } from "../../wire/service.ts";
+import type { DeletionQueue } from "./deletions.ts";
+import { extentAt } from "./extents.ts";
+import { deletionKey, fieldRange, getU64, TABLE_REPLICA } from "./keys.ts";
+import type { Namespace } from "./namespace.ts";
+import { decodeReplica } from "./records.ts";
+import type { Registry } from "./registry.ts";
+
+const REPORT_PAGE_MAX = 100_000;
+
+export function dataserverHandlers(
+  namespace: Namespace,
+  registry: Registry,
+  deletions: DeletionQueue,
+  log: Logger,
+): Handlers<typeof DATASERVER_REGISTRY> {
+  return {
+    register: (request, { peer }) => registry.register(request, peer),
+    heartbeat: ({ node, volumes }) => {
+      registry.heartbeat(node, volumes);
+      return { ok: true };
+    },
+    blockReport: (request) => compareReport(namespace, log, request),
+    blocksDeleted: ({ volume, blocks }) => {
+      deletions.deleted(volume, blocks);
+      return { ok: true };
+    },
+    replicaCorrupt: ({ volume, block, message }) => {
+      log.error("replica is corrupt", { volume, block, message });
+      return { ok: true };
+    },
+  };
+}
+
+/**
+ * Compares one page of a volume's replicas with the index. A replica is stale when its block lists a newer
+ * generation or awaits deletion on this volume; unknown when no block lists it.
+ */
+async function compareReport(
+  namespace: Namespace,
+  log: Logger,
+  { volume, from, to, replicas }: BlockReportRequest,
+): Promise<BlockReportReply> {
+  const range = fieldRange(TABLE_REPLICA, volume, from, to);
+  const records = await namespace.journal.scan(range, REPORT_PAGE_MAX);
+  const expected = new Map(records.map(([key, value]) => [asBlockId(getU64(key, 9)), decodeReplica(value)]));
+  const stale: BlockId[] = [];
+  const unknown: BlockId[] = [];
+  await namespace.look((tx) => {
+    for (const { block, generation } of replicas) {
+      const owner = expected.get(block);
+      expected.delete(block);
+      if (owner === undefined) {
+        (tx.get(deletionKey(volume, block)) === undefined ? unknown : stale).push(block);
+        continue;
+      }
+      const inode = tx.findInode(owner.ino);
+      const extent = inode === undefined ? undefined : extentAt(tx, inode, owner.start);
+      const listed = extent?.block === block && extent.volumes.includes(volume);
+      // An only replica is kept whatever it says: there is nothing better.
+      if (listed && generation < extent.generation && extent.volumes.length > 1) {
+        log.warn("replica is behind its block", { volume, block, generation, current: extent.generation });
+      }
+    }
+    for (const [block, { ino, start }] of expected) {
+      const inode = tx.findInode(ino);
+      const extent = inode === undefined ? undefined : extentAt(tx, inode, start);
+      if (extent?.block !== block || !extent.written) continue;
+      log.warn("replica is missing", { volume, block, ino });
+    }
+  });
+  return { stale, unknown };
+}

@@ -1,0 +1,68 @@
+/**
+ * Delivery of deletions: replicas that lost their block are deleted by their dataserver, whenever it is there.
+ * Invariant: a deletion's key stays until the dataserver reported the replica gone; sending one twice is harmless.
+ */
+
+import type { Clock } from "../../base/clock.ts";
+import type { Logger } from "../../base/log.ts";
+import { asBlockId, type BlockId, type VolumeId } from "../../wire/ids.ts";
+import { DATASERVER_PUSHES } from "../../wire/messages/dataserver.ts";
+import type { Journal } from "./journal.ts";
+import { deletionKey, getU64, prefixRange, TABLE_DELETION } from "./keys.ts";
+import type { Registry } from "./registry.ts";
+
+const BATCH = 1000;
+const PERIOD_MS = 500;
+/** A dataserver that took a batch and did not report it is asked again. */
+const RETRY_MS = 30_000;
+
+export class DeletionQueue {
+  readonly #journal: Journal;
+  readonly #registry: Registry;
+  readonly #clock: Clock;
+  readonly #log: Logger;
+  /** When each volume's outstanding batch was sent. */
+  readonly #sentMs = new Map<VolumeId, number>();
+
+  constructor(journal: Journal, registry: Registry, clock: Clock, log: Logger) {
+    this.#journal = journal;
+    this.#registry = registry;
+    this.#clock = clock;
+    this.#log = log;
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      for (const volume of this.#registry.connectedVolumes()) {
+        try {
+          await this.#deliver(volume);
+        } catch (error) {
+          if (!signal.aborted) this.#log.debug("deletions wait", { volume, error });
+        }
+      }
+      await this.#clock.sleep(PERIOD_MS, signal);
+    }
+  }
+
+  async #deliver(volume: VolumeId): Promise<void> {
+    const sentMs = this.#sentMs.get(volume);
+    if (sentMs !== undefined && this.#clock.monotonicMs() - sentMs < RETRY_MS) return;
+    const records = await this.#journal.scan(prefixRange(TABLE_DELETION, volume), BATCH);
+    const peer = this.#registry.peer(volume);
+    if (records.length === 0 || peer === null) return;
+    const blocks = records.map(([key]) => asBlockId(getU64(key, 9)));
+    this.#sentMs.set(volume, this.#clock.monotonicMs());
+    try {
+      await peer.push(DATASERVER_PUSHES.methods.deleteBlocks.op, { volume, blocks });
+    } catch (error) {
+      this.#sentMs.delete(volume);
+      throw error;
+    }
+  }
+
+  /** The dataserver says that these replicas are gone. */
+  deleted(volume: VolumeId, blocks: readonly BlockId[]): void {
+    this.#journal.append(blocks.map((block) => [deletionKey(volume, block), null]));
+    this.#sentMs.delete(volume);
+  }
+}

@@ -1,0 +1,220 @@
+/**
+ * The journal: the one way by which the namespace changes. Batches are appended synchronously, seen by reads at
+ * once, and written to LevelDB's log in groups.
+ *
+ * Invariants:
+ * - Batches are written in the order of `append`, each whole or not at all.
+ * - `written(p)` resolves only when all up to position p is in the log (survives kill -9 of this process);
+ *   `durable(p)` only when it is on disk.
+ * - A reply that shows a change leaves after `written` of that change: who reads calls `seen()` for the position.
+ * - After a failed write nothing more is accepted: what memory shows and the disk holds would differ.
+ */
+
+import { ClassicLevel } from "classic-level";
+import { bytesKey } from "../../base/bytes.ts";
+import { FsError } from "../../wire/errno.ts";
+import type { Key } from "./keys.ts";
+
+export type Value = Uint8Array;
+/** null deletes. */
+export type Write = readonly [key: Key, value: Value | null];
+
+export interface Journal {
+  /** The value as of the last append, or undefined. */
+  get(key: Key): Value | undefined;
+  /** Appends one atomic batch; returns its position. */
+  append(writes: readonly Write[]): number;
+  written(position: number): Promise<void> | undefined;
+  durable(position: number): Promise<void>;
+  /** The newest position among the appends that `get` showed since the last call; 0: none unwritten. */
+  seen(): number;
+  /** Up to `limit` records of [from, to) in key order, of what is written. */
+  scan(range: readonly [Key, Key], limit: number): Promise<readonly (readonly [Uint8Array, Value])[]>;
+  close(): Promise<void>;
+}
+
+interface Pending {
+  readonly key: Key;
+  readonly value: Value | null;
+  readonly position: number;
+}
+
+type Overlay = Map<string, Pending>;
+type Level = ClassicLevel<Uint8Array, Uint8Array>;
+
+interface Waiter {
+  readonly position: number;
+  readonly durable: boolean;
+  readonly resolve: () => void;
+  readonly reject: (error: FsError) => void;
+}
+
+export interface LevelJournalOptions {
+  readonly createIfMissing: boolean;
+  /** Called once, when a write failed and the journal has stopped. */
+  readonly onFailure: (error: FsError) => void;
+  /** LevelDB's block cache. */
+  readonly cacheBytes?: number;
+}
+
+export class LevelJournal implements Journal {
+  readonly #level: Level;
+  readonly #onFailure: (error: FsError) => void;
+  #pending: Overlay = new Map();
+  #writing: Overlay | null = null;
+  #position = 0;
+  #writtenPosition = 0;
+  #durablePosition = 0;
+  #seenPosition = 0;
+  #waiters: Waiter[] = [];
+  #running: Promise<void> | null = null;
+  #failure: FsError | null = null;
+
+  private constructor(level: Level, onFailure: (error: FsError) => void) {
+    this.#level = level;
+    this.#onFailure = onFailure;
+  }
+
+  /** Opens the database directory. Errors: EBUSY (another process has it), EIO (damaged or of another kind). */
+  static async open(path: string, options: LevelJournalOptions): Promise<LevelJournal> {
+    const level: Level = new ClassicLevel<Uint8Array, Uint8Array>(path, {
+      keyEncoding: "view",
+      valueEncoding: "view",
+      createIfMissing: options.createIfMissing,
+      cacheSize: options.cacheBytes ?? 8 * 1024 * 1024,
+      writeBufferSize: 4 * 1024 * 1024,
+    });
+    try {
+      await level.open();
+    } catch (error) {
+      const cause = (error as { cause?: { code?: string; message?: string } }).cause;
+      if (cause?.code === "LEVEL_LOCKED") {
+        throw new FsError("EBUSY", `${path} is in use by another process`, { op: "nameserver" });
+      }
+      throw new FsError(
+        "EIO",
+        `${path} can't be opened as a namespace database (${
+          cause?.message ?? error
+        }): restore it from a backup`,
+        { op: "nameserver", cause: error },
+      );
+    }
+    return new LevelJournal(level, options.onFailure);
+  }
+
+  get(key: Key): Value | undefined {
+    if (this.#pending.size > 0 || this.#writing !== null) {
+      const text = bytesKey(key);
+      const hit = this.#pending.get(text) ?? this.#writing?.get(text);
+      if (hit !== undefined) {
+        if (hit.position > this.#seenPosition) this.#seenPosition = hit.position;
+        return hit.value ?? undefined;
+      }
+    }
+    return this.#level.getSync(key);
+  }
+
+  append(writes: readonly Write[]): number {
+    if (this.#failure !== null) throw this.#failure;
+    const position = ++this.#position;
+    for (const [key, value] of writes) this.#pending.set(bytesKey(key), { key, value, position });
+    if (this.#running === null) this.#running = this.#run();
+    return position;
+  }
+
+  seen(): number {
+    const position = this.#seenPosition;
+    this.#seenPosition = 0;
+    return position > this.#writtenPosition ? position : 0;
+  }
+
+  written(position: number): Promise<void> | undefined {
+    if (position <= this.#writtenPosition) return undefined;
+    return this.#wait(position, false);
+  }
+
+  durable(position: number): Promise<void> {
+    if (position <= this.#durablePosition) return Promise.resolve();
+    return this.#wait(position, true);
+  }
+
+  /** The position of the last append. */
+  get position(): number {
+    return this.#position;
+  }
+
+  async scan(range: readonly [Key, Key], limit: number): Promise<readonly (readonly [Uint8Array, Value])[]> {
+    const iterator = this.#level.iterator({ gte: range[0], lt: range[1], limit });
+    try {
+      return await iterator.all();
+    } finally {
+      await iterator.close();
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.#running !== null) await this.#running;
+    if (this.#failure === null && this.#durablePosition < this.#position) await this.durable(this.#position);
+    await this.#level.close();
+  }
+
+  #wait(position: number, durable: boolean): Promise<void> {
+    if (this.#failure !== null) return Promise.reject(this.#failure);
+    return new Promise((resolve, reject) => {
+      this.#waiters.push({ position, durable, resolve, reject });
+      if (this.#running === null) this.#running = this.#run();
+    });
+  }
+
+  /** Writes group after group until nothing is pending and nobody waits. Never rejects. */
+  async #run(): Promise<void> {
+    try {
+      // Appends of the same turn of the event loop share the first group.
+      await Promise.resolve();
+      while (this.#pending.size > 0 || this.#waiters.length > 0) {
+        const group = this.#pending;
+        const position = this.#position;
+        const sync = this.#waiters.some((waiter) => waiter.durable);
+        this.#writing = group;
+        this.#pending = new Map();
+        const operations: { type: "put"; key: Key; value: Value }[] | { type: "del"; key: Key }[] = [];
+        for (const { key, value } of group.values()) {
+          (operations as unknown[]).push(value === null ? { type: "del", key } : { type: "put", key, value });
+        }
+        // An empty synced batch would not reach the log: rewrite the position marker instead.
+        if (operations.length === 0) {
+          (operations as unknown[]).push({ type: "put", key: MARKER, value: MARKER });
+        }
+        await this.#level.batch(operations as { type: "put"; key: Key; value: Value }[], { sync });
+        this.#writing = null;
+        this.#writtenPosition = position;
+        if (sync) this.#durablePosition = position;
+        this.#wake();
+      }
+    } catch (error) {
+      const message = error instanceof Error ? error.message : String(error);
+      this.#failure = new FsError("EIO", `the namespace can't be written: ${message}`, {
+        op: "journal",
+        cause: error,
+      });
+      const waiters = this.#waiters;
+      this.#waiters = [];
+      for (const waiter of waiters) waiter.reject(this.#failure);
+      this.#onFailure(this.#failure);
+    } finally {
+      this.#running = null;
+    }
+  }
+
+  #wake(): void {
+    const waiters = this.#waiters;
+    this.#waiters = [];
+    for (const waiter of waiters) {
+      const reached = waiter.durable ? this.#durablePosition : this.#writtenPosition;
+      if (waiter.position <= reached) waiter.resolve();
+      else this.#waiters.push(waiter);
+    }
+  }
+}
+
+const MARKER = new Uint8Array([0x00]);

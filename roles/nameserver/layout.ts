@@ -1,0 +1,139 @@
+/**
+ * The nameserver's directory: `nameserver.json` says whose it is and in which layout, `db/` holds the namespace.
+ * A directory of another layout, or of something else, is refused with one line and not touched.
+ */
+
+import { randomHexId } from "../../base/random.ts";
+import { systemClock } from "../../base/clock.ts";
+import { FsError } from "../../wire/errno.ts";
+import { LevelJournal } from "./journal.ts";
+import { Namespace } from "./namespace.ts";
+import { makeRoot } from "./operations.ts";
+
+const LAYOUT_VERSION = 1;
+const KIND = "mfs-nameserver";
+const OP = "nameserver";
+
+export interface NameserverIdentity {
+  readonly clusterId: string;
+}
+
+const identityPath = (dir: string): string => `${dir}/nameserver.json`;
+export const databasePath = (dir: string): string => `${dir}/db`;
+
+/** Reads whose directory this is. Errors: ENOENT not formatted, EINVAL another layout or not ours, EACCES. */
+export async function readIdentity(dir: string): Promise<NameserverIdentity> {
+  let text: string;
+  try {
+    text = await Deno.readTextFile(identityPath(dir));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) {
+      throw new FsError("ENOENT", `${dir} holds no namespace: run "mfs format --dir ${dir}" first`, {
+        op: OP,
+      });
+    }
+    throw new FsError("EACCES", `${dir} can't be read: ${(error as Error).message}`, {
+      op: OP,
+      cause: error,
+    });
+  }
+  let identity: { kind?: unknown; layout?: unknown; clusterId?: unknown };
+  try {
+    identity = JSON.parse(text);
+  } catch (error) {
+    throw new FsError("EINVAL", `${identityPath(dir)} is damaged: restore it from a backup`, {
+      op: OP,
+      cause: error,
+    });
+  }
+  if (identity.kind !== KIND || typeof identity.clusterId !== "string") {
+    throw new FsError("EINVAL", `${identityPath(dir)} is not a nameserver's: give another --dir`, { op: OP });
+  }
+  if (identity.layout !== LAYOUT_VERSION) {
+    throw new FsError(
+      "EINVAL",
+      `${dir} has layout ${identity.layout}, this mfs reads ${LAYOUT_VERSION}: use the mfs that wrote it`,
+      { op: OP },
+    );
+  }
+  return { clusterId: identity.clusterId };
+}
+
+/**
+ * Makes an empty namespace in `dir` (made when missing). EEXIST when it holds one, unless `force`; ENOTEMPTY when it
+ * holds anything else.
+ */
+export async function formatNameserver(
+  dir: string,
+  options: { readonly force: boolean; readonly replication?: number },
+): Promise<NameserverIdentity> {
+  const op = "format";
+  let names: string[] = [];
+  try {
+    await Deno.mkdir(dir, { recursive: true });
+    for await (const entry of Deno.readDir(dir)) names.push(entry.name);
+  } catch (error) {
+    throw new FsError("EACCES", `${dir} can't be made or read: ${(error as Error).message}`, {
+      op,
+      cause: error,
+    });
+  }
+  const isNamespace = names.includes("nameserver.json") || names.includes("db");
+  if (isNamespace && !options.force) {
+    throw new FsError("EEXIST", `${dir} holds a cluster: --force destroys it and makes an empty one`, { op });
+  }
+  names = names.filter((name) => name !== "nameserver.json" && name !== "db" && name !== "lost+found");
+  if (names.length > 0) {
+    throw new FsError("ENOTEMPTY", `${dir} holds other things (${names[0]} ...): give an empty directory`, {
+      op,
+    });
+  }
+  const clusterId = randomHexId();
+  try {
+    if (isNamespace) {
+      // Opening takes LevelDB's lock: a namespace that is being served is not destroyed under its server.
+      if (await exists(databasePath(dir))) await refuseIfServed(dir);
+      await Deno.remove(identityPath(dir)).catch(ignoreNotFound);
+      await Deno.remove(databasePath(dir), { recursive: true }).catch(ignoreNotFound);
+    }
+    const journal = await LevelJournal.open(databasePath(dir), {
+      createIfMissing: true,
+      onFailure: () => {},
+    });
+    const namespace = await Namespace.load(journal, systemClock);
+    await namespace.change((tx) => makeRoot(tx, options.replication ?? 0), true);
+    await journal.close();
+    // Last: only a directory with this file counts as formatted.
+    const temporary = `${identityPath(dir)}.new`;
+    await Deno.writeTextFile(
+      temporary,
+      JSON.stringify({ kind: KIND, layout: LAYOUT_VERSION, clusterId }, null, 2) + "\n",
+    );
+    await Deno.rename(temporary, identityPath(dir));
+  } catch (error) {
+    if (error instanceof FsError) throw error;
+    throw new FsError("EACCES", `${dir} can't be written: ${(error as Error).message}`, { op, cause: error });
+  }
+  return { clusterId };
+}
+
+async function refuseIfServed(dir: string): Promise<void> {
+  let journal: LevelJournal;
+  try {
+    journal = await LevelJournal.open(databasePath(dir), { createIfMissing: true, onFailure: () => {} });
+  } catch (error) {
+    if (error instanceof FsError && error.errno === "EBUSY") {
+      throw new FsError("EBUSY", `${dir} is being served: stop its nameserver first`, { op: "format" });
+    }
+    return; // damaged: that is what --force is for
+  }
+  await journal.close();
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(() => true, () => false);
+}
+
+function ignoreNotFound(error: unknown): void {
+  if (!(error instanceof Deno.errors.NotFound)) throw error;
+}

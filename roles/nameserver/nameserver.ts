@@ -1,0 +1,155 @@
+/**
+ * The nameserver as a process part: opens the namespace, starts the leaseserver beside it, serves, and stops.
+ */
+
+import { systemClock } from "../../base/clock.ts";
+import type { Logger } from "../../base/log.ts";
+import { systemRandom } from "../../base/random.ts";
+import { VERSION } from "../../base/version.ts";
+import { storedCodec } from "../../wire/codec.ts";
+import { DATASERVER_REGISTRY } from "../../wire/messages/dataserver.ts";
+import { LEASESERVER, NAMESERVER } from "../../wire/messages/nameserver.ts";
+import type { LocalServer, ProcessDialer } from "../../wire/dialer.ts";
+import { serve } from "../../wire/server.ts";
+import { addHandlers, type CallContext } from "../../wire/service.ts";
+import { Leaseserver } from "../leaseserver/leaseserver.ts";
+import type { SessionRecord } from "../leaseserver/sessions.ts";
+import { BlockRecovery } from "./block_recovery.ts";
+import { clientHandlers } from "./client_service.ts";
+import { dataserverHandlers } from "./dataserver_service.ts";
+import { DeletionQueue } from "./deletions.ts";
+import { LevelJournal, type Write } from "./journal.ts";
+import { sessionKey, TABLE_SESSION, tableRange } from "./keys.ts";
+import { databasePath, formatNameserver, readIdentity } from "./layout.ts";
+import { Namespace } from "./namespace.ts";
+import { Registry } from "./registry.ts";
+import { StatusReporter } from "./status_reporter.ts";
+
+export { formatNameserver };
+
+export const BLOCK_BYTES_DEFAULT = 128 * 1024 * 1024;
+export const REPLICATION_DEFAULT = 3;
+
+export interface NameserverOptions {
+  /** A formatted directory. */
+  readonly dir: string;
+  /** HOST:PORT; port 0 takes any. */
+  readonly listen: string;
+  readonly log: Logger;
+  /** Announces the server here, for roles in the same process. */
+  readonly processDialer?: ProcessDialer;
+  readonly replication?: number;
+  readonly blockBytes?: number;
+  readonly sessionTtlMs?: number;
+  readonly heartbeatMs?: number;
+  readonly deadAfterMs?: number;
+  /** Called when the namespace can no longer be written: the process must end. */
+  readonly onFailure?: (error: Error) => void;
+}
+
+export interface Nameserver extends AsyncDisposable {
+  readonly address: string;
+  readonly clusterId: string;
+  readonly localServer: LocalServer;
+  /** Everything acknowledged is on disk when this resolves. */
+  stop(): Promise<void>;
+}
+
+export async function startNameserver(options: NameserverOptions): Promise<Nameserver> {
+  const { dir, log } = options;
+  const clock = systemClock;
+  const { clusterId } = await readIdentity(dir);
+  const journal = await LevelJournal.open(databasePath(dir), {
+    createIfMissing: false,
+    onFailure: (error) => {
+      log.error("stopping: the namespace can't be written", { error });
+      options.onFailure?.(error);
+    },
+  });
+  try {
+    const namespace = await Namespace.load(journal, clock);
+    const replication = options.replication ?? REPLICATION_DEFAULT;
+    const registry = await Registry.load({
+      journal,
+      ids: namespace.ids,
+      clock,
+      random: systemRandom,
+      log,
+      heartbeatMs: options.heartbeatMs ?? 3_000,
+      deadAfterMs: options.deadAfterMs ?? 30_000,
+      reserveBytes: 64 * 1024 * 1024,
+    });
+    const stored = (await journal.scan(tableRange(TABLE_SESSION), 100_000))
+      .map(([, value]) => storedCodec.decode(value) as SessionRecord);
+    const leaseserver = new Leaseserver({
+      sessionTtlMs: options.sessionTtlMs ?? 10_000,
+      clock,
+      log: log.child("leaseserver"),
+      stored,
+      store: {
+        nextId: () => namespace.ids.next("session"),
+        save: async (record) => {
+          const writes: Write[] = [[sessionKey(record.session), storedCodec.encode(record)]];
+          namespace.ids.saveTo({ put: (key, value) => writes.push([key, value]) });
+          await journal.written(journal.append(writes));
+        },
+        remove: (session) => void journal.append([[sessionKey(session), null]]),
+      },
+      onSessionEnd: (session) => {
+        namespace.endSession(session).catch((error) =>
+          log.error("session clean-up failed", { session, error })
+        );
+      },
+      onReclaim: async (session, open) => {
+        for (const ino of namespace.orphansOf(session)) {
+          if (!open.has(ino)) await namespace.releaseOrphan(session, ino);
+        }
+      },
+    });
+    const deletions = new DeletionQueue(journal, registry, clock, log);
+    const recovery = new BlockRecovery(namespace, registry, log);
+    const status = new StatusReporter({
+      clusterId,
+      version: VERSION,
+      namespace,
+      registry,
+      leaseserver,
+      clock,
+      replication,
+    });
+    const handlers = new Map<number, (request: unknown, context: CallContext) => unknown>();
+    const blockBytes = options.blockBytes ?? BLOCK_BYTES_DEFAULT;
+    const parts = { namespace, registry, leaseserver, recovery, status, blockBytes, replication };
+    addHandlers(handlers, NAMESERVER, clientHandlers(parts));
+    addHandlers(handlers, LEASESERVER, leaseserver.handlers);
+    addHandlers(handlers, DATASERVER_REGISTRY, dataserverHandlers(namespace, registry, deletions, log));
+
+    const localServer: LocalServer = { role: "nameserver", clusterId: () => clusterId, handlers };
+    const server = serve(options.listen, { ...localServer, log });
+    options.processDialer?.announce(server.address, localServer);
+    const stopping = new AbortController();
+    const deleting = deletions.run(stopping.signal);
+    const expiry = setInterval(() => leaseserver.sessions.expire(), 1_000);
+    log.info("serving", {
+      address: server.address,
+      cluster: clusterId,
+      inodes: namespace.totals.get("inodes"),
+    });
+
+    let stopped: Promise<void> | undefined;
+    const stop = (): Promise<void> =>
+      stopped ??= (async () => {
+        stopping.abort();
+        clearInterval(expiry);
+        options.processDialer?.withdraw(server.address);
+        await server.close();
+        await deleting;
+        await journal.close();
+        log.info("stopped");
+      })();
+    return { address: server.address, clusterId, localServer, stop, [Symbol.asyncDispose]: stop };
+  } catch (error) {
+    await journal.close();
+    throw error;
+  }
+}

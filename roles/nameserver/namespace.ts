@@ -1,0 +1,100 @@
+/**
+ * The namespace as one object: the journal, ids and totals, transactions on them, and the orphans. Everything that
+ * changes metadata goes through `change`, everything that looks through `look`.
+ * Invariant: the function given to either runs synchronously; the promise that comes back resolves only when what
+ * it did or saw is in the journal's log.
+ */
+
+import type { Clock } from "../../base/clock.ts";
+import { asInodeId, asSessionId, type InodeId, type SessionId } from "../../wire/ids.ts";
+import { IdAllocator } from "./id_allocator.ts";
+import type { Journal } from "./journal.ts";
+import { getU64, orphanKey, prefixRange, retryKey, TABLE_ORPHAN, TABLE_RETRY, tableRange } from "./keys.ts";
+import { purge } from "./operations.ts";
+import { Totals } from "./totals.ts";
+import { Transaction } from "./transaction.ts";
+
+const ORPHANS_MAX = 1_000_000;
+
+export class Namespace {
+  readonly journal: Journal;
+  readonly clock: Clock;
+  readonly ids: IdAllocator;
+  readonly totals: Totals;
+  /** Unlinked inodes that are open somewhere, and where. Mirrors TABLE_ORPHAN. */
+  readonly #orphans = new Map<InodeId, Set<SessionId>>();
+
+  private constructor(journal: Journal, clock: Clock) {
+    this.journal = journal;
+    this.clock = clock;
+    this.ids = new IdAllocator(journal.get(IdAllocator.key));
+    this.totals = new Totals(journal.get(Totals.key));
+  }
+
+  static async load(journal: Journal, clock: Clock): Promise<Namespace> {
+    const namespace = new Namespace(journal, clock);
+    for (const [key] of await journal.scan(tableRange(TABLE_ORPHAN), ORPHANS_MAX)) {
+      namespace.noteOrphan(asInodeId(getU64(key, 9)), [asSessionId(getU64(key, 1))]);
+    }
+    return namespace;
+  }
+
+  begin(): Transaction {
+    return new Transaction(this.journal, this.ids, this.totals, this.clock);
+  }
+
+  /** Runs a read-only operation. */
+  look<T>(operation: (tx: Transaction) => T): T | Promise<T> {
+    this.journal.seen();
+    const result = operation(this.begin());
+    const seen = this.journal.seen();
+    const wait = seen === 0 ? undefined : this.journal.written(seen);
+    return wait === undefined ? result : wait.then(() => result);
+  }
+
+  /** Runs an operation and commits it as one batch. `durable`: answer when it is on disk. */
+  async change<T>(operation: (tx: Transaction) => T, durable = false): Promise<T> {
+    const tx = this.begin();
+    const result = operation(tx);
+    const position = tx.commit() || this.journal.seen();
+    if (durable) await this.journal.durable(position);
+    else if (position > 0) await this.journal.written(position);
+    return result;
+  }
+
+  noteOrphan(ino: InodeId, sessions: readonly SessionId[]): void {
+    const open = this.#orphans.get(ino) ?? new Set();
+    for (const session of sessions) open.add(session);
+    this.#orphans.set(ino, open);
+  }
+
+  /** The session no longer holds `ino` open: an orphan that nobody else holds goes. */
+  async releaseOrphan(session: SessionId, ino: InodeId): Promise<void> {
+    const open = this.#orphans.get(ino);
+    if (open === undefined || !open.delete(session)) return;
+    if (open.size === 0) this.#orphans.delete(ino);
+    const isLast = open.size === 0;
+    await this.change((tx) => {
+      tx.delete(orphanKey(session, ino));
+      const inode = isLast ? tx.findInode(ino) : undefined;
+      if (inode !== undefined && inode.nlink === 0) purge(tx, inode);
+    });
+  }
+
+  orphansOf(session: SessionId): InodeId[] {
+    const inodes: InodeId[] = [];
+    for (const [ino, open] of this.#orphans) {
+      if (open.has(session)) inodes.push(ino);
+    }
+    return inodes;
+  }
+
+  /** The session is over: its orphans and remembered answers go. */
+  async endSession(session: SessionId): Promise<void> {
+    for (const ino of this.orphansOf(session)) await this.releaseOrphan(session, ino);
+    const answers = await this.journal.scan(prefixRange(TABLE_RETRY, session), 4096);
+    if (answers.length > 0) {
+      this.journal.append(answers.map(([key]) => [retryKey(session, getU64(key, 9)), null]));
+    }
+  }
+}

@@ -1,0 +1,321 @@
+/**
+ * Dataservers and volumes: who registered, who is reachable, how much room there is, and how to reach each.
+ * Identities are stored; what changes by the second (space, connections, heartbeats) is memory only.
+ * A node is connected while the connection it registered on lives, and alive while it also sends heartbeats:
+ * new blocks go to live nodes only, and a killed dataserver is known as such at once.
+ */
+
+import type { Clock } from "../../base/clock.ts";
+import type { Logger } from "../../base/log.ts";
+import type { Random } from "../../base/random.ts";
+import { FsError } from "../../wire/errno.ts";
+import { storedCodec } from "../../wire/codec.ts";
+import { asNodeId, asVolumeId, type NodeId, type VolumeId } from "../../wire/ids.ts";
+import type { RegisterReply, RegisterRequest, VolumeStats } from "../../wire/messages/dataserver.ts";
+import type { ReplicaLocation } from "../../wire/messages/inode.ts";
+import type { DataserverStatus } from "../../wire/messages/nameserver.ts";
+import type { Peer } from "../../wire/service.ts";
+import type { IdAllocator } from "./id_allocator.ts";
+import type { Journal, Write } from "./journal.ts";
+import { nodeKey, TABLE_NODE, TABLE_VOLUME, tableRange, volumeKey } from "./keys.ts";
+
+interface StoredNode {
+  readonly node: number;
+  readonly label: string;
+  readonly host: string;
+  readonly address: string;
+}
+
+interface StoredVolume {
+  readonly volume: number;
+  readonly node: number;
+  readonly label: string;
+  readonly path: string;
+}
+
+interface Node {
+  readonly id: NodeId;
+  readonly label: string;
+  host: string;
+  address: string;
+  peer: Peer | null;
+  lastHeartbeatMs: number;
+}
+
+interface Volume {
+  readonly id: VolumeId;
+  readonly node: NodeId;
+  readonly label: string;
+  path: string;
+  stats: VolumeStats | null;
+}
+
+export interface RegistryOptions {
+  readonly journal: Journal;
+  readonly ids: IdAllocator;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Logger;
+  readonly heartbeatMs: number;
+  /** Silence after which a dataserver counts as dead. */
+  readonly deadAfterMs: number;
+  /** Room that a volume must keep free to get new blocks. */
+  readonly reserveBytes: number;
+}
+
+const NODES_MAX = 4096;
+
+export class Registry {
+  readonly #options: RegistryOptions;
+  readonly #nodes = new Map<NodeId, Node>();
+  readonly #volumes = new Map<VolumeId, Volume>();
+
+  private constructor(options: RegistryOptions) {
+    this.#options = options;
+  }
+
+  static async load(options: RegistryOptions): Promise<Registry> {
+    const registry = new Registry(options);
+    for (const [, value] of await options.journal.scan(tableRange(TABLE_NODE), NODES_MAX)) {
+      const stored = storedCodec.decode(value) as StoredNode;
+      const id = asNodeId(stored.node);
+      registry.#nodes.set(id, { ...stored, id, peer: null, lastHeartbeatMs: -Infinity });
+    }
+    for (const [, value] of await options.journal.scan(tableRange(TABLE_VOLUME), NODES_MAX * 64)) {
+      const stored = storedCodec.decode(value) as StoredVolume;
+      const id = asVolumeId(stored.volume);
+      registry.#volumes.set(id, { ...stored, id, node: asNodeId(stored.node), stats: null });
+    }
+    return registry;
+  }
+
+  /** A dataserver reports for duty; its identity is stored before the answer leaves. */
+  async register(request: RegisterRequest, peer: Peer): Promise<RegisterReply> {
+    const { ids, journal, clock, log } = this.#options;
+    if (request.volumes.length === 0) {
+      throw new FsError("EINVAL", "a dataserver needs a volume", { op: "register" });
+    }
+    const nodeId = this.#identify(request, ids);
+    let node = this.#nodes.get(nodeId);
+    if (node?.peer !== null && node?.peer !== undefined && node.peer !== peer && this.#beats(node)) {
+      const age = Math.round(clock.monotonicMs() - node.lastHeartbeatMs);
+      log.info("dataserver registered again over a new connection", { node: nodeId, heartbeatAgeMs: age });
+    }
+    if (node === undefined) {
+      if (this.#nodes.size >= NODES_MAX) throw new FsError("ENOSPC", `already ${NODES_MAX} dataservers`);
+      node = {
+        id: nodeId,
+        label: request.label,
+        host: request.host,
+        address: request.address,
+        peer: null,
+        lastHeartbeatMs: 0,
+      };
+      this.#nodes.set(nodeId, node);
+    }
+    node.host = request.host;
+    node.address = request.address;
+    const writes: Write[] = [[
+      nodeKey(nodeId),
+      storedCodec.encode({ node: nodeId, label: node.label, host: node.host, address: node.address }),
+    ]];
+    const volumes: VolumeId[] = [];
+    for (const registration of request.volumes) {
+      const known = registration.volume ?? this.#volumeByLabel(registration.label);
+      const id = asVolumeId(known ?? ids.next("volume"));
+      if (known !== undefined) ids.skip("volume", known);
+      const old = this.#volumes.get(id);
+      if (old !== undefined && old.label !== registration.label) {
+        throw new FsError(
+          "EPROTO",
+          `volume ${id} at ${registration.path} is not the one registered by that number`,
+          {
+            op: "register",
+          },
+        );
+      }
+      this.#volumes.set(id, {
+        id,
+        node: nodeId,
+        label: registration.label,
+        path: registration.path,
+        stats: {
+          volume: id,
+          totalBytes: registration.totalBytes,
+          freeBytes: registration.freeBytes,
+          usedBytes: old?.stats?.usedBytes ?? 0,
+          blocks: old?.stats?.blocks ?? 0,
+        },
+      });
+      volumes.push(id);
+      const stored: StoredVolume = {
+        volume: id,
+        node: nodeId,
+        label: registration.label,
+        path: registration.path,
+      };
+      writes.push([volumeKey(id), storedCodec.encode(stored)]);
+    }
+    ids.saveTo({ put: (key, value) => writes.push([key, value]) });
+    await journal.durable(journal.append(writes));
+    node.peer = peer;
+    node.lastHeartbeatMs = clock.monotonicMs();
+    const registered = node;
+    void peer.closed.then(() => {
+      if (registered.peer !== peer) return;
+      registered.peer = null;
+      log.warn("dataserver disconnected", {
+        node: nodeId,
+        host: registered.host,
+        address: registered.address,
+      });
+    });
+    log.info("dataserver registered", { node: nodeId, host: node.host, address: node.address, volumes });
+    return { node: nodeId, volumes, heartbeatMs: this.#options.heartbeatMs };
+  }
+
+  #identify(request: RegisterRequest, ids: IdAllocator): NodeId {
+    if (request.node !== undefined) {
+      ids.skip("node", request.node);
+      return request.node;
+    }
+    for (const node of this.#nodes.values()) {
+      if (node.label === request.label) return node.id;
+    }
+    return asNodeId(ids.next("node"));
+  }
+
+  #volumeByLabel(label: string): VolumeId | undefined {
+    for (const volume of this.#volumes.values()) {
+      if (volume.label === label) return volume.id;
+    }
+    return undefined;
+  }
+
+  heartbeat(nodeId: NodeId, stats: readonly VolumeStats[]): void {
+    const node = this.#nodes.get(nodeId);
+    if (node === undefined) throw new FsError("ESHUTDOWN", `dataserver ${nodeId} is not registered`);
+    node.lastHeartbeatMs = this.#options.clock.monotonicMs();
+    for (const report of stats) {
+      const volume = this.#volumes.get(report.volume);
+      if (volume === undefined || volume.node !== nodeId) continue;
+      if (report.failed !== undefined && volume.stats?.failed === undefined) {
+        this.#options.log.error("volume failed", { node: nodeId, path: volume.path, why: report.failed });
+      }
+      volume.stats = report;
+    }
+  }
+
+  #beats(node: Node): boolean {
+    return this.#options.clock.monotonicMs() - node.lastHeartbeatMs < this.#options.deadAfterMs;
+  }
+
+  isAlive(volumeId: VolumeId): boolean {
+    const volume = this.#volumes.get(volumeId);
+    const node = volume === undefined ? undefined : this.#nodes.get(volume.node);
+    return node !== undefined && node.peer !== null && this.#beats(node) &&
+      volume!.stats?.failed === undefined;
+  }
+
+  location(volumeId: VolumeId): ReplicaLocation {
+    const volume = this.#volumes.get(volumeId);
+    const node = volume === undefined ? undefined : this.#nodes.get(volume.node);
+    return {
+      node: node?.id ?? asNodeId(0),
+      volume: volumeId,
+      address: node?.address ?? "",
+      host: node?.host ?? "",
+      alive: this.isAlive(volumeId),
+    };
+  }
+
+  /** The connection over which the volume's dataserver takes pushes, or null. */
+  peer(volumeId: VolumeId): Peer | null {
+    const volume = this.#volumes.get(volumeId);
+    return volume === undefined ? null : this.#nodes.get(volume.node)?.peer ?? null;
+  }
+
+  connectedVolumes(): VolumeId[] {
+    const connected = [...this.#volumes.values()].filter((volume) => this.peer(volume.id) !== null);
+    return connected.map(({ id }) => id);
+  }
+
+  /**
+   * Volumes for the replicas of a new block: on different hosts, the writer's own first, more likely where more is
+   * free. Fewer than `count` when there are not enough hosts. ENOSPC when all that live are full; EHOSTUNREACH
+   * when none lives (the caller tries again).
+   */
+  place(count: number, writerHost: string, avoid: readonly number[]): VolumeId[] {
+    const live = [...this.#volumes.values()].filter(({ id }) => this.isAlive(id));
+    if (live.length === 0) throw new FsError("EHOSTUNREACH", "no dataserver is up", { op: "allocate" });
+    const roomy = live.filter(({ stats }) => (stats?.freeBytes ?? 0) > this.#options.reserveBytes);
+    if (roomy.length === 0) throw new FsError("ENOSPC", "every volume is full", { op: "allocate" });
+    const preferred = roomy.filter(({ node }) => !avoid.includes(node));
+    const chosen: VolumeId[] = [];
+    const hosts = new Set<string>();
+    const pick = (candidates: readonly Volume[]) => {
+      const volume = this.#pickByFreeSpace(candidates);
+      if (volume === undefined) return;
+      chosen.push(volume.id);
+      hosts.add(this.#hostOf(volume));
+    };
+    pick(preferred.filter((volume) => this.#hostOf(volume) === writerHost));
+    for (const candidates of [preferred, roomy]) {
+      while (chosen.length < count) {
+        const left = candidates.filter((volume) => !hosts.has(this.#hostOf(volume)));
+        if (left.length === 0) break;
+        pick(left);
+      }
+    }
+    return chosen;
+  }
+
+  #hostOf(volume: Volume): string {
+    return this.#nodes.get(volume.node)!.host;
+  }
+
+  #pickByFreeSpace(candidates: readonly Volume[]): Volume | undefined {
+    let total = 0;
+    for (const { stats } of candidates) total += stats!.freeBytes;
+    let point = this.#options.random.next() * total;
+    for (const volume of candidates) {
+      point -= volume.stats!.freeBytes;
+      if (point <= 0) return volume;
+    }
+    return candidates.at(-1);
+  }
+
+  /** Bytes of all live volumes. */
+  space(): { totalBytes: number; freeBytes: number } {
+    let totalBytes = 0;
+    let freeBytes = 0;
+    for (const { id, stats } of this.#volumes.values()) {
+      if (stats === null || !this.isAlive(id)) continue;
+      totalBytes += stats.totalBytes;
+      freeBytes += stats.freeBytes;
+    }
+    return { totalBytes, freeBytes };
+  }
+
+  status(): DataserverStatus[] {
+    const nowMs = this.#options.clock.monotonicMs();
+    return [...this.#nodes.values()].map((node) => ({
+      node: node.id,
+      host: node.host,
+      address: node.address,
+      alive: node.peer !== null && this.#beats(node),
+      lastHeartbeatSeconds: Number.isFinite(node.lastHeartbeatMs)
+        ? Math.round((nowMs - node.lastHeartbeatMs) / 100) / 10
+        : -1,
+      volumes: [...this.#volumes.values()].filter((volume) => volume.node === node.id).map((volume) => ({
+        volume: volume.id,
+        path: volume.path,
+        totalBytes: volume.stats?.totalBytes ?? 0,
+        freeBytes: volume.stats?.freeBytes ?? 0,
+        usedBytes: volume.stats?.usedBytes ?? 0,
+        blocks: volume.stats?.blocks ?? 0,
+        ...(volume.stats?.failed === undefined ? {} : { failed: volume.stats.failed }),
+      })),
+    }));
+  }
+}

@@ -1,0 +1,97 @@
+/**
+ * What `mfs status` shows. Replica health comes from a walk over all block maps, so it is kept for a few seconds and
+ * never made twice at once.
+ */
+
+import type { Clock } from "../../base/clock.ts";
+import type { StatusReply } from "../../wire/messages/nameserver.ts";
+import type { Leaseserver } from "../leaseserver/leaseserver.ts";
+
+import { type Key, TABLE_DELETION, TABLE_EXTENTS, tableRange } from "./keys.ts";
+import type { Namespace } from "./namespace.ts";
+import { decodeExtents } from "./records.ts";
+import type { Registry } from "./registry.ts";
+
+const HEALTH_TTL_MS = 2_000;
+const PAGE = 1000;
+
+interface Health {
+  readonly underReplicated: number;
+  readonly missing: number;
+  readonly pendingDeletions: number;
+}
+
+export interface StatusOptions {
+  readonly clusterId: string;
+  readonly version: string;
+  readonly namespace: Namespace;
+  readonly registry: Registry;
+  readonly leaseserver: Leaseserver;
+  readonly clock: Clock;
+  /** Replicas that a block should have. */
+  readonly replication: number;
+}
+
+export class StatusReporter {
+  readonly #options: StatusOptions;
+  readonly #startedMs: number;
+  #health: Promise<Health> | undefined;
+  #healthMs = -Infinity;
+
+  constructor(options: StatusOptions) {
+    this.#options = options;
+    this.#startedMs = options.clock.monotonicMs();
+  }
+
+  async report(): Promise<StatusReply> {
+    const { clusterId, version, namespace, registry, leaseserver, clock } = this.#options;
+    const nowMs = clock.monotonicMs();
+    if (this.#health === undefined || nowMs - this.#healthMs > HEALTH_TTL_MS) {
+      this.#healthMs = nowMs;
+      this.#health = this.#walk();
+    }
+    const health = await this.#health;
+    return {
+      clusterId,
+      version,
+      startedSecondsAgo: Math.round((nowMs - this.#startedMs) / 1000),
+      inodes: namespace.totals.get("inodes"),
+      blocks: namespace.totals.get("blocks"),
+      replicas: namespace.totals.get("replicas"),
+      ...health,
+      sessions: leaseserver.sessions.size,
+      leases: leaseserver.leases.size,
+      residentBytes: Deno.memoryUsage().rss,
+      dataservers: registry.status(),
+    };
+  }
+
+  async #walk(): Promise<Health> {
+    const { registry, replication } = this.#options;
+    let underReplicated = 0;
+    let missing = 0;
+    let pendingDeletions = 0;
+    await this.#each(TABLE_EXTENTS, (value) => {
+      for (const extent of decodeExtents(value)) {
+        const alive = extent.volumes.filter((volume) => registry.isAlive(volume)).length;
+        if (alive < replication) underReplicated++;
+        if (alive === 0 && extent.written) missing++;
+      }
+    });
+    await this.#each(TABLE_DELETION, () => pendingDeletions++);
+    return { underReplicated, missing, pendingDeletions };
+  }
+
+  async #each(table: number, visit: (value: Uint8Array) => void): Promise<void> {
+    const [start, to] = tableRange(table);
+    let from: Key = start;
+    for (;;) {
+      const records = await this.#options.namespace.journal.scan([from, to], PAGE);
+      for (const [, value] of records) visit(value);
+      const last = records.at(-1)?.[0];
+      if (last === undefined || records.length < PAGE) return;
+      from = new Uint8Array(last.length + 1);
+      from.set(last);
+    }
+  }
+}

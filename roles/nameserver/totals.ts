@@ -1,0 +1,38 @@
+/** Running totals of the namespace (inodes, blocks, replicas), kept in the same batch as what they count. */
+
+import { metaKey } from "./keys.ts";
+import { decodeNumbers, encodeNumbers } from "./records.ts";
+import type { Value } from "./journal.ts";
+
+const NAMES = ["inodes", "blocks", "replicas"] as const;
+export type TotalName = typeof NAMES[number];
+
+export class Totals {
+  readonly #values: Record<TotalName, number>;
+  #dirty = false;
+
+  constructor(stored: Value | undefined) {
+    const numbers = stored === undefined ? [] : decodeNumbers(stored);
+    this.#values = Object.fromEntries(NAMES.map((name, i) => [name, numbers[i] ?? 0])) as Record<
+      TotalName,
+      number
+    >;
+  }
+
+  static readonly key = metaKey("totals");
+
+  get(name: TotalName): number {
+    return this.#values[name];
+  }
+
+  add(name: TotalName, difference: number): void {
+    this.#values[name] += difference;
+    this.#dirty = true;
+  }
+
+  saveTo(batch: { put(key: Uint8Array<ArrayBuffer>, value: Value): void }): void {
+    if (!this.#dirty) return;
+    this.#dirty = false;
+    batch.put(Totals.key, encodeNumbers(NAMES.map((name) => this.#values[name])));
+  }
+}
