@@ -119,21 +119,30 @@ export class LeaseTable {
       | undefined;
   }
 
-  /** True when asking for holders of an inode that loses its last name would have to wait. */
-  hasOtherHolders(ino: InodeId, session: SessionId): boolean {
-    const holders = this.#holders.get(ino);
-    return holders !== undefined && holders.some((holder) => holder.session !== session);
+  /** Sessions other than `session` that hold the inode. */
+  otherHolders(ino: InodeId, session: SessionId): SessionId[] {
+    const others = this.#holders.get(ino)?.filter((holder) => holder.session !== session);
+    return others?.map((holder) => holder.session) ?? [];
   }
 
-  /** The inode loses its last name: which other sessions have it open? */
-  async askOpen(ino: InodeId, session: SessionId): Promise<SessionId[]> {
-    const open: SessionId[] = [];
-    const others = (this.#holders.get(ino) ?? []).filter((holder) => holder.session !== session);
-    await Promise.all(others.map(async (holder) => {
-      const answer = await this.#push(holder.session, { ino, keep: holder.lease, removed: true });
-      if (answer?.open === true) open.push(holder.session);
+  /** True while the session has the inode open, as far as it has told. */
+  holds(ino: InodeId, session: SessionId): boolean {
+    return this.#bySession.get(session)?.has(ino) ?? false;
+  }
+
+  /** The inode is gone for good. */
+  forget(ino: InodeId): void {
+    for (const { session } of this.#holders.get(ino) ?? []) this.#bySession.get(session)?.delete(ino);
+    this.#holders.delete(ino);
+  }
+
+  /** The inode loses its last name: which of these sessions have it open? */
+  async askOpen(ino: InodeId, sessions: readonly SessionId[]): Promise<SessionId[]> {
+    const answers = await Promise.all(sessions.map((session) => {
+      const keep = this.#holders.get(ino)?.find((holder) => holder.session === session)?.lease ?? "none";
+      return this.#push(session, { ino, keep, removed: true });
     }));
-    return open;
+    return sessions.filter((_, i) => answers[i]?.open === true);
   }
 
   /** The session dropped these inodes. */

@@ -19,6 +19,8 @@ export interface LeaseserverOptions {
   readonly stored: readonly SessionRecord[];
   /** A session is over: its orphans and remembered answers can go. */
   readonly onSessionEnd: (session: SessionId) => void;
+  /** A session closed its last handles of these. */
+  readonly onRelease: (session: SessionId, inodes: readonly InodeId[]) => Promise<void>;
   /** A session said what it holds open; what else was kept for it can go. */
   readonly onReclaim: (session: SessionId, open: ReadonlySet<InodeId>) => Promise<void>;
 }
@@ -59,8 +61,10 @@ export class Leaseserver {
         await options.onReclaim(session, new Set(request.open.map(({ ino }) => ino)));
         return { granted: request.open.map(({ ino }) => this.leases.lease(ino, session)) };
       },
-      releaseLeases: (request, { peer }) => {
-        this.leases.release(this.sessions.of(peer), request.inodes);
+      releaseLeases: async (request, { peer }) => {
+        const session = this.sessions.of(peer);
+        this.leases.release(session, request.inodes);
+        await options.onRelease(session, request.inodes);
         return { ok: true };
       },
       closeSession: (_request, { peer }) => {

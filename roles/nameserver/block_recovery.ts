@@ -109,7 +109,7 @@ export class BlockRecovery {
 function current(tx: Transaction, ino: InodeId, start: number, block: BlockId): Extent {
   const extent = extentAt(tx, regularFile(tx, ino), start);
   if (extent === undefined || extent.block !== block) {
-    throw new FsError("ENOENT", `block ${block} was dropped`);
+    throw new FsError("ENOENT", `block ${block} was dropped`, { op: "block dropped" });
   }
   return extent;
 }

@@ -120,15 +120,13 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     parent: InodeId,
     name: Uint8Array,
     session: SessionId,
-  ): Promise<{ ino: InodeId | undefined; open: SessionId[] }> => {
+  ): Promise<{ ino: InodeId | undefined; open: SessionId[]; asked: readonly SessionId[] }> => {
     const target = await namespace.look((tx) => operations.removalTarget(tx, parent, name));
-    if (target === undefined || isDirectory(target) || target.nlink > 1) {
-      return { ino: target?.ino, open: [] };
-    }
+    if (target === undefined || isDirectory(target)) return { ino: target?.ino, open: [], asked: [] };
+    const asked = leases.otherHolders(target.ino, session);
+    const open = asked.length === 0 ? [] : await leases.askOpen(target.ino, asked);
     // Sessions that have not yet told what they hold since a restart may hold it.
-    const open = sessions.unreclaimed(session);
-    if (leases.hasOtherHolders(target.ino, session)) open.push(...await leases.askOpen(target.ino, session));
-    return { ino: target.ino, open };
+    return { ino: target.ino, open: [...open, ...sessions.unreclaimed(session)], asked };
   };
 
   /**
@@ -139,19 +137,25 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     parent: InodeId,
     name: Uint8Array,
     session: SessionId,
-    openHere: boolean,
     attempt: (ino: InodeId | undefined, open: readonly SessionId[]) => Promise<T | "again">,
   ): Promise<T> => {
     for (let tries = 0; tries < 100; tries++) {
-      const { ino, open } = await openElsewhere(parent, name, session);
-      const result = await attempt(ino, openHere ? [...open, session] : open);
+      const { ino, open, asked } = await openElsewhere(parent, name, session);
+      const isAskedAll = ino === undefined ||
+        leases.otherHolders(ino, session).every((holder) => asked.includes(holder));
+      if (!isAskedAll) continue; // somebody opened it since
+      const isOpenHere = ino !== undefined && leases.holds(ino, session);
+      const result = await attempt(ino, isOpenHere ? [...open, session] : open);
       if (result !== "again") return result;
     }
     throw new FsError("EAGAIN", "the name changes faster than its holders can be asked");
   };
 
-  const noteIfOrphan = (inode: InodeRecord, open: readonly SessionId[]): void => {
-    if (inode.nlink === 0 && open.length > 0) namespace.noteOrphan(inode.ino, open);
+  /** The inode may have lost its last name: it is an orphan of those that hold it open, or gone. */
+  const afterRemoval = (inode: InodeRecord, open: readonly SessionId[]): void => {
+    if (inode.nlink > 0) return;
+    if (open.length > 0) namespace.noteOrphan(inode.ino, open);
+    else leases.forget(inode.ino);
   };
 
   const openExisting = async (ino: InodeId, write: boolean, session: SessionId): Promise<OpenReply> => {
@@ -247,17 +251,17 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
 
     remove: (request, context) => {
       const session = sessionOf(context);
-      const { parent, name, openHere } = request;
+      const { parent, name } = request;
       return retries.once<RemoveReply>(
         session,
         request.retry,
         (record) =>
-          withOpenHolders(parent, name, session, openHere, (asked, open) =>
+          withOpenHolders(parent, name, session, (asked, open) =>
             namespace.change((tx) => {
               if (findEntry(tx, parent, name)?.ino !== asked) return "again";
               const inode = operations.remove(tx, parent, name, request.directory, open);
               record(tx, inode.ino);
-              noteIfOrphan(inode, open);
+              afterRemoval(inode, open);
               return { ino: inode.ino, nlink: inode.nlink };
             })),
         ({ ino }) =>
@@ -267,12 +271,12 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
 
     rename: (request, context) => {
       const session = sessionOf(context);
-      const { parent, name, newParent, newName, flags, openHere } = request;
+      const { parent, name, newParent, newName, flags } = request;
       return retries.once(
         session,
         request.retry,
         (record) =>
-          withOpenHolders(newParent, newName, session, openHere, (asked, open) =>
+          withOpenHolders(newParent, newName, session, (asked, open) =>
             namespace.change((tx) => {
               if (findEntry(tx, newParent, newName)?.ino !== asked) return "again";
               const { inode, replaced } = operations.rename(
@@ -286,7 +290,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
               );
               record(tx, inode.ino, replaced?.ino);
               if (replaced === undefined) return { ino: inode.ino };
-              noteIfOrphan(replaced, open);
+              afterRemoval(replaced, open);
               return { ino: inode.ino, replaced: { ino: replaced.ino, nlink: replaced.nlink } };
             })),
         ({ ino, other }) =>
@@ -302,13 +306,6 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       changeInode(context, request, (tx) => operations.link(tx, request.ino, request.parent, request.name)),
 
     open: ({ ino, write }, context) => openExisting(ino, write, sessionOf(context)),
-
-    close: async ({ ino }, context) => {
-      const session = sessionOf(context);
-      leases.release(session, [ino]);
-      await namespace.releaseOrphan(session, ino);
-      return { ok: true };
-    },
 
     blocks: ({ ino, offset, length }, context) =>
       lookAt(ino, callerOf(context), (tx) => {

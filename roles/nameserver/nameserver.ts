@@ -100,6 +100,9 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
           log.error("session clean-up failed", { session, error })
         );
       },
+      onRelease: async (session, inodes) => {
+        for (const ino of inodes) await namespace.releaseOrphan(session, ino);
+      },
       onReclaim: async (session, open) => {
         for (const ino of namespace.orphansOf(session)) {
           if (!open.has(ino)) await namespace.releaseOrphan(session, ino);

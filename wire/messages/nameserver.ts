@@ -66,8 +66,6 @@ export interface SetAttributesRequest extends Change {
 
 export interface RemoveRequest extends Change, InDirectory {
   readonly directory: boolean;
-  /** Inodes among those this may remove that the caller itself holds open. */
-  readonly openHere: boolean;
 }
 
 export interface RenameRequest extends Change, InDirectory {
@@ -75,8 +73,6 @@ export interface RenameRequest extends Change, InDirectory {
   readonly newName: Uint8Array;
   /** RENAME_NOREPLACE 1, RENAME_EXCHANGE 2. */
   readonly flags: number;
-  /** The caller holds the file that this replaces open. */
-  readonly openHere: boolean;
 }
 
 export interface RemoveReply {
@@ -224,8 +220,6 @@ export const NAMESERVER = defineService("nameserver", {
   rename: method<RenameRequest, RenameReply>(7),
   link: method<Change & InDirectory & { readonly ino: InodeId }, InodeReply>(8),
   open: method<OpenRequest, OpenReply>(9),
-  /** The last handle of `ino` in this session was closed; an orphan of it goes. No tag: applying it twice is harmless. */
-  close: method<{ readonly ino: InodeId }, { readonly ok: true }>(10),
   blocks: method<BlocksRequest, BlocksReply>(11),
   /** The block that covers `offset`, made when there was a hole. */
   allocateBlock: method<AllocateBlockRequest, { readonly block: Block }>(12),
@@ -282,7 +276,7 @@ export const LEASESERVER = defineService("leaseserver", {
   renew: method<Record<string, never>, { readonly now: Timespec }>(41),
   /** After a reconnection: what is still open, so that orphans and leases of the rest can go. */
   reclaim: method<ReclaimRequest, { readonly granted: readonly LeaseMode[] }>(42),
-  /** The client dropped these from its cache: no recall needed for them. */
+  /** The last handles of these in this session were closed: no recall is needed for them, and orphans of them go. */
   releaseLeases: method<{ readonly inodes: readonly InodeId[] }, { readonly ok: true }>(43),
   closeSession: method<Record<string, never>, { readonly ok: true }>(44),
 });

@@ -1,0 +1,91 @@
+/**
+ * What a client knows of a file's blocks: the blocks inside one known range, by start; inside it, what no block
+ * covers is a hole. Asks nobody: the reader and writer fill it.
+ * Invariant: blocks are ordered, do not overlap, and all lie (at least in part) in the known range.
+ */
+
+import type { BlockId } from "../wire/ids.ts";
+import type { Block } from "../wire/messages/inode.ts";
+
+export class BlockMap {
+  #blocks: Block[] = [];
+  #from = 0;
+  #to = 0;
+  /** Counts changes, so that a reply that crossed one is not learned. */
+  version = 0;
+
+  /** Forgets everything. */
+  clear(): void {
+    this.version++;
+    this.#blocks = [];
+    this.#from = this.#to = 0;
+  }
+
+  /** True when all of [offset, end) is known. */
+  knows(offset: number, end: number): boolean {
+    return offset >= this.#from && end <= this.#to;
+  }
+
+  /** Learns all blocks of [from, to). A range that does not touch the known one replaces it. */
+  learn(from: number, to: number, blocks: readonly Block[]): void {
+    this.version++;
+    const touches = from <= this.#to && to >= this.#from && this.#to > this.#from;
+    if (!touches) {
+      this.#blocks = [...blocks];
+      this.#from = from;
+      this.#to = to;
+      return;
+    }
+    const before = this.#blocks.filter((block) => block.start + block.length <= from);
+    const after = this.#blocks.filter((block) => block.start >= to);
+    const ids = new Set(blocks.map((block) => block.id));
+    this.#blocks = [
+      ...before.filter((block) => !ids.has(block.id)),
+      ...blocks,
+      ...after.filter((block) => !ids.has(block.id)),
+    ];
+    this.#from = Math.min(this.#from, from);
+    this.#to = Math.max(this.#to, to);
+  }
+
+  /** Index of the last block that starts at or before `offset`, or -1. */
+  #index(offset: number): number {
+    let low = 0;
+    let high = this.#blocks.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (this.#blocks[middle]!.start <= offset) low = middle + 1;
+      else high = middle;
+    }
+    return low - 1;
+  }
+
+  /** The block that covers `offset`, or undefined in a hole (or outside of the known range). */
+  at(offset: number): Block | undefined {
+    const block = this.#blocks[this.#index(offset)];
+    return block !== undefined && offset < block.start + block.length ? block : undefined;
+  }
+
+  /** The last block that ends at or before `offset`. */
+  before(offset: number): Block | undefined {
+    const block = this.#blocks[this.#index(offset)];
+    return block !== undefined && block.start + block.length <= offset ? block : undefined;
+  }
+
+  /** Start of the first block after `offset`, or Infinity. */
+  nextStart(offset: number): number {
+    return this.#blocks[this.#index(offset) + 1]?.start ?? Infinity;
+  }
+
+  byId(id: BlockId): Block | undefined {
+    return this.#blocks.find((block) => block.id === id);
+  }
+
+  /** Puts in a new block, or the new state of one. */
+  put(block: Block): void {
+    this.version++;
+    const index = this.#index(block.start);
+    if (this.#blocks[index]?.start === block.start) this.#blocks[index] = block;
+    else this.#blocks.splice(index + 1, 0, block);
+  }
+}

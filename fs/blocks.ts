@@ -1,0 +1,228 @@
+/**
+ * The talk about blocks between a client and the nameserver: fetching the block map, allocating blocks over holes,
+ * and taking failed replicas off a block. Shared by reader and writer.
+ */
+
+import { FsError, isErrno, isTransportError } from "../wire/errno.ts";
+import type { NodeId, VolumeId } from "../wire/ids.ts";
+import type { ChainReply, ChainTarget } from "../wire/messages/dataserver.ts";
+import type { Block } from "../wire/messages/inode.ts";
+import type { Clock } from "../base/clock.ts";
+import type { Logger } from "../base/log.ts";
+import type { ClusterSession } from "./cluster_session.ts";
+import type { Dataservers } from "./dataservers.ts";
+import type { Interruptible, OpenFile } from "./open_file.ts";
+
+/** How far ahead of a needed offset the block map is fetched. */
+const FETCH_BYTES = 16 * 1024 ** 3;
+const RETRY_MS = 300;
+/** Tries of a replica operation that fails for another reason than reachability. */
+const ATTEMPTS_MAX = 20;
+
+export interface BlocksOptions {
+  readonly session: ClusterSession;
+  readonly dataservers: Dataservers;
+  readonly host: string;
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** As ClusterSession's. */
+  readonly softTimeoutMs?: number;
+}
+
+const DROPPED = "block dropped";
+
+/** True when an operation failed because the nameserver no longer has the block. */
+export function isDropped(error: unknown): boolean {
+  return isErrno(error, "ENOENT") && error.op === DROPPED;
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+type ChainCall = (
+  client: Awaited<ReturnType<Dataservers["client"]>>,
+  volume: VolumeId,
+  chain: readonly ChainTarget[],
+  block: Block,
+) => Promise<ChainReply>;
+
+export class Blocks {
+  readonly #options: BlocksOptions;
+  /** Nodes that failed a moment ago; new blocks avoid them until the nameserver knows better. */
+  readonly #suspects = new Map<NodeId, number>();
+
+  constructor(options: BlocksOptions) {
+    this.#options = options;
+  }
+
+  /** Makes the file's block map cover [offset, end). */
+  async know(file: OpenFile, offset: number, end: number, interrupt?: Interruptible): Promise<void> {
+    while (!file.blocks.knows(offset, end)) {
+      const { recalls } = file;
+      const { version } = file.blocks;
+      const length = Math.max(end - offset, Math.min(FETCH_BYTES, Number.MAX_SAFE_INTEGER - offset));
+      const reply = await this.#options.session.nameserver.blocks(
+        { ino: file.ino, offset, length },
+        interrupt,
+      );
+      // What came may be older than a recall or an allocation that it crossed.
+      if (recalls !== file.recalls || version !== file.blocks.version) continue;
+      file.blocks.learn(offset, reply.end, reply.blocks);
+    }
+  }
+
+  /** The block that covers `offset`, allocated if there is a hole. The map must know `offset`. */
+  allocate(file: OpenFile, offset: number): Promise<Block> {
+    // One after the other: extending a cut block truncates its replicas, which must not meet another's new data.
+    const run = file.allocating.then(() => this.#allocate(file, offset));
+    file.allocating = run.catch(() => {});
+    return run;
+  }
+
+  async #allocate(file: OpenFile, offset: number): Promise<Block> {
+    const known = file.blocks.at(offset);
+    if (known !== undefined) return known;
+    const extend = await this.#prepareExtension(file, offset);
+    const { session, host } = this.#options;
+    const { block } = await session.change((retry) =>
+      session.nameserver.allocateBlock({
+        retry,
+        ino: file.ino,
+        offset,
+        host,
+        avoid: this.#avoided(),
+        ...(extend === undefined ? {} : { extend: extend.id }),
+      })
+    );
+    file.blocks.put(block);
+    return block;
+  }
+
+  /**
+   * A block that a truncate cut short, made ready to grow again over `offset`: its replicas lose what lies past the
+   * cut. Only under a write lease, when nobody else can grow it meanwhile.
+   */
+  async #prepareExtension(file: OpenFile, offset: number): Promise<Block | undefined> {
+    const before = file.blocks.before(offset);
+    if (before === undefined || file.lease !== "write" || !file.hasData(before)) return undefined;
+    // Another block starts before `offset`'s own cell ends only if the cut one lies in the same cell; the
+    // nameserver checks that. Far away there is no point in asking.
+    if (before.start + before.length !== offset && offset - before.start > before.length * 2 + (1 << 20)) {
+      return undefined;
+    }
+    try {
+      return await this.onChain(file, before, (client, volume, chain, block) =>
+        client.truncateBlock({
+          block: block.id,
+          generation: block.generation,
+          volume,
+          chain,
+          length: block.length,
+        }));
+    } catch (error) {
+      this.#options.log.debug("a cut block is not extended", { block: before.id, error });
+      return undefined;
+    }
+  }
+
+  #avoided(): NodeId[] {
+    const nowMs = this.#options.clock.monotonicMs();
+    for (const [node, untilMs] of this.#suspects) {
+      if (untilMs < nowMs) this.#suspects.delete(node);
+    }
+    return [...this.#suspects.keys()];
+  }
+
+  /**
+   * Runs an operation on all replicas of a block through a chain. Replicas that fail are taken off the block and the
+   * rest goes on; returns the block as it is afterwards. Fails with ENOSPC when the volumes are full, `isDropped`
+   * when the block is gone, EIO when the disks of all replicas refuse.
+   */
+  async onChain(file: OpenFile, block: Block, call: ChainCall): Promise<Block> {
+    const { clock, dataservers, softTimeoutMs } = this.#options;
+    const startMs = clock.monotonicMs();
+    let current = block;
+    let refetched: Block | undefined;
+    for (let attempt = 1;; attempt++) {
+      const [head, ...rest] = dataservers.nearestFirst(current.replicas);
+      if (head === undefined) throw new FsError("EIO", `block ${current.id} has no replica`);
+      const failed: VolumeId[] = [];
+      let failure: unknown;
+      try {
+        const client = await dataservers.client(head.address);
+        const chain = rest.map(({ node, volume, address }) => ({ node, volume, address }));
+        const reply = await call(client, head.volume, chain, current);
+        if (reply.failed.length === 0) return current;
+        failed.push(...reply.failed.map(({ volume }) => volume));
+        current = await this.#takeOff(file, current, failed, reply.failed[0]!.message);
+        return current; // the head and the rest of the chain have it
+      } catch (error) {
+        failure = error;
+        const isOutOfDate = isErrno(error, "ESTALE") || isErrno(error, "ENOENT");
+        // Out of date: our picture of the block, at first; if that was right, the replica.
+        if (!isOutOfDate || current === refetched) failed.push(head.volume);
+      }
+      const isReachability = isTransportError(failure);
+      const isLate = softTimeoutMs !== undefined && clock.monotonicMs() - startMs > softTimeoutMs;
+      if (isLate || (!isReachability && attempt >= ATTEMPTS_MAX)) {
+        throw isErrno(failure, "ENOSPC")
+          ? failure
+          : new FsError("EIO", messageOf(failure), { cause: failure });
+      }
+      // A full volume is not a broken replica; when it is the writer's only fault, the writer hears of it.
+      if (isErrno(failure, "ENOSPC") && current.replicas.length === 1) throw failure;
+      try {
+        if (failed.length > 0) {
+          current = await this.#takeOff(file, current, failed, messageOf(failure));
+        } else {
+          const now = await this.#refetch(file, current);
+          if (now.generation === current.generation) refetched = now;
+          current = now;
+        }
+      } catch (error) {
+        if (!isTransportError(error)) throw error;
+        // No replica can be reached now: wait for one to come back.
+      }
+      if (attempt > 1 || failed.length === 0) await clock.sleep(RETRY_MS);
+    }
+  }
+
+  async #takeOff(file: OpenFile, block: Block, failed: readonly VolumeId[], why: string): Promise<Block> {
+    const { session, log, clock } = this.#options;
+    log.warn("replicas failed", { ino: file.ino, block: block.id, volumes: failed, why });
+    for (const replica of block.replicas) {
+      if (failed.includes(replica.volume)) this.#suspects.set(replica.node, clock.monotonicMs() + 10_000);
+    }
+    // Sent as it is, without a retry tag of its own kind: the generation makes a repetition harmless.
+    const reply = await session.change((retry) =>
+      session.nameserver.replicaFailed({
+        retry,
+        ino: file.ino,
+        start: block.start,
+        block: block.id,
+        generation: block.generation,
+        failed,
+      })
+    );
+    file.blocks.put(reply.block);
+    return reply.block;
+  }
+
+  /** The block as the nameserver has it now; ENOENT when it was dropped. */
+  async #refetch(file: OpenFile, block: Block): Promise<Block> {
+    const { session } = this.#options;
+    const { blocks } = await session.nameserver.blocks({ ino: file.ino, offset: block.start, length: 1 });
+    const current = blocks[0];
+    if (current === undefined || current.id !== block.id) {
+      throw new FsError("ENOENT", `block ${block.id} was dropped`, { op: DROPPED });
+    }
+    file.blocks.put(current);
+    return current;
+  }
+
+  /** Reads again where a block's replicas are, after all that were known failed. */
+  refresh(file: OpenFile, block: Block): Promise<Block> {
+    return this.#refetch(file, block);
+  }
+}

@@ -1,0 +1,80 @@
+/**
+ * Channels to dataservers, one an address, made when first needed and dropped when they break. Says which replica
+ * to ask first: one in this process, then on this host, then any that lives.
+ */
+
+import { FsError } from "../wire/errno.ts";
+import type { Dialer } from "../wire/dialer.ts";
+import { helloOf } from "../wire/hello.ts";
+import { DATASERVER } from "../wire/messages/dataserver.ts";
+import type { ReplicaLocation } from "../wire/messages/inode.ts";
+import { type Client, createClient } from "../wire/service.ts";
+
+const CONNECT_TIMEOUT_MS = 2_000;
+/** An address that refused is not dialled again for this long. */
+const REFUSED_MS = 200;
+
+export interface DataserversOptions {
+  readonly dialer: Dialer;
+  readonly host: string;
+  readonly clusterId: () => string;
+  /** True for an address that this process serves itself. */
+  readonly isLocal: (address: string) => boolean;
+}
+
+type DataserverClient = Client<typeof DATASERVER>;
+
+export class Dataservers {
+  readonly #options: DataserversOptions;
+  readonly #clients = new Map<string, Promise<DataserverClient>>();
+  readonly #closers = new Set<() => void>();
+
+  constructor(options: DataserversOptions) {
+    this.#options = options;
+  }
+
+  /** A client of the dataserver at `address`. Errors: ECONNREFUSED and other transport errors. */
+  client(address: string): Promise<DataserverClient> {
+    let client = this.#clients.get(address);
+    if (client === undefined) {
+      client = this.#dial(address);
+      this.#clients.set(address, client);
+      client.catch(() => setTimeout(() => this.#forget(address, client!), REFUSED_MS));
+    }
+    return client;
+  }
+
+  #forget(address: string, client: Promise<DataserverClient>): void {
+    if (this.#clients.get(address) === client) this.#clients.delete(address);
+  }
+
+  async #dial(address: string): Promise<DataserverClient> {
+    if (address === "") throw new FsError("EHOSTUNREACH", "the replica's dataserver is not known");
+    const { channel } = await this.#options.dialer.dial(address, {
+      hello: helloOf("client", this.#options.clusterId(), this.#options.host),
+      expectRole: "dataserver",
+      timeoutMs: CONNECT_TIMEOUT_MS,
+    });
+    const close = () => channel.close();
+    this.#closers.add(close);
+    void channel.closed.then(() => {
+      this.#closers.delete(close);
+      this.#clients.delete(address);
+    });
+    return createClient(DATASERVER, (op, request, call) => channel.call(op, request, call));
+  }
+
+  /** Replicas in the order in which to try them. */
+  nearestFirst(replicas: readonly ReplicaLocation[]): ReplicaLocation[] {
+    if (replicas.length < 2) return [...replicas];
+    const distance = (replica: ReplicaLocation): number => {
+      const near = this.#options.isLocal(replica.address) ? 0 : replica.host === this.#options.host ? 1 : 2;
+      return near + (replica.alive ? 0 : 10) + (replica.host === this.#options.host ? 0 : 0.5);
+    };
+    return [...replicas].sort((a, b) => distance(a) - distance(b));
+  }
+
+  close(): void {
+    for (const close of this.#closers) close();
+  }
+}

@@ -1,0 +1,191 @@
+/**
+ * Notifications to the kernel: drop cached attributes, pages or names. Those that may wait for a lock which
+ * the kernel holds until we answer something (INVAL_ENTRY, DELETE, INVAL_INODE with a range) are written only
+ * by threads of the pool, a few at a time; the serving thread never writes one (fuse.md, trap 3).
+ * What does not wait (attributes only, INC_EPOCH) is written here and now while no other is under way; otherwise by
+ * the pool too, as an unmount that waits for a stuck notification would hold it up.
+ * A handler must not await a notification that concerns what it is serving.
+ * Not cached (ENOENT) is success: the promises tell only whether the kernel had something to drop.
+ */
+
+import { assert } from "../../base/assert.ts";
+import { bytesKey } from "../../base/bytes.ts";
+import * as libc from "../../base/libc.ts";
+import { ERRNO, FsError } from "../../wire/errno.ts";
+import {
+  NOTIFY_DELETE,
+  NOTIFY_DELETE_OUT,
+  NOTIFY_EXPIRE_ONLY,
+  NOTIFY_INC_EPOCH,
+  NOTIFY_INVAL_ENTRY,
+  NOTIFY_INVAL_ENTRY_OUT,
+  NOTIFY_INVAL_INODE,
+  NOTIFY_INVAL_INODE_OUT,
+  OUT_HEADER,
+} from "./protocol.ts";
+import { setU64 } from "./reply.ts";
+
+export interface KernelNotifierOptions {
+  readonly fd: number;
+  /** Threads of the pool that may be waiting in the kernel. Default 4. */
+  readonly concurrency?: number;
+  /** Notifications that may wait for a thread; equal ones are joined. Default 65536. */
+  readonly queueMax?: number;
+}
+
+interface Waiting {
+  readonly key: string;
+  readonly message: Uint8Array<ArrayBuffer>;
+  readonly promise: Promise<boolean>;
+  resolve(wasCached: boolean): void;
+}
+
+const BODY = OUT_HEADER.bytes;
+
+/** The system calls that it needs, for tests. */
+export interface NotifyDevice {
+  write(fd: number, message: Uint8Array<ArrayBuffer>): number;
+  writeAsync(fd: number, message: Uint8Array<ArrayBuffer>): Promise<number>;
+}
+
+export class KernelNotifier {
+  readonly #fd: number;
+  readonly #concurrency: number;
+  readonly #queueMax: number;
+  readonly #device: NotifyDevice;
+  /** In order of arrival; equal notifications that have not begun share one. */
+  readonly #queue = new Map<string, Waiting>();
+  #running = 0;
+  #isClosed = false;
+  #idle: PromiseWithResolvers<void> | null = null;
+
+  constructor(options: KernelNotifierOptions, device: NotifyDevice = libc) {
+    this.#fd = options.fd;
+    this.#concurrency = options.concurrency ?? 4;
+    this.#queueMax = options.queueMax ?? 65536;
+    this.#device = device;
+  }
+
+  /** Notifications waiting or in the kernel. */
+  get pendingCount(): number {
+    return this.#queue.size + this.#running;
+  }
+
+  /**
+   * Drops attributes and the pages of `length` bytes from `offset`; `length` 0 or less: to the end; `offset`
+   * below 0: attributes only, which never waits for a page.
+   */
+  invalidateInode(nodeid: number, offset: number, length: number): Promise<boolean> {
+    const message = newMessage(NOTIFY_INVAL_INODE, NOTIFY_INVAL_INODE_OUT.bytes);
+    const view = new DataView(message.buffer);
+    setU64(view, BODY + NOTIFY_INVAL_INODE_OUT.ino, nodeid);
+    setU64(view, BODY + NOTIFY_INVAL_INODE_OUT.off, offset);
+    setU64(view, BODY + NOTIFY_INVAL_INODE_OUT.len, length);
+    if (offset < 0) return this.#sendLockless(message, `a${nodeid}`);
+    return this.#enqueue(message, `i${nodeid}:${offset}:${length}`);
+  }
+
+  /** Drops a name of a directory, present or absent; waits while an operation in the directory is in flight. */
+  invalidateEntry(
+    parent: number,
+    name: Uint8Array,
+    options: { readonly expireOnly?: boolean } = {},
+  ): Promise<boolean> {
+    const E = NOTIFY_INVAL_ENTRY_OUT;
+    const message = newMessage(NOTIFY_INVAL_ENTRY, E.bytes + name.length + 1);
+    const view = new DataView(message.buffer);
+    setU64(view, BODY + E.parent, parent);
+    view.setUint32(BODY + E.namelen, name.length, true);
+    view.setUint32(BODY + E.flags, options.expireOnly ? NOTIFY_EXPIRE_ONLY : 0, true);
+    message.set(name, BODY + E.bytes);
+    return this.#enqueue(message, `${options.expireOnly ? "x" : "e"}${parent}:${bytesKey(name)}`);
+  }
+
+  /** As invalidateEntry for a name that was removed elsewhere; watchers see an unlink. */
+  deleteEntry(parent: number, child: number, name: Uint8Array): Promise<boolean> {
+    const D = NOTIFY_DELETE_OUT;
+    const message = newMessage(NOTIFY_DELETE, D.bytes + name.length + 1);
+    const view = new DataView(message.buffer);
+    setU64(view, BODY + D.parent, parent);
+    setU64(view, BODY + D.child, child);
+    view.setUint32(BODY + D.namelen, name.length, true);
+    message.set(name, BODY + D.bytes);
+    return this.#enqueue(message, `d${parent}:${child}:${bytesKey(name)}`);
+  }
+
+  /**
+   * Makes every cached name of the mount stale at once, without waiting for a lock. False where the kernel is
+   * older than Linux 6.16 (`features.hasIncrementEpoch`).
+   */
+  incrementEpoch(): Promise<boolean> {
+    return this.#sendLockless(newMessage(NOTIFY_INC_EPOCH, 0), "epoch");
+  }
+
+  /**
+   * Before unmount: forgets what waits (the promises resolve false), accepts nothing more, and resolves when none is in
+   * the kernel any more. One that is stuck there returns when its operation is answered or the connection aborted.
+   */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    for (const waiting of this.#queue.values()) waiting.resolve(false);
+    this.#queue.clear();
+    if (this.#running === 0) return;
+    this.#idle ??= Promise.withResolvers();
+    await this.#idle.promise;
+  }
+
+  #sendLockless(message: Uint8Array<ArrayBuffer>, key: string): Promise<boolean> {
+    if (this.#isClosed) return Promise.resolve(false);
+    if (this.#running > 0) return this.#enqueue(message, key);
+    return Promise.resolve(this.#device.write(this.#fd, message) >= 0);
+  }
+
+  #enqueue(message: Uint8Array<ArrayBuffer>, key: string): Promise<boolean> {
+    if (this.#isClosed) return Promise.resolve(false);
+    const equal = this.#queue.get(key);
+    if (equal !== undefined) return equal.promise;
+    if (this.#queue.size >= this.#queueMax) {
+      return Promise.reject(
+        new FsError("EAGAIN", `${this.#queueMax} notifications wait for the kernel already`, {
+          op: "notify",
+        }),
+      );
+    }
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    this.#queue.set(key, { key, message, promise, resolve });
+    this.#startMore();
+    return promise;
+  }
+
+  #startMore(): void {
+    for (const waiting of this.#queue.values()) {
+      if (this.#running >= this.#concurrency) return;
+      // Once begun it may have passed the point where a later change matters: an equal one must queue again.
+      this.#queue.delete(waiting.key);
+      this.#running++;
+      void this.#send(waiting);
+    }
+  }
+
+  async #send(waiting: Waiting): Promise<void> {
+    let result: number = -ERRNO.EIO;
+    try {
+      result = await this.#device.writeAsync(this.#fd, waiting.message);
+    } finally {
+      this.#running--;
+      assert(this.#running >= 0, "as many notifications end as begin");
+      waiting.resolve(result >= 0);
+      this.#startMore();
+      if (this.#running === 0) this.#idle?.resolve();
+    }
+  }
+}
+
+/** A notification is a reply header with unique 0 and the code in place of the error. */
+function newMessage(code: number, bodyBytes: number): Uint8Array<ArrayBuffer> {
+  const message = new Uint8Array(OUT_HEADER.bytes + bodyBytes);
+  const view = new DataView(message.buffer);
+  view.setUint32(OUT_HEADER.len, message.length, true);
+  view.setInt32(OUT_HEADER.error, code, true);
+  return message;
+}

@@ -1,0 +1,115 @@
+/**
+ * Reading: cuts a read along blocks, asks the nearest replica of each, and fills holes and short replicas with
+ * zeros. A replica that fails is passed over for the next; when all fail, the block's locations are read again.
+ * Invariant: exactly the asked range below the file's size is returned, never less.
+ */
+
+import type { Clock } from "../base/clock.ts";
+import type { Logger } from "../base/log.ts";
+import { asFsError, FsError, isTransportError } from "../wire/errno.ts";
+import type { Block } from "../wire/messages/inode.ts";
+import { type Blocks, isDropped } from "./blocks.ts";
+import type { Dataservers } from "./dataservers.ts";
+import type { Interruptible, OpenFile } from "./open_file.ts";
+
+const READ_TIMEOUT_MS = 5_000;
+const RETRY_MS = 300;
+/** Rounds over all replicas before a failure that is not of the network is given up on. */
+const ROUNDS_MAX = 3;
+const ZEROS = new Uint8Array(1024 * 1024);
+
+export interface ReaderOptions {
+  readonly dataservers: Dataservers;
+  readonly blocks: Blocks;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly softTimeoutMs?: number;
+}
+
+export class Reader {
+  readonly #options: ReaderOptions;
+
+  constructor(options: ReaderOptions) {
+    this.#options = options;
+  }
+
+  /** The bytes of [offset, offset + size) below the end of the file, as views in order. */
+  async read(file: OpenFile, offset: number, size: number, interrupt?: Interruptible): Promise<Uint8Array[]> {
+    const end = Math.min(offset + size, file.size);
+    if (end <= offset) return [];
+    if (file.pending.size > 0) await file.settled(offset, end);
+    if (!file.blocks.knows(offset, end)) await this.#options.blocks.know(file, offset, end, interrupt);
+    const parts: (Uint8Array | Promise<Uint8Array[]>)[] = [];
+    let at = offset;
+    while (at < end) {
+      const block = file.blocks.at(at);
+      const isHole = block === undefined || !file.hasData(block);
+      const stop = Math.min(
+        end,
+        block === undefined ? file.blocks.nextStart(at) : block.start + block.length,
+      );
+      if (isHole) addZeros(parts, stop - at);
+      else parts.push(this.#readBlock(file, block, at - block.start, stop - at, interrupt));
+      at = stop;
+    }
+    const views: Uint8Array[] = [];
+    for (const part of parts) {
+      if (part instanceof Uint8Array) views.push(part);
+      else views.push(...await part);
+    }
+    return views;
+  }
+
+  async #readBlock(
+    file: OpenFile,
+    block: Block,
+    offset: number,
+    length: number,
+    interrupt: Interruptible | undefined,
+  ): Promise<Uint8Array[]> {
+    const { clock, dataservers, softTimeoutMs, log } = this.#options;
+    const startMs = clock.monotonicMs();
+    let current = block;
+    for (let round = 1;; round++) {
+      let failure: FsError = new FsError("EIO", `block ${block.id} has no replica`);
+      for (const { address, volume } of dataservers.nearestFirst(current.replicas)) {
+        try {
+          const client = await dataservers.client(address);
+          const request = { block: current.id, generation: current.generation, volume, offset, length };
+          const { body } = await client.readBlock(request, { timeoutMs: READ_TIMEOUT_MS });
+          if (body.length === length) return [body];
+          const views: Uint8Array[] = body.length === 0 ? [] : [body];
+          addZeros(views, length - body.length);
+          return views;
+        } catch (error) {
+          failure = asFsError(error, "read");
+          log.debug("replica could not be read", { block: current.id, volume, address, error: failure });
+        }
+      }
+      const isLate = softTimeoutMs !== undefined && clock.monotonicMs() - startMs > softTimeoutMs;
+      if (isLate || (!isTransportError(failure) && round >= ROUNDS_MAX)) {
+        log.error("no replica of a block can be read", { ino: file.ino, block: current.id, error: failure });
+        throw new FsError("EIO", failure.message, { op: "read", cause: failure });
+      }
+      if (round > 1) {
+        await clock.sleep(RETRY_MS, interrupt?.signal);
+        if (interrupt?.signal.aborted) throw new FsError("EINTR", "interrupted");
+      }
+      try {
+        current = await this.#options.blocks.refresh(file, current);
+      } catch (error) {
+        // Dropped by a truncate from elsewhere: what was there reads as zeros now.
+        if (!isDropped(error)) throw error;
+        const views: Uint8Array[] = [];
+        addZeros(views, length);
+        return views;
+      }
+    }
+  }
+}
+
+function addZeros(parts: (Uint8Array | Promise<Uint8Array[]>)[], length: number): void {
+  for (let left = length; left > 0; left -= ZEROS.length) {
+    parts.push(left >= ZEROS.length ? ZEROS : ZEROS.subarray(0, left));
+  }
+}

@@ -1,0 +1,249 @@
+/**
+ * Writing: cuts a write along blocks, sends each part down its chain, and reports size, times and written blocks to
+ * the nameserver. Under a write lease a write is accepted at once and sent behind the application's back, within a
+ * bounded window; without one it returns when all replicas and the nameserver have it.
+ *
+ * Invariants:
+ * - Accepted bytes are bounded (WINDOW_BYTES a file, TOTAL_BYTES a mount).
+ * - Two writes that overlap are never in flight together, so the later one wins on every replica.
+ * - A failure after acceptance is told by the next fsync or close of the file, and logged.
+ */
+
+import { copyBytes } from "../base/bytes.ts";
+import type { Clock } from "../base/clock.ts";
+import type { Logger } from "../base/log.ts";
+import { asFsError, FsError } from "../wire/errno.ts";
+import type { Block } from "../wire/messages/inode.ts";
+import { FILE_BYTES_MAX } from "../wire/messages/inode.ts";
+import { type Blocks, isDropped } from "./blocks.ts";
+import type { ClusterSession } from "./cluster_session.ts";
+import type { OpenFile, PendingWrite } from "./open_file.ts";
+
+const WINDOW_BYTES = 8 * 1024 * 1024;
+const TOTAL_BYTES = 32 * 1024 * 1024;
+const WRITE_TIMEOUT_MS = 5_000;
+const SYNC_TIMEOUT_MS = 60_000;
+const ZEROS = new Uint8Array(256 * 1024);
+
+export interface WriterOptions {
+  readonly session: ClusterSession;
+  readonly blocks: Blocks;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+export class Writer {
+  readonly #options: WriterOptions;
+  #acceptedBytes = 0;
+  #roomWaiters: (() => void)[] = [];
+
+  constructor(options: WriterOptions) {
+    this.#options = options;
+  }
+
+  /** write(2): returns when the bytes are accepted (write lease) or everywhere (none). */
+  async write(file: OpenFile, offset: number, data: Uint8Array, killSuidGid: boolean): Promise<void> {
+    const end = offset + data.length;
+    if (end > FILE_BYTES_MAX) throw new FsError("EFBIG", `write up to ${end}`);
+    if (data.length === 0) return;
+    do {
+      await this.#roomFor(file, data.length);
+      await file.settled(offset, end);
+    } while (!this.#hasRoom(file, data.length) || file.hasPending(offset, end));
+    const isBuffered = file.lease === "write";
+    if (killSuidGid) file.killSuidGid = true;
+    // The view belongs to the request; what outlives it is copied.
+    const bytes = isBuffered ? copyBytes(data) : data;
+    const { promise: done, resolve } = Promise.withResolvers<void>();
+    const pending: PendingWrite = { start: offset, end, done };
+    file.pending.add(pending);
+    file.pendingBytes += bytes.length;
+    this.#acceptedBytes += bytes.length;
+    if (isBuffered) this.#note(file, end);
+    let failure: FsError | undefined;
+    const sent = this.#send(file, offset, bytes).catch((error) => {
+      failure = asFsError(error, "write");
+      if (!isBuffered) return; // the caller hears it at once
+      this.#options.log.error("written data could not be stored", { ino: file.ino, offset, error: failure });
+      file.writeError ??= failure;
+    }).finally(() => {
+      file.pending.delete(pending);
+      file.pendingBytes -= bytes.length;
+      this.#acceptedBytes -= bytes.length;
+      resolve();
+      const waiters = this.#roomWaiters;
+      this.#roomWaiters = [];
+      for (const wake of waiters) wake();
+    });
+    if (isBuffered) {
+      if (killSuidGid) await this.commit(file, false);
+      return;
+    }
+    await sent;
+    if (failure !== undefined) throw failure;
+    this.#note(file, end);
+    await this.commit(file, false);
+  }
+
+  #note(file: OpenFile, end: number): void {
+    file.wrote(end, this.#options.session.now(), this.#options.clock.monotonicMs());
+  }
+
+  #hasRoom(file: OpenFile, length: number): boolean {
+    const isFileFull = file.pendingBytes > 0 && file.pendingBytes + length > WINDOW_BYTES;
+    const isMountFull = this.#acceptedBytes > 0 && this.#acceptedBytes + length > TOTAL_BYTES;
+    return !isFileFull && !isMountFull;
+  }
+
+  async #roomFor(file: OpenFile, length: number): Promise<void> {
+    while (!this.#hasRoom(file, length)) {
+      await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
+    }
+  }
+
+  async #send(file: OpenFile, offset: number, bytes: Uint8Array): Promise<void> {
+    let at = 0;
+    const parts: Promise<void>[] = [];
+    while (at < bytes.length) {
+      const position = offset + at;
+      const block = await this.#blockAt(file, position);
+      const length = Math.min(bytes.length - at, block.start + block.length - position);
+      parts.push(this.#sendPart(file, block, position, bytes.subarray(at, at + length)));
+      at += length;
+    }
+    await Promise.all(parts);
+  }
+
+  /** The block at `position`, allocated if need be. Allocations of one file run one after the other. */
+  async #blockAt(file: OpenFile, position: number): Promise<Block> {
+    const { blocks } = this.#options;
+    if (file.lease === "none") file.blocks.clear();
+    await blocks.know(file, position, position + 1);
+    return file.blocks.at(position) ?? await blocks.allocate(file, position);
+  }
+
+  async #sendPart(file: OpenFile, block: Block, position: number, body: Uint8Array): Promise<void> {
+    const offset = position - block.start;
+    try {
+      const used = await this.#options.blocks.onChain(
+        file,
+        block,
+        (client, volume, chain, current) =>
+          client.writeBlock(
+            {
+              block: current.id,
+              generation: current.generation,
+              volume,
+              offset,
+              chain,
+              create: !current.written,
+              body,
+            },
+            { timeoutMs: WRITE_TIMEOUT_MS },
+          ),
+      );
+      file.written.set(used.id, used.start);
+      file.unsynced.set(used.id, used.start);
+    } catch (error) {
+      // The block was dropped under us (a truncate from elsewhere): the bytes go where the file is now.
+      if (!isDropped(error)) throw error;
+      file.blocks.clear();
+      await this.#send(file, position, body);
+    }
+  }
+
+  /** Everything written so far is on the replicas, and the nameserver knows it. `durable`: on its disk, too. */
+  commit(file: OpenFile, durable: boolean): Promise<void> {
+    const run = file.committing.then(() => this.#commit(file, durable));
+    file.committing = run.catch(() => {});
+    return run;
+  }
+
+  async #commit(file: OpenFile, durable: boolean): Promise<void> {
+    await file.settled(0, Infinity);
+    if (!file.dirty) {
+      if (durable) await this.#options.session.nameserver.sync({});
+      return;
+    }
+    const { session } = this.#options;
+    const recalls = file.recalls;
+    const { size, mtime, killSuidGid } = file;
+    const written = [...file.written].map(([block, start]) => ({ block, start }));
+    const reply = await session.change((retry) =>
+      session.nameserver.commit({
+        retry,
+        ino: file.ino,
+        size,
+        mtime,
+        killSuidGid,
+        durable,
+        written,
+      })
+    );
+    for (const { block, start } of written) {
+      file.written.delete(block);
+      const known = file.blocks.at(start);
+      if (known?.id === block && !known.written) file.blocks.put({ ...known, written: true });
+    }
+    // Writes that came meanwhile keep the file dirty.
+    const isClean = file.written.size === 0 && file.pending.size === 0 && file.size === size &&
+      file.mtime === mtime;
+    if (isClean) {
+      file.dirty = false;
+      file.killSuidGid = false;
+    }
+    file.adopt(reply, recalls);
+  }
+
+  /** fsync(2) and fdatasync(2): every replica's disk, then the nameserver's. */
+  async sync(file: OpenFile): Promise<void> {
+    await file.settled(0, Infinity);
+    const blocks = [...file.unsynced];
+    await Promise.all(blocks.map(async ([id, start]) => {
+      const block = file.blocks.at(start);
+      const current = block?.id === id ? block : await this.#find(file, start);
+      if (current?.id !== id) {
+        file.unsynced.delete(id); // truncated away since
+        return;
+      }
+      await this.#options.blocks.onChain(file, current, (client, volume, chain, used) =>
+        client.syncBlock(
+          { block: used.id, generation: used.generation, volume, chain },
+          { timeoutMs: SYNC_TIMEOUT_MS },
+        ));
+      file.unsynced.delete(id);
+    }));
+    await this.commit(file, true);
+  }
+
+  async #find(file: OpenFile, start: number): Promise<Block | undefined> {
+    await this.#options.blocks.know(file, start, start + 1);
+    return file.blocks.at(start);
+  }
+
+  /** Throws the first failure of an accepted write, once. */
+  throwWriteError(file: OpenFile): void {
+    const error = file.writeError;
+    if (error === null) return;
+    file.writeError = null;
+    throw error;
+  }
+
+  /** Overwrites what blocks hold of [offset, end) with zeros; holes stay. */
+  async zero(file: OpenFile, offset: number, end: number): Promise<void> {
+    const { blocks } = this.#options;
+    let at = offset;
+    while (at < end) {
+      await blocks.know(file, at, at + 1);
+      const block = file.blocks.at(at);
+      if (block === undefined || !file.hasData(block)) {
+        at = Math.min(end, block === undefined ? file.blocks.nextStart(at) : block.start + block.length);
+        continue;
+      }
+      const length = Math.min(ZEROS.length, end - at, block.start + block.length - at);
+      await this.#sendPart(file, block, at, ZEROS.subarray(0, length));
+      at += length;
+    }
+    this.#note(file, 0);
+  }
+}

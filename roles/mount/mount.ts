@@ -1,0 +1,192 @@
+/**
+ * A mount as a process part: the session with the cluster, the file system above it, and the kernel session that
+ * serves it. Starts in that order, ends in the other, within bounded time.
+ */
+
+import { systemClock } from "../../base/clock.ts";
+import * as libc from "../../base/libc.ts";
+import type { Logger } from "../../base/log.ts";
+import { randomHexId } from "../../base/random.ts";
+import { Blocks } from "../../fs/blocks.ts";
+import { ClusterSession } from "../../fs/cluster_session.ts";
+import { Dataservers } from "../../fs/dataservers.ts";
+import { FileSystem } from "../../fs/file_system.ts";
+import { kernelHandlers } from "../../fs/kernel_handlers.ts";
+import {
+  abortConnection,
+  clearDeadMount,
+  type FuseMount,
+  mountFuse,
+  raiseReadAhead,
+  unmountFuse,
+} from "../../fs/kernel/mount.ts";
+import { KernelNotifier } from "../../fs/kernel/notify.ts";
+import { KernelSession } from "../../fs/kernel/session.ts";
+import { Reader } from "../../fs/reader.ts";
+import { Writer } from "../../fs/writer.ts";
+import { FsError } from "../../wire/errno.ts";
+import { type Dialer, ProcessDialer } from "../../wire/dialer.ts";
+import type { MountOptions } from "./options.ts";
+
+export { parseMountOptions } from "./options.ts";
+export { type MountOptions } from "./options.ts";
+
+/** Names and attributes that no lease guards stay in the kernel at most this long. */
+const CACHE_MS = 1_000;
+const READ_AHEAD_KIB = 1_024;
+const INIT_TIMEOUT_MS = 10_000;
+/** A stopping mount waits that long for its data to reach the cluster. */
+const FINISH_TIMEOUT_MS = 3_000;
+
+export interface MountStartOptions {
+  /** HOST:PORT. */
+  readonly nameserver: string;
+  readonly mountpoint: string;
+  /** Label of this host: replicas that carry it are near. */
+  readonly host: string;
+  readonly log: Logger;
+  readonly dialer: Dialer;
+  readonly options: MountOptions;
+  /** Make the mount point when it is missing. */
+  readonly createMountpoint?: boolean;
+  /** Log every request and its reply. */
+  readonly trace?: boolean;
+}
+
+export interface Mount extends AsyncDisposable {
+  readonly mountpoint: string;
+  /** Resolves when the kernel session has ended, also when it was unmounted from outside. */
+  readonly ended: Promise<void>;
+  /** Unmounts (lazily when it is busy) after what was written has reached the cluster. */
+  stop(): Promise<void>;
+}
+
+export async function startMount(start: MountStartOptions): Promise<Mount> {
+  const { nameserver, mountpoint, host, log, dialer, options } = start;
+  const clock = systemClock;
+  if (await clearDeadMount(mountpoint)) log.info("cleared a dead mount", { mountpoint });
+  if (start.createMountpoint === true) await makeMountpoint(mountpoint);
+
+  const soft = options.softTimeoutMs === undefined ? {} : { softTimeoutMs: options.softTimeoutMs };
+  let notifier: KernelNotifier | null = null;
+  const session: ClusterSession = new ClusterSession({
+    nameserver,
+    clientId: randomHexId(),
+    host,
+    mountpoint,
+    dialer,
+    clock,
+    log,
+    ...soft,
+    onRecall: (push) => fileSystem.recall(push),
+    openInodes: () => fileSystem.openInodes(),
+    onReclaimed: (granted) => fileSystem.reclaimed(granted),
+  });
+  const isLocal = (address: string) => dialer instanceof ProcessDialer && dialer.isLocal(address);
+  const dataservers = new Dataservers({ dialer, host, clusterId: () => session.clusterId, isLocal });
+  const blocks = new Blocks({ session, dataservers, host, clock, log, ...soft });
+  const reader = new Reader({ dataservers, blocks, clock, log, ...soft });
+  const writer = new Writer({ session, blocks, clock, log });
+  const fileSystem: FileSystem = new FileSystem({
+    session,
+    blocks,
+    reader,
+    writer,
+    clock,
+    log,
+    // Not waited for: the kernel may hold what it needs until we answer something else.
+    invalidate: (ino, withData) => void notifier?.invalidateInode(ino, withData ? 0 : -1, 0),
+  });
+  await session.connect();
+
+  let mount: FuseMount;
+  try {
+    mount = await mountFuse({
+      mountpoint,
+      source: `mfs@${nameserver}`,
+      subtype: "mfs",
+      readOnly: options.readOnly,
+      noSuid: !options.suid || libc.geteuid() !== 0,
+      noDev: !options.dev || libc.geteuid() !== 0,
+      noExec: !options.exec,
+      ...(options.allowOther === undefined ? {} : { allowOther: options.allowOther }),
+    });
+  } catch (error) {
+    await session.close();
+    throw error;
+  }
+  const kernel = new KernelSession({
+    fd: mount.fd,
+    handlers: kernelHandlers({ fileSystem, session, cacheMs: CACHE_MS }),
+    log,
+    options: { trace: start.trace ?? false },
+  });
+  const kernelNotifier = new KernelNotifier({ fd: mount.fd });
+  notifier = kernelNotifier;
+  const stopping = new AbortController();
+  const background = fileSystem.run(stopping.signal);
+  const ended = kernel.run(stopping.signal);
+
+  let stopped: Promise<void> | undefined;
+  const stop = (): Promise<void> => stopped ??= end();
+  const end = async (): Promise<void> => {
+    // What is buffered goes out first: unmounting must not depend on a cluster that may be gone.
+    await within(fileSystem.finish(), FINISH_TIMEOUT_MS);
+    notifier = null;
+    const notified = kernelNotifier.close();
+    try {
+      await unmountFuse(mount.mountpoint);
+    } catch (error) {
+      log.warn("the mount is busy; detaching it", { mountpoint: mount.mountpoint, error });
+      await unmountFuse(mount.mountpoint, { lazy: true }).catch((failure) =>
+        log.error("not unmounted", { failure })
+      );
+      await abortConnection(mount.deviceMinor);
+    }
+    await within(ended, 1_000);
+    stopping.abort();
+    await within(Promise.all([ended, background, notified]), 1_000);
+    await within(fileSystem.finish(), 500);
+    await session.close();
+    dataservers.close();
+    libc.close(mount.fd);
+    log.info("unmounted", { mountpoint: mount.mountpoint });
+  };
+  try {
+    await withinOrFail(kernel.initialized, INIT_TIMEOUT_MS, "the kernel did not start the FUSE session");
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  await raiseReadAhead(mount.deviceNumber, READ_AHEAD_KIB);
+  log.info("mounted", { mountpoint: mount.mountpoint, nameserver });
+  // Unmounted from outside: the rest ends, too.
+  void ended.then(() => stop());
+  return { mountpoint: mount.mountpoint, ended: ended.then(() => stop()), stop, [Symbol.asyncDispose]: stop };
+}
+
+async function makeMountpoint(mountpoint: string): Promise<void> {
+  try {
+    await Deno.mkdir(mountpoint, { recursive: true });
+  } catch (error) {
+    if (error instanceof Deno.errors.AlreadyExists) return; // mountFuse says what is wrong with it
+    throw new FsError("EACCES", `mount point ${mountpoint} can't be made: ${(error as Error).message}`, {
+      op: "mount",
+      cause: error,
+    });
+  }
+}
+
+/** Waits for `work` at most `ms`; whether it ended. */
+async function within(work: Promise<unknown>, ms: number): Promise<boolean> {
+  const abort = new AbortController();
+  const late = systemClock.sleep(ms, abort.signal).then(() => false);
+  const result = await Promise.race([work.then(() => true, () => true), late]);
+  abort.abort();
+  return result;
+}
+
+async function withinOrFail(work: Promise<unknown>, ms: number, message: string): Promise<void> {
+  if (!await within(work, ms)) throw new FsError("ETIMEDOUT", message, { op: "mount" });
+  await work;
+}

@@ -1,0 +1,87 @@
+/** Mount options (-o): parsed strictly, an unknown one is an error that names it. */
+
+import { FsError } from "../../wire/errno.ts";
+
+export interface MountOptions {
+  readonly readOnly: boolean;
+  readonly suid: boolean;
+  readonly dev: boolean;
+  readonly exec: boolean;
+  readonly allowOther: boolean | undefined;
+  /** EIO after this long without a server; undefined: wait until it is back. */
+  readonly softTimeoutMs: number | undefined;
+}
+
+export const MOUNT_OPTIONS_DEFAULT: MountOptions = {
+  readOnly: false,
+  suid: true,
+  dev: true,
+  exec: true,
+  allowOther: undefined,
+  softTimeoutMs: undefined,
+};
+
+const SOFT_TIMEOUT_MS_DEFAULT = 30_000;
+
+/** Parses "ro,nosuid,soft,timeout=10". Times of access are not kept yet, so noatime and relatime change nothing. */
+export function parseMountOptions(text: string): MountOptions {
+  let options = MOUNT_OPTIONS_DEFAULT;
+  let soft = false;
+  let timeoutMs: number | undefined;
+  for (const option of text.split(",").filter((part) => part !== "")) {
+    const [name, value] = option.split("=", 2) as [string, string | undefined];
+    if (value !== undefined && name !== "timeout") {
+      throw new FsError("EINVAL", `option ${name} takes no value`, { op: "mount" });
+    }
+    switch (name) {
+      case "ro":
+        options = { ...options, readOnly: true };
+        break;
+      case "rw":
+        options = { ...options, readOnly: false };
+        break;
+      case "suid":
+      case "nosuid":
+        options = { ...options, suid: name === "suid" };
+        break;
+      case "dev":
+      case "nodev":
+        options = { ...options, dev: name === "dev" };
+        break;
+      case "exec":
+      case "noexec":
+        options = { ...options, exec: name === "exec" };
+        break;
+      case "allow_other":
+        options = { ...options, allowOther: true };
+        break;
+      case "defaults":
+      case "noatime":
+      case "relatime":
+        break;
+      case "soft":
+        soft = true;
+        break;
+      case "hard":
+        soft = false;
+        break;
+      case "timeout":
+        timeoutMs = Number(value) * 1000;
+        if (value === undefined || value === "" || !Number.isFinite(timeoutMs) || timeoutMs <= 0) {
+          throw new FsError("EINVAL", `timeout=${value ?? ""} is not a number of seconds`, { op: "mount" });
+        }
+        soft = true;
+        break;
+      default:
+        throw new FsError(
+          "EINVAL",
+          `unknown option ${
+            JSON.stringify(name)
+          }: known are ro, rw, suid, nosuid, dev, nodev, exec, noexec, ` +
+            `noatime, relatime, allow_other, hard, soft, timeout=SECONDS`,
+          { op: "mount" },
+        );
+    }
+  }
+  return { ...options, softTimeoutMs: soft ? timeoutMs ?? SOFT_TIMEOUT_MS_DEFAULT : undefined };
+}
