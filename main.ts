@@ -1,0 +1,377 @@
+/**
+ * The command line of `mfs`: parses arguments, merges the configuration file, and starts a role. Knows roles/ and
+ * nothing below; each role's code is loaded only when its command runs, so that `--help` is quick.
+ * Exit codes: 0, 1 for a failure (`mfs: WHAT: WHY` on stderr), 2 for wrong usage.
+ */
+
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { readConfig } from "./roles/admin/config.ts";
+import {
+  EXIT_USAGE,
+  exitOnUncaughtErrors,
+  exitWith,
+  type LogSettings,
+  messageOf,
+  openLog,
+  printLine,
+  programVersion,
+  serveUntilStopped,
+  UsageError,
+} from "./roles/admin/process.ts";
+
+const NAMESERVER_LISTEN = "127.0.0.1:7400";
+const DATASERVER_LISTEN = "127.0.0.1:7401";
+/** Where the log of a mount in the background goes, unless told. */
+const MOUNT_LOG = "mfs-mount.log";
+
+const program = new Command("mfs")
+  .description("MaggieFS, a distributed POSIX file system for Linux.")
+  .exitOverride()
+  .configureOutput({ writeErr: () => {}, writeOut: (text) => printLine(text.trimEnd()) })
+  .addHelpText("after", "\nExample: mfs singlenode /tmp/mfs\n\nEach command has its own --help.");
+
+function command(usage: string, description: string, example: string): Command {
+  return program.command(usage).description(description).addHelpText("after", `\nExample: ${example}`);
+}
+
+function integer(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = /^\d{1,9}$/.test(text) ? Number(text) : NaN;
+    if (value >= min && value <= max) return value;
+    throw new InvalidArgumentError(`It must be a whole number from ${min} to ${max}.`);
+  };
+}
+
+function address(text: string): string {
+  const port = /^(?:\[[0-9a-fA-F:.]+\]|[^:\s]+):(\d{1,5})$/.exec(text)?.[1];
+  if (port !== undefined && Number(port) <= 65535) return text;
+  throw new InvalidArgumentError("It must be HOST:PORT.");
+}
+
+function collect(value: string, before: readonly string[] = []): readonly string[] {
+  return [...before, value];
+}
+
+function joinOptions(value: string, before?: string): string {
+  return before === undefined ? value : `${before},${value}`;
+}
+
+const logLevel = () =>
+  new Option("--log-level <level>", "least severe lines to log").choices(["debug", "info", "warn", "error"]);
+
+function withLog(target: Command, defaultLevel = "info"): Command {
+  return target.option("--log-json", "log lines as JSON")
+    .addOption(logLevel().default(defaultLevel))
+    .option("--log-file <file>", "append the log to FILE instead of stderr");
+}
+
+function withConfig(target: Command): Command {
+  return target.option(
+    "--config <file>",
+    "TOML file whose keys are the names of these flags; flags given here win",
+  );
+}
+
+interface LogFlags {
+  readonly logJson?: boolean;
+  readonly logLevel: LogSettings["level"];
+  readonly logFile?: string;
+}
+
+function logOf(role: string, flags: LogFlags) {
+  const settings = { json: flags.logJson === true, level: flags.logLevel };
+  return openLog(role, flags.logFile === undefined ? settings : { ...settings, file: flags.logFile });
+}
+
+/** Flags of `target` that the configuration file has and the command line has not. */
+function mergeConfig(target: Command): void {
+  const file = target.opts<{ config?: string }>().config;
+  if (file === undefined) return;
+  for (const [key, value] of readConfig(file)) {
+    const option = target.options.find((candidate) => candidate.long === `--${key}` && key !== "config");
+    if (option === undefined) throw new UsageError(`${file}: unknown key ${JSON.stringify(key)}`);
+    const name = option.attributeName();
+    if (target.getOptionValueSource(name) === "cli") continue;
+    const isSwitch = !option.required && !option.optional;
+    const isList = option.parseArg === collect;
+    if (isSwitch !== (typeof value === "boolean") || (Array.isArray(value) && !isList)) {
+      const shape = isSwitch ? "true or false" : isList ? "a text or a list of texts" : "one text or number";
+      throw new UsageError(`${file}: ${key} must be ${shape}`);
+    }
+    let merged: unknown = value;
+    if (isList) merged = typeof value === "string" ? [value] : value;
+    else if (option.parseArg !== undefined) {
+      merged = parsed(file, key, () => option.parseArg!(String(value), undefined));
+    }
+    target.setOptionValueWithSource(name, merged, "config");
+  }
+}
+
+function parsed<T>(file: string, key: string, parse: () => T): T {
+  try {
+    return parse();
+  } catch (error) {
+    throw new UsageError(`${file}: ${key}: ${messageOf(error)}`);
+  }
+}
+
+function need<T>(value: T | undefined, flag: string): T {
+  if (value === undefined) throw new UsageError(`${flag} is missing`);
+  return value;
+}
+
+withConfig(withLog(
+  command(
+    "nameserver",
+    "Serves the namespace of a cluster and the leases on it.",
+    "mfs nameserver --dir /var/lib/mfs/nameserver --listen 10.0.0.1:7400",
+  ),
+))
+  .option("--dir <dir>", "directory that `mfs format` made (required)")
+  .option(
+    "--listen <host:port>",
+    "where clients and dataservers connect; port 0: any",
+    address,
+    NAMESERVER_LISTEN,
+  )
+  .option("--replication <n>", "replicas of a new file", integer(1, 16), 3)
+  .action(async (_options, self: Command) => {
+    mergeConfig(self);
+    const options = self.opts<LogFlags & { dir?: string; listen: string; replication: number }>();
+    const dir = need(options.dir, "--dir");
+    const { Assembly } = await import("./roles/singlenode/assembly.ts");
+    const log = logOf("mfs", options);
+    await serveUntilStopped("nameserver", log, async (signal) => {
+      const assembly = new Assembly(log, signal);
+      await assembly.startNameserver({ dir, listen: options.listen, replication: options.replication });
+      return assembly;
+    });
+  });
+
+withConfig(withLog(
+  command(
+    "dataserver",
+    "Keeps block replicas on the directories given, and mounts the file system too if asked.",
+    "mfs dataserver --nameserver 10.0.0.1:7400 --volume /disks/1 --volume /disks/2 --listen 10.0.0.2:7401",
+  ),
+))
+  .option("--nameserver <host:port>", "the cluster's nameserver (required)", address)
+  .option("--volume <dir>", "directory for replicas; repeat it for more (required)", collect)
+  .option(
+    "--listen <host:port>",
+    "where clients and dataservers connect; port 0: any",
+    address,
+    DATASERVER_LISTEN,
+  )
+  .option("--host <name>", "label of this machine: replicas of a block go to different ones", Deno.hostname())
+  .option("--mount <mountpoint>", "mount the file system here as well, with direct access to these volumes")
+  .option("-o <options>", "mount options, comma-separated", joinOptions)
+  .action(async (_options, self: Command) => {
+    mergeConfig(self);
+    const options = self.opts<
+      LogFlags & {
+        nameserver?: string;
+        volume?: readonly string[];
+        listen: string;
+        host: string;
+        mount?: string;
+        o?: string;
+      }
+    >();
+    const nameserver = need(options.nameserver, "--nameserver");
+    const volumes = need(options.volume, "--volume");
+    const { host, listen, mount } = options;
+    const { Assembly, checkMountOptions } = await import("./roles/singlenode/assembly.ts");
+    if (mount !== undefined) await usage(() => checkMountOptions(options.o ?? ""));
+    const log = logOf("mfs", options);
+    await serveUntilStopped(
+      "dataserver",
+      log,
+      (signal) =>
+        new Assembly(log, signal).startAll(async (assembly) => {
+          await assembly.startDataserver({ nameserver, volumes, listen, host });
+          if (mount !== undefined) {
+            const mounted = await assembly.startMount({
+              nameserver,
+              mountpoint: mount,
+              host,
+              options: options.o ?? "",
+            });
+            void mounted.ended.then(() =>
+              log.warn("unmounted; the dataserver goes on", { mountpoint: mount })
+            );
+          }
+          return assembly;
+        }),
+    );
+  });
+
+/** What `check` finds wrong is wrong usage. */
+async function usage(check: () => Promise<void>): Promise<void> {
+  try {
+    await check();
+  } catch (error) {
+    throw new UsageError(messageOf(error));
+  }
+}
+
+withLog(command(
+  "mount",
+  "Mounts the file system; returns once it is mounted and leaves a process in the background.",
+  "mfs mount 10.0.0.1:7400 /mnt/mfs -o noatime",
+))
+  .argument("<nameserver>", "HOST:PORT of the cluster's nameserver", address)
+  .argument("<mountpoint>", "an empty directory")
+  .option(
+    "-o <options>",
+    "comma-separated: ro, noatime, relatime, strictatime, nosuid, nodev, noexec, suid, dev, allow_other, soft, timeout=SECONDS",
+    joinOptions,
+  )
+  .option("--foreground", "stay in the foreground, log to stderr")
+  .option("--host <name>", "label of this machine: replicas on it are read first", Deno.hostname())
+  .action(async (nameserver: string, mountpoint: string, _options, self: Command) => {
+    const options = self.opts<LogFlags & { o?: string; foreground?: boolean; host: string }>();
+    const { Assembly, checkMountOptions } = await import("./roles/singlenode/assembly.ts");
+    await usage(() => checkMountOptions(options.o ?? ""));
+    if (options.foreground !== true) return await mountInBackground(mountpoint, options);
+    const log = logOf("mfs", options);
+    await serveUntilStopped("mount", log, async (signal) => {
+      const assembly = new Assembly(log, signal);
+      const { host, o = "" } = options;
+      const mounted = await assembly.startMount({ nameserver, mountpoint, host, options: o });
+      return { stop: () => assembly.stop(), ended: mounted.ended, failed: assembly.failed };
+    });
+  });
+
+async function mountInBackground(mountpoint: string, flags: LogFlags): Promise<void> {
+  const { startInBackground, stateDirectory } = await import("./roles/admin/self.ts");
+  const logFile = flags.logFile === undefined ? ["--log-file", `${stateDirectory()}/${MOUNT_LOG}`] : [];
+  const started = await startInBackground([...Deno.args, "--foreground", ...logFile]);
+  if (started.ready) {
+    printLine(`mounted on ${mountpoint} by process ${started.pid}`);
+    Deno.exit(0);
+  }
+  printLine(started.message, Deno.stderr);
+  Deno.exit(started.code);
+}
+
+command("umount", "Unmounts a MaggieFS mount of this machine.", "mfs umount /mnt/mfs")
+  .argument("<mountpoint>")
+  .option("--lazy", "take the mount away now, end it when its last user has gone")
+  .action(async (mountpoint: string, options: { lazy?: boolean }) => {
+    const { umount } = await import("./roles/admin/umount.ts");
+    await umount(mountpoint, { lazy: options.lazy === true });
+  });
+
+withLog(
+  command(
+    "singlenode",
+    "Runs a whole cluster on this machine and mounts it, until Ctrl-C.",
+    "mfs singlenode /tmp/mfs",
+  ),
+  "warn",
+)
+  .argument("[mountpoint]", "where to mount; made when missing; default: mnt under the directory")
+  .option("--dataservers <n>", "dataservers (default: 3, or what the directory has)", integer(1, 64))
+  .option(
+    "--volumes <n>",
+    "volumes of each dataserver (default: 1, or what the directory has)",
+    integer(1, 64),
+  )
+  .option("--replication <n>", "replicas of a new file", integer(1, 16), 2)
+  .option("--dir <dir>", "keep the cluster here; without it a temporary directory, removed at the end")
+  .option("--processes", "one process a role instead of one for all")
+  .option("--listen <host:port>", "where the nameserver listens (default: a free port on loopback)", address)
+  .option("-o <options>", "mount options, as of `mfs mount`", joinOptions)
+  .action(async (mountpoint: string | undefined, _options, self: Command) => {
+    const { o: mountOptions = "", replication, processes = false, ...options } = self.opts<
+      LogFlags & {
+        dataservers?: number;
+        volumes?: number;
+        replication: number;
+        dir?: string;
+        processes?: boolean;
+        listen?: string;
+        o?: string;
+      }
+    >();
+    const { checkMountOptions } = await import("./roles/singlenode/assembly.ts");
+    await usage(() => checkMountOptions(mountOptions));
+    const { describe, startSinglenode } = await import("./roles/singlenode/singlenode.ts");
+    const log = logOf("mfs", options);
+    const logFlags = ["--log-level", options.logLevel, ...options.logJson ? ["--log-json"] : []];
+    const place = mountpoint === undefined ? {} : { mountpoint };
+    await serveUntilStopped("singlenode", log, async (signal) => {
+      const settings = { ...options, ...place, replication, processes, mountOptions, logFlags, log, signal };
+      const singlenode = await startSinglenode(settings);
+      printLine(describe(singlenode, replication, programName()));
+      return singlenode;
+    });
+  });
+
+/** How the user called us, for hints. */
+function programName(): string {
+  return Deno.env.get("MFS_PROGRAM") ?? "mfs";
+}
+
+command(
+  "format",
+  "Makes the directory of a new cluster's nameserver.",
+  "mfs format --dir /var/lib/mfs/nameserver",
+)
+  .option("--dir <dir>", "directory to make (required)")
+  .option("--force", "destroy the cluster that the directory holds")
+  .option("--json", "answer as JSON")
+  .action(async (options: { dir?: string; force?: boolean; json?: boolean }) => {
+    const dir = need(options.dir, "--dir");
+    const { formatNameserver } = await import("./roles/nameserver/nameserver.ts");
+    const { clusterId } = await formatNameserver(dir, { force: options.force === true });
+    printLine(options.json ? JSON.stringify({ clusterId, dir }) : `formatted ${dir}: cluster ${clusterId}`);
+  });
+
+command(
+  "status",
+  "Shows dataservers, volumes, space, files and health.",
+  "mfs status --nameserver 10.0.0.1:7400",
+)
+  .option("--nameserver <host:port>", "the cluster's nameserver", address, NAMESERVER_LISTEN)
+  .option("--json", "answer as JSON")
+  .action(async (options: { nameserver: string; json?: boolean }) => {
+    const { fetchStatus, formatStatus } = await import("./roles/admin/status.ts");
+    const status = await fetchStatus(options.nameserver);
+    printLine(options.json ? JSON.stringify(status) : formatStatus(status));
+  });
+
+command("version", "Shows the version.", "mfs version --json")
+  .option("--json", "answer as JSON")
+  .action((options: { json?: boolean }) => {
+    const version = programVersion();
+    const text = `mfs ${version.mfs} (Deno ${version.deno}, ${version.os} ${version.arch})`;
+    printLine(options.json ? JSON.stringify(version) : text);
+  });
+
+/** The command that the arguments name, for messages. */
+function commandName(): string {
+  const [first] = Deno.args;
+  return program.commands.some((candidate) => candidate.name() === first) ? first! : "usage";
+}
+
+async function main(): Promise<never> {
+  const what = commandName();
+  exitOnUncaughtErrors(what);
+  try {
+    await program.parseAsync(Deno.args, { from: "user" });
+  } catch (error) {
+    if (!(error instanceof CommanderError)) exitWith(what, error);
+    if (error.exitCode === 0) Deno.exit(0);
+    if (error.code === "commander.help") {
+      printLine(program.helpInformation().trimEnd(), Deno.stderr);
+      Deno.exit(EXIT_USAGE);
+    }
+    const hint = what === "usage" ? "mfs --help" : `mfs ${what} --help`;
+    exitWith(what, new UsageError(`${messageOf(error).replace(/^error: /, "")} (see ${hint})`));
+  }
+  Deno.exit(0);
+}
+
+await main();

@@ -1,0 +1,80 @@
+/**
+ * Starting this program again as another process: a child of a supervisor, which lives no longer than it, or a
+ * process in the background, which outlives the command that started it.
+ */
+
+import { messageOf } from "./process.ts";
+
+export interface SelfCommand {
+  readonly program: string;
+  readonly env: Readonly<Record<string, string>>;
+}
+
+/** How this program is run: the compiled executable, or from source the script beside main.ts. */
+export function selfCommand(): SelfCommand {
+  if (Deno.build.standalone) return { program: Deno.execPath(), env: {} };
+  const script = decodeURIComponent(new URL("../../scripts/mfs", import.meta.url).pathname);
+  return { program: script, env: { DENO: Deno.execPath() } };
+}
+
+/** What became of a process that was to say `ready`. */
+export type Started =
+  | { readonly ready: true; readonly pid: number }
+  | { readonly ready: false; readonly code: number; readonly message: string };
+
+/**
+ * Runs this program in a session of its own and waits until it says `ready` or ends. Afterwards nothing ties it
+ * to this process.
+ */
+export async function startInBackground(args: readonly string[]): Promise<Started> {
+  const { program, env } = selfCommand();
+  const child = new Deno.Command(program, {
+    args: [...args],
+    env: { ...env },
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+    detached: true,
+  }).spawn();
+  child.unref();
+  const stderr = collect(child.stderr);
+  for await (const line of lines(child.stdout)) {
+    if (line === "ready") return { ready: true, pid: child.pid };
+  }
+  const { code } = await child.status;
+  const said = (await stderr).trim().split("\n");
+  const message = said.findLast((line) => line.startsWith("mfs: ")) ?? said.at(-1) ?? "";
+  return { ready: false, code: code === 0 ? 1 : code, message };
+}
+
+/** Where this user's programs keep logs: made when missing. Throws when it cannot be. */
+export function stateDirectory(): string {
+  const home = Deno.env.get("HOME") ?? "/tmp";
+  const dir = Deno.uid() === 0 ? "/var/log" : Deno.env.get("XDG_STATE_HOME") ?? `${home}/.local/state`;
+  Deno.mkdirSync(dir, { recursive: true });
+  return dir;
+}
+
+async function collect(stream: ReadableStream<Uint8Array>): Promise<string> {
+  let text = "";
+  try {
+    for await (const chunk of stream.pipeThrough(new TextDecoderStream())) {
+      text = (text + chunk).slice(-64 * 1024);
+    }
+  } catch (error) {
+    text += messageOf(error);
+  }
+  return text;
+}
+
+/** The lines of a byte stream, without their ends; a line over 64 KiB is cut. */
+export async function* lines(stream: ReadableStream<Uint8Array>): AsyncGenerator<string> {
+  let rest = "";
+  for await (const chunk of stream.pipeThrough(new TextDecoderStream())) {
+    rest += chunk;
+    const whole = rest.split("\n");
+    rest = whole.pop()!.slice(-64 * 1024);
+    yield* whole;
+  }
+  if (rest !== "") yield rest;
+}

@@ -1,0 +1,105 @@
+/** `mfs status`: asks the nameserver how the cluster is, and shows it as a page for people or as JSON. */
+
+import { type Dialer, tcpDialer } from "../../wire/dialer.ts";
+import { helloOf } from "../../wire/hello.ts";
+import { type DataserverStatus, NAMESERVER, type StatusReply } from "../../wire/messages/nameserver.ts";
+import { createClient } from "../../wire/service.ts";
+
+const STATUS_TIMEOUT_MS = 10_000;
+
+/** Errors: as Dialer.dial, and ETIMEDOUT. */
+export async function fetchStatus(nameserver: string, dialer: Dialer = tcpDialer): Promise<StatusReply> {
+  const { channel } = await dialer.dial(nameserver, {
+    hello: helloOf("admin", "", `status on ${Deno.hostname()}`),
+    expectRole: "nameserver",
+  });
+  try {
+    const client = createClient(NAMESERVER, (op, request, options) => channel.call(op, request, options));
+    return await client.status({}, { timeoutMs: STATUS_TIMEOUT_MS });
+  } finally {
+    channel.close();
+  }
+}
+
+/** The page for people. */
+export function formatStatus(status: StatusReply): string {
+  const volumes = status.dataservers.flatMap((server) => server.volumes);
+  const total = sum(volumes.map((volume) => volume.totalBytes));
+  const free = sum(volumes.map((volume) => volume.freeBytes));
+  const used = sum(volumes.map((volume) => volume.usedBytes));
+  const alive = status.dataservers.filter((server) => server.alive).length;
+  const facts: [string, string][] = [
+    ["cluster", status.clusterId],
+    [
+      "nameserver",
+      `${status.version}, up ${duration(status.startedSecondsAgo)}, ${size(status.residentBytes)} resident`,
+    ],
+    ["dataservers", `${alive} of ${status.dataservers.length} alive, ${volumes.length} volumes`],
+    ["space", `${size(used)} in blocks, ${size(free)} free of ${size(total)}`],
+    ["files", `${status.inodes} inodes, ${status.blocks} blocks, ${status.replicas} replicas`],
+    ["health", health(status)],
+    ["clients", `${status.sessions} sessions, ${status.leases} leases`],
+  ];
+  const lines = facts.map(([name, value]) => `${name.padEnd(12)} ${value}`);
+  if (status.dataservers.length > 0) lines.push("", ...table(status.dataservers));
+  return lines.join("\n");
+}
+
+function health(status: StatusReply): string {
+  const problems: string[] = [];
+  if (status.missing > 0) problems.push(`${status.missing} blocks missing`);
+  if (status.underReplicated > 0) problems.push(`${status.underReplicated} blocks under-replicated`);
+  if (status.pendingDeletions > 0) problems.push(`${status.pendingDeletions} deletions pending`);
+  return problems.length === 0 ? "good: 0 under-replicated, 0 missing" : problems.join(", ");
+}
+
+function table(servers: readonly DataserverStatus[]): string[] {
+  const rows: string[][] = [["NODE", "HOST", "ADDRESS", "STATE", "VOLUME", "BLOCKS", "USED", "FREE", "PATH"]];
+  for (const server of servers) {
+    const seen = Math.round(server.lastHeartbeatSeconds);
+    const node = [
+      String(server.node),
+      server.host,
+      server.address,
+      server.alive ? "alive" : `silent for ${duration(seen)}`,
+    ];
+    if (server.volumes.length === 0) rows.push([...node, "-", "-", "-", "-", "-"]);
+    server.volumes.forEach((volume, i) =>
+      rows.push([
+        ...(i === 0 ? node : ["", "", "", ""]),
+        String(volume.volume),
+        String(volume.blocks),
+        size(volume.usedBytes),
+        size(volume.freeBytes),
+        volume.failed === undefined ? volume.path : `${volume.path} (failed: ${volume.failed})`,
+      ])
+    );
+  }
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  return rows.map((row) => row.map((cell, i) => cell.padEnd(widths[i]!)).join("  ").trimEnd());
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((a, b) => a + b, 0);
+}
+
+const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+
+/** Bytes with three digits and a unit. */
+export function size(bytes: number): string {
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1024 && unit < UNITS.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${UNITS[unit]}`;
+}
+
+function duration(seconds: number): string {
+  if (!Number.isFinite(seconds)) return "ever";
+  if (seconds < 120) return `${Math.round(seconds)} s`;
+  if (seconds < 7200) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 172_800) return `${Math.round(seconds / 3600)} h`;
+  return `${Math.round(seconds / 86_400)} days`;
+}

@@ -1,0 +1,42 @@
+/**
+ * The full block report of one volume: every replica with its generation, in pages that cover all block ids
+ * without a gap, and what the nameserver's answer asks for.
+ * Invariant: a page is read and sent at once, so that it is as old as its way to the nameserver.
+ */
+
+import type { BlockId, VolumeId } from "../../wire/ids.ts";
+import type { BlockReportReply, BlockReportRequest } from "../../wire/messages/dataserver.ts";
+import type { Volume } from "./volume.ts";
+
+export const REPORT_PAGE = 5_000;
+
+export interface ReportActions {
+  send(page: BlockReportRequest): Promise<BlockReportReply>;
+  /** The nameserver has no use for these replicas. */
+  onStale(blocks: readonly BlockId[]): void;
+  /** The nameserver does not know these blocks. */
+  onUnknown(blocks: readonly BlockId[]): Promise<void>;
+}
+
+/** Reports `volume`; rejects when a page could not be sent. Gives the number of replicas. */
+export async function reportBlocks(
+  volume: Volume,
+  id: VolumeId,
+  actions: ReportActions,
+  signal: AbortSignal,
+): Promise<number> {
+  let count = 0;
+  for (let from = 0; !signal.aborted;) {
+    const page = await volume.records.page(from, REPORT_PAGE);
+    const isLast = page.length < REPORT_PAGE;
+    const to = isLast ? Number.MAX_SAFE_INTEGER : page[page.length - 1]!.block + 1;
+    const replicas = page.map(({ block, record }) => ({ block, generation: record.generation }));
+    const reply = await actions.send({ volume: id, from, to, replicas });
+    count += replicas.length;
+    if (reply.stale.length > 0) actions.onStale(reply.stale);
+    if (reply.unknown.length > 0) await actions.onUnknown(reply.unknown);
+    if (isLast) break;
+    from = to;
+  }
+  return count;
+}

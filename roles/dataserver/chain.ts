@@ -1,0 +1,49 @@
+/**
+ * The replication chain: hands an operation on to the next dataservers while the own disk works on it, and
+ * collects who did not take it.
+ * When the next one fails, the rest of the chain is asked from here, so that one dead machine costs one replica.
+ * Sound because a caller issues no operation that overlaps one in flight, and a failed replica is fenced by a new
+ * generation before the caller goes on: a late copy that the failed one still forwards is the same bytes or stale.
+ */
+
+import { asFsError } from "../../wire/errno.ts";
+import type { ChainReply, ChainTarget, DATASERVER } from "../../wire/messages/dataserver.ts";
+import type { CallOptions, Client } from "../../wire/service.ts";
+import type { ChannelPool } from "./channel_pool.ts";
+
+/** For one dataserver's part; a call waits for as many of these as the chain has steps. */
+const STEP_TIMEOUT_MS = 3000;
+export const CHAIN_MAX = 16;
+
+export type Failures = ChainReply["failed"];
+
+/** Sends one operation to `target`, which hands it on to `rest`. */
+export type Step = (
+  client: Client<typeof DATASERVER>,
+  target: ChainTarget,
+  rest: readonly ChainTarget[],
+  options: CallOptions,
+) => Promise<ChainReply>;
+
+/** Runs `step` on the chain. Never rejects: failures are the result. */
+export async function forward(
+  pool: ChannelPool,
+  chain: readonly ChainTarget[],
+  step: Step,
+): Promise<Failures> {
+  const failed: Failures[number][] = [];
+  for (let i = 0; i < chain.length; i++) {
+    const target = chain[i]!;
+    const rest = chain.slice(i + 1);
+    const timeoutMs = STEP_TIMEOUT_MS * (rest.length + 1);
+    try {
+      const reply = await pool.use(target.address, (client) => step(client, target, rest, { timeoutMs }));
+      failed.push(...reply.failed);
+      break;
+    } catch (error) {
+      const { errno, message } = asFsError(error, "forward");
+      failed.push({ volume: target.volume, errno, message });
+    }
+  }
+  return failed;
+}

@@ -1,0 +1,146 @@
+/**
+ * What is known of each 64 KiB chunk of an open replica: its crc32, whether that crc still has to be computed
+ * (dirty) and whether the chunk was seen to match it since the replica was opened (verified).
+ * Owns: the replica's length. Does no I/O.
+ * Invariant: a chunk that is not dirty has the crc of its bytes up to the replica's end, holes counted as zeros.
+ */
+
+import { crc32 } from "node:zlib";
+
+export const CHUNK_BYTES = 64 * 1024;
+export const CRC_BYTES = 4;
+
+const VERIFIED = 1;
+const DIRTY = 2;
+const ZERO_CHUNK_CRC = crc32(new Uint8Array(CHUNK_BYTES));
+
+export function chunkCount(length: number): number {
+  return Math.ceil(length / CHUNK_BYTES);
+}
+
+export class ChunkTable {
+  #length = 0;
+  #crcs = new Uint32Array(1);
+  #flags = new Uint8Array(1);
+
+  /** The replica's length in bytes. */
+  get length(): number {
+    return this.#length;
+  }
+
+  get count(): number {
+    return chunkCount(this.#length);
+  }
+
+  /** Of a replica whose crcs were stored (`stored` is the side file), none of them verified yet. */
+  static fromStored(length: number, stored: Uint8Array): ChunkTable {
+    const table = new ChunkTable();
+    table.#reserve(chunkCount(length));
+    table.#length = length;
+    const view = new DataView(stored.buffer, stored.byteOffset, stored.byteLength);
+    for (let i = 0; i < table.count; i++) table.#crcs[i] = view.getUint32(i * CRC_BYTES, true);
+    return table;
+  }
+
+  /** Of a replica whose bytes are all there is to go by: every crc is to be computed. */
+  static allDirty(length: number): ChunkTable {
+    const table = new ChunkTable();
+    table.#reserve(chunkCount(length));
+    table.#length = length;
+    table.#flags.fill(DIRTY);
+    return table;
+  }
+
+  /** The side file's content. No chunk may be dirty. */
+  toStored(): Uint8Array<ArrayBuffer> {
+    const bytes = new Uint8Array(this.count * CRC_BYTES);
+    const view = new DataView(bytes.buffer);
+    for (let i = 0; i < this.count; i++) view.setUint32(i * CRC_BYTES, this.#crcs[i]!, true);
+    return bytes;
+  }
+
+  /** Bytes of chunk `index` that exist. */
+  bytesOf(index: number): number {
+    return Math.min(CHUNK_BYTES, this.#length - index * CHUNK_BYTES);
+  }
+
+  isDirty(index: number): boolean {
+    return (this.#flags[index]! & DIRTY) !== 0;
+  }
+
+  /** Neither dirty nor verified: its bytes must be compared with its crc before they are believed. */
+  isUnproven(index: number): boolean {
+    return this.#flags[index] === 0;
+  }
+
+  allVerified(first: number, last: number): boolean {
+    for (let i = first; i <= last; i++) {
+      if (this.#flags[i] !== VERIFIED) return false;
+    }
+    return true;
+  }
+
+  /** The first dirty chunk at or after `from`, or -1. */
+  nextDirty(from: number): number {
+    for (let i = from; i < this.count; i++) {
+      if (this.isDirty(i)) return i;
+    }
+    return -1;
+  }
+
+  /** Compares chunk `index` with its crc; a match is remembered. */
+  verify(index: number, bytes: Uint8Array): boolean {
+    if (crc32(bytes) !== this.#crcs[index]) return false;
+    this.#flags[index] = VERIFIED;
+    return true;
+  }
+
+  /** Chunk `index` holds these bytes, and nobody is writing to it. */
+  setClean(index: number, bytes: Uint8Array): void {
+    this.#crcs[index] = crc32(bytes);
+    this.#flags[index] = VERIFIED;
+  }
+
+  /** A write of [offset, end) is about to start: what it touches is dirty, and the replica reaches `end`. */
+  beginWrite(offset: number, end: number): void {
+    if (end > this.#length) {
+      const before = this.count;
+      // The old end grows by zeros, whether this write touches it or not.
+      if (this.#length % CHUNK_BYTES !== 0) this.#flags[before - 1] = DIRTY;
+      const after = chunkCount(end);
+      this.#reserve(after);
+      this.#crcs.fill(ZERO_CHUNK_CRC, before, after);
+      this.#flags.fill(VERIFIED, before, after);
+      this.#length = end;
+    }
+    this.#flags.fill(DIRTY, Math.floor(offset / CHUNK_BYTES), chunkCount(end));
+  }
+
+  /** That write has succeeded: chunks that it covers whole are clean. */
+  completeWrite(offset: number, bytes: Uint8Array): void {
+    const end = offset + bytes.length;
+    for (let i = chunkCount(offset); i < chunkCount(end); i++) {
+      const start = i * CHUNK_BYTES;
+      const chunkEnd = Math.min(start + CHUNK_BYTES, this.#length);
+      if (end < chunkEnd) break;
+      this.setClean(i, bytes.subarray(start - offset, chunkEnd - offset));
+    }
+  }
+
+  /** Forgets everything at and past `length`, which is below the present length. */
+  cut(length: number): void {
+    this.#length = length;
+    if (length % CHUNK_BYTES !== 0) this.#flags[this.count - 1] = DIRTY;
+  }
+
+  #reserve(count: number): void {
+    if (count <= this.#crcs.length) return;
+    const capacity = Math.max(count, this.#crcs.length * 2);
+    const crcs = new Uint32Array(capacity);
+    crcs.set(this.#crcs);
+    this.#crcs = crcs;
+    const flags = new Uint8Array(capacity);
+    flags.set(this.#flags);
+    this.#flags = flags;
+  }
+}

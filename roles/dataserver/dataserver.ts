@@ -1,0 +1,290 @@
+/**
+ * A dataserver: opens its volumes, serves their replicas, and keeps itself known to the nameserver.
+ * This file only puts the parts together and takes them apart again in order.
+ * Invariant: it listens before it registers, and registers before it is announced as ready.
+ */
+
+import { type Clock, systemClock } from "../../base/clock.ts";
+import type { Logger } from "../../base/log.ts";
+import { type Random, systemRandom } from "../../base/random.ts";
+import { parseAddress } from "../../wire/client.ts";
+import type { Dialer, LocalServer, ProcessDialer } from "../../wire/dialer.ts";
+import { FsError } from "../../wire/errno.ts";
+import type { BlockId, NodeId, VolumeId } from "../../wire/ids.ts";
+import { DATASERVER_PUSHES } from "../../wire/messages/dataserver.ts";
+import { type RunningServer, serve } from "../../wire/server.ts";
+import { createPushHandler, type PushHandler } from "../../wire/service.ts";
+import { reportBlocks } from "./block_report.ts";
+import { blockHandlers } from "./block_service.ts";
+import { ChannelPool } from "./channel_pool.ts";
+import { Deletions } from "./deletions.ts";
+import { NameserverLink, type Registry } from "./nameserver_link.ts";
+import { keepTidy } from "./open_volume.ts";
+import { VolumeSet } from "./volume_set.ts";
+
+export interface DataserverOptions {
+  /** HOST:PORT. */
+  readonly nameserver: string;
+  /** Directories, one a disk. */
+  readonly volumes: readonly string[];
+  /** HOST:PORT to listen on; port 0 takes any. Default 127.0.0.1:0. */
+  readonly listen?: string;
+  /** The host's label, for placement. Also the name at which peers reach us when we listen on all addresses. */
+  readonly host: string;
+  readonly log: Logger;
+  readonly dialer: Dialer;
+  /** Replaces the interval that the nameserver asks for. */
+  readonly heartbeatMs?: number;
+  /** The dataserver announces itself there under its address, for direct calls inside this process. */
+  readonly processDialer?: ProcessDialer;
+  /** How long files that nobody claims are kept. Default one hour. */
+  readonly trashRetentionMs?: number;
+  /** A replica without writes for so long is finalized. Default 2 s. */
+  readonly finalizeIdleMs?: number;
+  /** Open replicas a volume. Default 256. */
+  readonly openReplicasMax?: number;
+  /** Gives up a start that still waits for its nameserver. */
+  readonly signal?: AbortSignal;
+  readonly clock?: Clock;
+  readonly random?: Random;
+}
+
+export interface Dataserver extends AsyncDisposable {
+  /** HOST:PORT at which peers reach it. */
+  readonly address: string;
+  readonly node: NodeId;
+  readonly clusterId: string;
+  readonly volumes: readonly { readonly volume: VolumeId; readonly path: string }[];
+  readonly localServer: LocalServer;
+  /** Finalizes replicas and closes everything, within STOP_MS. What was acknowledged is kept in any case. */
+  stop(): Promise<void>;
+}
+
+const TRASH_RETENTION_MS_DEFAULT = 60 * 60_000;
+const FINALIZE_IDLE_MS_DEFAULT = 2_000;
+const OPEN_REPLICAS_DEFAULT = 256;
+const FINALIZE_AT_STOP_MS = 3_500;
+const CLOSE_AT_STOP_MS = 1_000;
+const OK = { ok: true } as const;
+
+/**
+ * Starts a dataserver; resolves when it is registered. A nameserver that is not up yet is waited for; errors are
+ * FsError: EINVAL, EBUSY, ENOTEMPTY and others for volumes, EADDRINUSE, EPROTO for a foreign cluster, EINTR when
+ * `signal` aborts.
+ */
+export async function startDataserver(options: DataserverOptions): Promise<Dataserver> {
+  const server = await RunningDataserver.open(options);
+  try {
+    await server.run();
+    return server;
+  } catch (error) {
+    await server.stop();
+    throw error;
+  }
+}
+
+class RunningDataserver implements Dataserver {
+  readonly address: string;
+  readonly localServer: LocalServer;
+  readonly #options: DataserverOptions;
+  readonly #clock: Clock;
+  readonly #volumes: VolumeSet;
+  readonly #server: RunningServer;
+  readonly #pool: ChannelPool;
+  readonly #link: NameserverLink;
+  readonly #deletions: Deletions;
+  readonly #abort = new AbortController();
+  readonly #background: Promise<void>[] = [];
+  #stopping: Promise<void> | null = null;
+
+  static async open(options: DataserverOptions): Promise<RunningDataserver> {
+    const volumes = await VolumeSet.open(options.volumes, {
+      trashRetentionMs: options.trashRetentionMs ?? TRASH_RETENTION_MS_DEFAULT,
+      finalizeIdleMs: options.finalizeIdleMs ?? FINALIZE_IDLE_MS_DEFAULT,
+      openReplicasMax: options.openReplicasMax ?? OPEN_REPLICAS_DEFAULT,
+      clock: options.clock ?? systemClock,
+      log: options.log,
+    });
+    try {
+      return new RunningDataserver(options, volumes);
+    } catch (error) {
+      for (const { volume } of volumes.all) await volume.close();
+      throw error;
+    }
+  }
+
+  private constructor(options: DataserverOptions, volumes: VolumeSet) {
+    const clock = options.clock ?? systemClock;
+    this.#options = options;
+    this.#clock = clock;
+    this.#volumes = volumes;
+    const clusterId = () => volumes.clusterId;
+    const { log, dialer } = options;
+    this.#pool = new ChannelPool(dialer, clusterId, `dataserver ${options.host}`, clock);
+    const handlers = blockHandlers((id) => volumes.find(id), this.#pool);
+    this.localServer = { role: "dataserver", clusterId, handlers };
+    this.#server = serve(options.listen ?? "127.0.0.1:0", { ...this.localServer, log });
+    this.address = reachableAddress(this.#server.address, options.host);
+    this.#deletions = new Deletions(async (volume, blocks) => {
+      const registry = this.#link.registry;
+      if (registry === null) throw new FsError("ENOTCONN", "not registered");
+      await registry.blocksDeleted({ volume, blocks });
+    }, log);
+    this.#link = new NameserverLink({
+      nameserver: options.nameserver,
+      dialer,
+      description: `dataserver ${options.host} ${this.address}`,
+      clock,
+      random: options.random ?? systemRandom,
+      log,
+      ...(options.heartbeatMs === undefined ? {} : { heartbeatMs: options.heartbeatMs }),
+    }, {
+      clusterId,
+      checkCluster: (id) => volumes.checkCluster(id, options.nameserver),
+      onPush: this.#pushHandler(),
+      registration: () => ({
+        ...(volumes.node === undefined ? {} : { node: volumes.node }),
+        label: volumes.nodeLabel,
+        host: options.host,
+        address: this.address,
+        volumes: volumes.registrations(),
+      }),
+      registered: (id, reply) => volumes.assign(id, reply),
+      report: (registry, signal) => this.#report(registry, signal),
+      stats: () => volumes.stats(),
+    });
+  }
+
+  get node(): NodeId {
+    return this.#volumes.node!;
+  }
+
+  get clusterId(): string {
+    return this.#volumes.clusterId;
+  }
+
+  get volumes(): readonly { readonly volume: VolumeId; readonly path: string }[] {
+    return this.#volumes.all.map(({ volume }) => ({ volume: volume.id, path: volume.path }));
+  }
+
+  /** Starts what runs in the background; resolves when registered. */
+  async run(): Promise<void> {
+    const { signal } = this.#abort;
+    const { processDialer, trashRetentionMs = TRASH_RETENTION_MS_DEFAULT, log } = this.#options;
+    for (const { volume, keeper } of this.#volumes.all) {
+      volume.onCorrupt = (block, message) => this.#reportCorrupt(volume.id, block, message);
+      this.#background.push(keeper.run(signal));
+    }
+    await new Promise<void>((resolve, reject) => {
+      const giveUp = () => reject(new FsError("EINTR", "the start was given up", { op: "register" }));
+      if (this.#options.signal?.aborted) return giveUp();
+      this.#options.signal?.addEventListener("abort", giveUp, { once: true });
+      const linked = this.#link.run(() => {
+        log.info("registered", { node: this.node, address: this.address, cluster: this.clusterId });
+        resolve();
+      }, signal).catch(reject);
+      this.#background.push(linked);
+    });
+    // Only now: a directory of a foreign cluster must be left as it was found.
+    for (const { volume } of this.#volumes.all) {
+      this.#background.push(keepTidy(volume, trashRetentionMs, this.#clock, signal));
+    }
+    processDialer?.announce(this.address, this.localServer);
+  }
+
+  stop(): Promise<void> {
+    return this.#stopping ??= this.#stop();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.stop();
+  }
+
+  async #stop(): Promise<void> {
+    const { log, processDialer } = this.#options;
+    if (processDialer?.isLocal(this.address)) processDialer.withdraw(this.address);
+    for (const { volume } of this.#volumes.all) volume.stopAccepting();
+    this.#abort.abort();
+    await this.#server.close();
+    this.#pool.close();
+    await Promise.all(this.#volumes.all.map(async ({ volume, keeper }) => {
+      try {
+        if (volume.failed === undefined) await this.#within(FINALIZE_AT_STOP_MS, keeper.finalizeAll());
+      } catch (error) {
+        log.warn("replicas are left to be recovered at the next start", { path: volume.path, error });
+      }
+    }));
+    try {
+      await this.#within(CLOSE_AT_STOP_MS, this.#close());
+    } catch (error) {
+      log.warn("stopped with work in progress", { error });
+    }
+    log.info("stopped", { address: this.address });
+  }
+
+  async #close(): Promise<void> {
+    // The volumes last: the others still use their databases.
+    await Promise.all([this.#deletions.stop(), ...this.#background]);
+    await Promise.all(this.#volumes.all.map(({ volume }) => volume.close()));
+  }
+
+  async #within(ms: number, work: Promise<unknown>): Promise<void> {
+    const waited = new AbortController();
+    const late = this.#clock.sleep(ms, waited.signal).then(() => {
+      if (!waited.signal.aborted) throw new FsError("ETIMEDOUT", `not done within ${ms} ms`, { op: "stop" });
+    });
+    try {
+      await Promise.race([work, late]);
+    } finally {
+      waited.abort();
+    }
+  }
+
+  #pushHandler(): PushHandler {
+    return createPushHandler(DATASERVER_PUSHES, {
+      deleteBlocks: ({ volume, blocks }) => {
+        this.#deletions.add(this.#volumes.find(volume), blocks, { report: true });
+        return OK;
+      },
+      setGeneration: async ({ volume, block, from, to }) => ({
+        length: await this.#volumes.find(volume).setGeneration(block, from, to),
+      }),
+    });
+  }
+
+  async #report(registry: Registry, signal: AbortSignal): Promise<void> {
+    try {
+      for (const { volume } of this.#volumes.all) {
+        const replicas = await reportBlocks(volume, volume.id, {
+          send: (page) => registry.blockReport(page),
+          onStale: (blocks) => this.#deletions.add(volume, blocks, { report: false }),
+          onUnknown: async (blocks) => {
+            for (const block of blocks) await volume.keepAside(block);
+          },
+        }, signal);
+        this.#options.log.info("blocks reported", { volume: volume.id, replicas });
+        for (const [block, message] of volume.corruptReplicas) {
+          if (signal.aborted) return;
+          await registry.replicaCorrupt({ volume: volume.id, block, message });
+        }
+      }
+      await this.#deletions.resend();
+    } catch (error) {
+      // With the connection, the report is done again after the next registration.
+      if (!signal.aborted) this.#options.log.warn("block report failed", { error });
+    }
+  }
+
+  #reportCorrupt(volume: VolumeId, block: BlockId, message: string): void {
+    // Without a registration it is told with the next block report.
+    this.#link.registry?.replicaCorrupt({ volume, block, message }).catch((error) =>
+      this.#options.log.debug("corrupt replica not reported", { block, error })
+    );
+  }
+}
+
+/** An address that listens everywhere is no address to go to: the host's label takes its place. */
+function reachableAddress(bound: string, host: string): string {
+  const { hostname, port } = parseAddress(bound);
+  return hostname === "0.0.0.0" || hostname === "::" ? `${host}:${port}` : bound;
+}

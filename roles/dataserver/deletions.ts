@@ -1,0 +1,91 @@
+/**
+ * Deletes replicas in the background, in the order asked, and reports those that are gone to the nameserver.
+ * Invariant: bounded; past PENDING_MAX a push is refused and the nameserver asks again. A report that could not
+ * be sent is kept (up to the same bound) and sent after the next registration.
+ */
+
+import type { Logger } from "../../base/log.ts";
+import { FsError } from "../../wire/errno.ts";
+import type { BlockId, VolumeId } from "../../wire/ids.ts";
+import type { Volume } from "./volume.ts";
+
+const PENDING_MAX = 200_000;
+const BATCH = 500;
+const PARALLEL = 8;
+
+interface Work {
+  readonly volume: Volume;
+  /** Tell the nameserver when it is done. */
+  readonly report: boolean;
+  readonly blocks: readonly BlockId[];
+}
+
+export type ReportDeleted = (volume: VolumeId, blocks: readonly BlockId[]) => Promise<void>;
+
+export class Deletions {
+  readonly #report: ReportDeleted;
+  readonly #log: Logger;
+  #queue: Work[] = [];
+  #pending = 0;
+  #unreported: { readonly volume: VolumeId; readonly blocks: readonly BlockId[] }[] = [];
+  #running: Promise<void> | null = null;
+  #stopped = false;
+
+  constructor(report: ReportDeleted, log: Logger) {
+    this.#report = report;
+    this.#log = log;
+  }
+
+  add(volume: Volume, blocks: readonly BlockId[], options: { readonly report: boolean }): void {
+    if (this.#pending + blocks.length > PENDING_MAX) {
+      throw new FsError("EBUSY", `${this.#pending} deletions are pending: ask again`, { op: "deleteBlocks" });
+    }
+    this.#pending += blocks.length;
+    for (let i = 0; i < blocks.length; i += BATCH) {
+      this.#queue.push({ volume, report: options.report, blocks: blocks.slice(i, i + BATCH) });
+    }
+    this.#running ??= this.#run().finally(() => this.#running = null);
+  }
+
+  /** Sends what an earlier connection did not take. Never rejects. */
+  async resend(): Promise<void> {
+    const old = this.#unreported;
+    this.#unreported = [];
+    for (const { volume, blocks } of old) await this.#tell(volume, blocks);
+  }
+
+  /** Ends after the batch in progress; the nameserver asks for the rest again. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    for (let work = this.#queue.shift(); work !== undefined && !this.#stopped; work = this.#queue.shift()) {
+      const gone: BlockId[] = [];
+      for (let i = 0; i < work.blocks.length; i += PARALLEL) {
+        await Promise.all(
+          work.blocks.slice(i, i + PARALLEL).map(async (block) => {
+            try {
+              await work!.volume.delete(block);
+              gone.push(block);
+            } catch (error) {
+              this.#log.warn("replica not deleted", { block, error });
+            }
+          }),
+        );
+      }
+      this.#pending -= work.blocks.length;
+      if (work.report && gone.length > 0) await this.#tell(work.volume.id, gone);
+    }
+  }
+
+  async #tell(volume: VolumeId, blocks: readonly BlockId[]): Promise<void> {
+    try {
+      await this.#report(volume, blocks);
+    } catch (error) {
+      this.#log.debug("deletions not reported", { volume, error });
+      if (this.#unreported.length < PENDING_MAX / BATCH) this.#unreported.push({ volume, blocks });
+    }
+  }
+}

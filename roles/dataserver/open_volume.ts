@@ -1,0 +1,115 @@
+/**
+ * Opens a volume: recognises the directory, locks and opens its database, counts its replicas; and looks in the
+ * background for block files that no record speaks of.
+ */
+
+import type { Clock } from "../../base/clock.ts";
+import type { Logger } from "../../base/log.ts";
+import { FsError } from "../../wire/errno.ts";
+import { asBlockId } from "../../wire/ids.ts";
+import { Keeper } from "./keeper.ts";
+import { ReplicaRecords } from "./replica_records.ts";
+import { Space } from "./space.ts";
+import { Trash } from "./trash.ts";
+import { Volume } from "./volume.ts";
+import { bucketNames, bucketOf, openVolumeDirectory, VolumeUnavailable } from "./volume_directory.ts";
+
+export interface OpenVolumeOptions {
+  /** For a volume that is made now. */
+  readonly nodeLabel: string;
+  readonly trashRetentionMs: number;
+  readonly finalizeIdleMs: number;
+  readonly openReplicasMax: number;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+export interface OpenVolume {
+  readonly volume: Volume;
+  readonly keeper: Keeper;
+}
+
+const BLOCK_FILE = /^(\d{1,16})\.(blk|crc)$/;
+const PURGE_MS_MAX = 10 * 60_000;
+
+/** Opens the volume at `path`; throws VolumeUnavailable when only this disk is missing, else a fatal FsError. */
+export async function openVolume(path: string, options: OpenVolumeOptions): Promise<OpenVolume> {
+  const { clock, log } = options;
+  const identity = await openVolumeDirectory(path, options.nodeLabel);
+  const records = await openRecords(path, identity.label);
+  try {
+    const trash = new Trash(path, options.trashRetentionMs, log);
+    const volume = new Volume({
+      path,
+      identity,
+      records,
+      trash,
+      space: new Space(path, clock),
+      clock,
+      log,
+    });
+    await volume.count();
+    const keeper = new Keeper(volume, {
+      clock,
+      finalizeIdleMs: options.finalizeIdleMs,
+      openMax: options.openReplicasMax,
+    });
+    await keeper.load();
+    if (keeper.leftCount > 0) {
+      log.info("recovering replicas that were being written", { path, replicas: keeper.leftCount });
+    }
+    return { volume, keeper };
+  } catch (error) {
+    await records.close();
+    throw error;
+  }
+}
+
+async function openRecords(path: string, label: string): Promise<ReplicaRecords> {
+  try {
+    return await ReplicaRecords.open(`${path}/meta`, label);
+  } catch (error) {
+    if (!(error instanceof FsError)) throw error;
+    const message = `volume ${path}: ${error.message}`;
+    throw error.errno === "EIO"
+      ? new VolumeUnavailable("EIO", message, { cause: error })
+      : new FsError(error.errno, message, { cause: error });
+  }
+}
+
+/** Keeps strays aside once, then purges the trash from time to time, until `signal` aborts. Never rejects. */
+export async function keepTidy(
+  volume: Volume,
+  retentionMs: number,
+  clock: Clock,
+  signal: AbortSignal,
+): Promise<void> {
+  try {
+    await findStrays(volume, signal);
+  } catch (error) {
+    volume.log.warn("looking for stray block files failed", { path: volume.path, error });
+  }
+  while (!signal.aborted) {
+    try {
+      await volume.trash.purge();
+    } catch (error) {
+      volume.log.warn("purging the trash failed", { path: volume.path, error });
+    }
+    await clock.sleep(Math.max(100, Math.min(PURGE_MS_MAX, retentionMs / 4)), signal);
+  }
+}
+
+/** Block files without a record go to trash/: a crash in the middle of a deletion leaves such, or a lost database. */
+async function findStrays(volume: Volume, signal: AbortSignal): Promise<void> {
+  for (const bucket of bucketNames()) {
+    const names: string[] = [];
+    for await (const entry of Deno.readDir(`${volume.path}/${bucket}`)) names.push(entry.name);
+    for (const name of names) {
+      if (signal.aborted) return;
+      const block = Number(BLOCK_FILE.exec(name)?.[1] ?? NaN);
+      if (!Number.isSafeInteger(block) || bucketOf(block) !== bucket) continue;
+      // Cheap first look; checkStray looks again while nobody can make or delete the block.
+      if (await volume.records.get(asBlockId(block)) === undefined) await volume.checkStray(asBlockId(block));
+    }
+  }
+}

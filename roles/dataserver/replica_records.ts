@@ -1,0 +1,187 @@
+/**
+ * The volume's LevelDB: one record a replica (generation, state, length), and beside it a marker for each
+ * replica in state "writing", so that a start finds those without a scan.
+ * Keys: 'r' + block id, 'w' + block id (u64 big-endian, so that they sort), 'v' the volume's label, 's' a key
+ * that is written only to sync the log.
+ * Invariant: record and marker change in one batch.
+ */
+
+import { ClassicLevel } from "classic-level";
+import { bytesOf, EMPTY_BYTES, textOf } from "../../base/bytes.ts";
+import { FsError } from "../../wire/errno.ts";
+import { asBlockId, asGeneration, type BlockId, type Generation } from "../../wire/ids.ts";
+
+export type ReplicaState = "writing" | "finalized";
+
+export interface ReplicaRecord {
+  readonly generation: Generation;
+  readonly state: ReplicaState;
+  /** In bytes; exact when finalized, a lower state's last known value when writing. */
+  readonly length: number;
+}
+
+export interface ReplicaEntry {
+  readonly block: BlockId;
+  readonly record: ReplicaRecord;
+}
+
+const RECORD = 0x72;
+const WRITING = 0x77;
+const LABEL_KEY = bytesOf("v");
+const SYNC_KEY = bytesOf("s");
+const CACHE_BYTES = 1024 * 1024;
+
+// Value: u8 format | u8 state | u48 unused padding | f64 generation | f64 length, little-endian.
+const VALUE_FORMAT = 1;
+const VALUE_BYTES = 24;
+const VALUE_STATE_AT = 1;
+const VALUE_GENERATION_AT = 8;
+const VALUE_LENGTH_AT = 16;
+
+function keyOf(prefix: number, block: number): Uint8Array {
+  const key = new Uint8Array(9);
+  key[0] = prefix;
+  new DataView(key.buffer).setBigUint64(1, BigInt(block));
+  return key;
+}
+
+function blockOf(key: Uint8Array): BlockId {
+  return asBlockId(Number(new DataView(key.buffer, key.byteOffset, key.byteLength).getBigUint64(1)));
+}
+
+function encodeRecord(record: ReplicaRecord): Uint8Array {
+  const value = new Uint8Array(VALUE_BYTES);
+  const view = new DataView(value.buffer);
+  value[0] = VALUE_FORMAT;
+  value[VALUE_STATE_AT] = record.state === "finalized" ? 1 : 0;
+  view.setFloat64(VALUE_GENERATION_AT, record.generation, true);
+  view.setFloat64(VALUE_LENGTH_AT, record.length, true);
+  return value;
+}
+
+function decodeRecord(value: Uint8Array): ReplicaRecord {
+  if (value.length !== VALUE_BYTES || value[0] !== VALUE_FORMAT) {
+    throw new FsError("EIO", "a replica record has an unknown format");
+  }
+  const view = new DataView(value.buffer, value.byteOffset, value.byteLength);
+  return {
+    generation: asGeneration(view.getFloat64(VALUE_GENERATION_AT, true)),
+    state: value[VALUE_STATE_AT] === 1 ? "finalized" : "writing",
+    length: view.getFloat64(VALUE_LENGTH_AT, true),
+  };
+}
+
+type Database = ClassicLevel<Uint8Array, Uint8Array>;
+type BatchOperation =
+  | { type: "put"; key: Uint8Array; value: Uint8Array }
+  | { type: "del"; key: Uint8Array };
+
+export class ReplicaRecords {
+  readonly #db: Database;
+
+  private constructor(db: Database) {
+    this.#db = db;
+  }
+
+  /** Opens the database in `path`. Errors: EBUSY another process has it; EINVAL it is not the one of `label`. */
+  static async open(path: string, label: string): Promise<ReplicaRecords> {
+    const db: Database = new ClassicLevel(path, {
+      keyEncoding: "view",
+      valueEncoding: "view",
+      cacheSize: CACHE_BYTES,
+      writeBufferSize: CACHE_BYTES,
+    });
+    try {
+      await db.open();
+    } catch (error) {
+      const cause = (error as { cause?: { code?: unknown; message?: unknown } }).cause;
+      if (cause?.code === "LEVEL_LOCKED") {
+        throw new FsError("EBUSY", `${path} is used by another process`, { cause: error });
+      }
+      throw new FsError("EIO", `${path} can't be opened: ${String(cause?.message ?? error)}`, {
+        cause: error,
+      });
+    }
+    try {
+      const known = await db.get(LABEL_KEY);
+      if (known === undefined) {
+        const keys = await db.keys({ limit: 1 }).all();
+        if (keys.length > 0) throw new FsError("EINVAL", `${path} holds a LevelDB that is not MaggieFS's`);
+        await db.put(LABEL_KEY, bytesOf(label), { sync: true });
+      } else if (textOf(known) !== label) {
+        throw new FsError("EINVAL", `${path} belongs to another volume`);
+      }
+    } catch (error) {
+      await db.close();
+      throw error;
+    }
+    return new ReplicaRecords(db);
+  }
+
+  async get(block: BlockId): Promise<ReplicaRecord | undefined> {
+    const value = await this.#run("read", this.#db.get(keyOf(RECORD, block)));
+    return value === undefined ? undefined : decodeRecord(value);
+  }
+
+  /** Writes records; `durable`: on disk when it resolves, else it only survives the death of the process. */
+  async put(entries: readonly ReplicaEntry[], durable: boolean): Promise<void> {
+    const operations: BatchOperation[] = [];
+    for (const { block, record } of entries) {
+      const marker = keyOf(WRITING, block);
+      operations.push({ type: "put", key: keyOf(RECORD, block), value: encodeRecord(record) });
+      operations.push(
+        record.state === "writing"
+          ? { type: "put", key: marker, value: EMPTY_BYTES }
+          : { type: "del", key: marker },
+      );
+    }
+    await this.#run("write", this.#db.batch(operations, { sync: durable }));
+  }
+
+  async delete(block: BlockId): Promise<void> {
+    await this.#run(
+      "write",
+      this.#db.batch([{ type: "del", key: keyOf(RECORD, block) }, {
+        type: "del",
+        key: keyOf(WRITING, block),
+      }]),
+    );
+  }
+
+  /** Everything that was put before is on disk when it resolves. */
+  async sync(): Promise<void> {
+    await this.#run("sync", this.#db.put(SYNC_KEY, EMPTY_BYTES, { sync: true }));
+  }
+
+  /** Up to `limit` records from block id `from` on, in the order of block ids. */
+  async page(from: number, limit: number): Promise<readonly ReplicaEntry[]> {
+    const entries = await this.#run(
+      "read",
+      this.#db.iterator({ gte: keyOf(RECORD, from), lt: Uint8Array.of(RECORD + 1), limit }).all(),
+    );
+    return entries.map(([key, value]) => ({ block: blockOf(key), record: decodeRecord(value) }));
+  }
+
+  /** Blocks whose replica is in state "writing". */
+  async writing(): Promise<readonly BlockId[]> {
+    const keys = await this.#run(
+      "read",
+      this.#db.keys({ gte: keyOf(WRITING, 0), lt: Uint8Array.of(WRITING + 1) }).all(),
+    );
+    return keys.map(blockOf);
+  }
+
+  async close(): Promise<void> {
+    await this.#db.close();
+  }
+
+  async #run<T>(what: string, operation: Promise<T>): Promise<T> {
+    try {
+      return await operation;
+    } catch (error) {
+      const message = error instanceof Error ? error.message : String(error);
+      const errno = message.includes("No space left") ? "ENOSPC" : "EIO";
+      throw new FsError(errno, `${what} of the volume's database: ${message}`, { cause: error });
+    }
+  }
+}

@@ -1,0 +1,420 @@
+/**
+ * One volume: the replicas in one directory. Finds or opens the replica of a request, creates, deletes and counts
+ * replicas, and knows whether its disk still works.
+ * Owns: the directory, its LevelDB and the table of open replicas. What keeps those in bounds is keeper.ts.
+ * Invariant: opening, deleting and keeping aside exclude each other for one block (`#busy`).
+ */
+
+import * as libc from "../../base/libc.ts";
+import type { Clock } from "../../base/clock.ts";
+import type { Logger } from "../../base/log.ts";
+import { asFsError, FsError } from "../../wire/errno.ts";
+import type { BlockId, Generation, VolumeId } from "../../wire/ids.ts";
+import { chunkCount, ChunkTable, CRC_BYTES } from "./chunk_table.ts";
+import { fileSize, openFile, readFully, removeFile } from "./disk.ts";
+import { WHOLE } from "./range_lock.ts";
+import { Replica, ReplicaClosed, type ReplicaHost, staleError } from "./replica.ts";
+import type { ReplicaEntry, ReplicaRecord, ReplicaRecords } from "./replica_records.ts";
+import type { Space } from "./space.ts";
+import type { Trash } from "./trash.ts";
+import { bucketOf, type VolumeIdentity } from "./volume_directory.ts";
+
+/** No extent is longer; its chunk table would be a megabyte. */
+export const BLOCK_BYTES_MAX = 16 * 1024 ** 3;
+const LOOKUPS_MAX = 100;
+const CORRUPT_MAX = 10_000;
+const COUNT_PAGE = 5_000;
+
+export interface VolumeParts {
+  readonly path: string;
+  readonly identity: VolumeIdentity;
+  readonly records: ReplicaRecords;
+  readonly trash: Trash;
+  readonly space: Space;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+export interface VolumeFigures {
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+  readonly usedBytes: number;
+  readonly blocks: number;
+  readonly failed?: string;
+}
+
+export class Volume implements ReplicaHost {
+  readonly path: string;
+  readonly records: ReplicaRecords;
+  readonly trash: Trash;
+  readonly log: Logger;
+  identity: VolumeIdentity;
+  /** Open replicas. */
+  readonly open = new Map<BlockId, Replica>();
+  /** Told of each replica that turned out corrupt, once. */
+  onCorrupt: (block: BlockId, message: string) => void = () => {};
+  /** Waits until another replica may be opened; set by the keeper. */
+  makeRoom: () => Promise<void> | undefined = () => undefined;
+  readonly #space: Space;
+  readonly #clock: Clock;
+  readonly #busy = new Map<BlockId, Promise<unknown>>();
+  readonly #corrupt = new Map<BlockId, string>();
+  #failed: string | undefined;
+  #closing = false;
+  #usedBytes = 0;
+  #blocks = 0;
+  #lastFigures = { totalBytes: 0, freeBytes: 0 };
+
+  constructor(parts: VolumeParts) {
+    this.path = parts.path;
+    this.identity = parts.identity;
+    this.records = parts.records;
+    this.trash = parts.trash;
+    this.log = parts.log;
+    this.#space = parts.space;
+    this.#clock = parts.clock;
+  }
+
+  /** The id that the nameserver gave it; 0 before that. */
+  get id(): VolumeId {
+    return this.identity.volume ?? 0 as VolumeId;
+  }
+
+  get failed(): string | undefined {
+    return this.#failed;
+  }
+
+  /** Adds up what the records say; once, before use. */
+  async count(): Promise<void> {
+    for (let from = 0;;) {
+      const page = await this.records.page(from, COUNT_PAGE);
+      for (const { record } of page) this.#usedBytes += record.length;
+      this.#blocks += page.length;
+      if (page.length < COUNT_PAGE) return;
+      from = page[page.length - 1]!.block + 1;
+    }
+  }
+
+  read(
+    block: BlockId,
+    generation: Generation,
+    offset: number,
+    length: number,
+  ): Uint8Array | Promise<Uint8Array> {
+    const replica = this.open.get(block);
+    if (replica !== undefined && !this.#busy.has(block)) {
+      replica.lastUseMs = this.#clock.monotonicMs();
+      const result = replica.read(generation, offset, length);
+      if (result instanceof Uint8Array) return result;
+      return result.catch((error) => {
+        if (!(error instanceof ReplicaClosed)) throw error;
+        return this.#with(block, null, (found) => found.read(generation, offset, length));
+      });
+    }
+    return this.#with(block, null, (found) => found.read(generation, offset, length));
+  }
+
+  /** Writes `body`; `create` makes a missing replica. */
+  async write(
+    block: BlockId,
+    generation: Generation,
+    offset: number,
+    body: Uint8Array,
+    create: boolean,
+  ): Promise<void> {
+    this.#checkWritable(block);
+    if (offset + body.length > BLOCK_BYTES_MAX) {
+      throw new FsError("EFBIG", `a block has at most ${BLOCK_BYTES_MAX} bytes`, { op: "write" });
+    }
+    this.#space.demand(body.length);
+    await this.#with(
+      block,
+      create ? generation : null,
+      (replica) => replica.write(generation, offset, body),
+    );
+  }
+
+  async sync(block: BlockId, generation: Generation): Promise<void> {
+    this.#checkWritable(block);
+    await this.#with(block, null, (replica) => replica.sync(generation));
+    this.#checkWritable(block); // a group that failed before ours began
+  }
+
+  async truncate(block: BlockId, generation: Generation, length: number): Promise<void> {
+    this.#checkWritable(block);
+    await this.#with(block, null, (replica) => replica.truncate(generation, length));
+  }
+
+  async setGeneration(block: BlockId, from: Generation, to: Generation): Promise<number> {
+    this.#checkWritable(block);
+    return await this.#with(block, null, (replica) => replica.setGeneration(from, to));
+  }
+
+  /** Deletes replicas; those that are not there are no error. */
+  async delete(block: BlockId): Promise<void> {
+    await this.#remove(block, (_record, data, crc) => Promise.all([removeFile(data), removeFile(crc)]));
+  }
+
+  /** Keeps a replica's files in trash/ and forgets it. */
+  async keepAside(block: BlockId): Promise<void> {
+    await this.#remove(
+      block,
+      (record, data, crc) => this.trash.take(block, record?.generation ?? "none", data, crc),
+    );
+  }
+
+  /** A block file was found: kept aside when no record speaks of it. */
+  async checkStray(block: BlockId): Promise<void> {
+    await this.#exclusive(block, async () => {
+      if (await this.records.get(block) !== undefined) return;
+      const { dataPath, crcPath } = this.#pathsOf(block);
+      await this.trash.take(block, "none", dataPath, crcPath);
+    });
+  }
+
+  /** Makes sure that a replica of a crashed process is open, so that the keeper finalizes it. */
+  async recover(block: BlockId): Promise<void> {
+    await this.#with(block, null, () => {});
+  }
+
+  figures(): VolumeFigures {
+    try {
+      this.#lastFigures = this.#space.measure();
+    } catch (error) {
+      this.fail(error instanceof Error ? error.message : String(error));
+    }
+    return {
+      ...this.#lastFigures,
+      usedBytes: this.#usedBytes,
+      blocks: this.#blocks,
+      ...(this.#failed === undefined ? {} : { failed: this.#failed }),
+    };
+  }
+
+  /** Those that were reported by onCorrupt and are still here. */
+  get corruptReplicas(): ReadonlyMap<BlockId, string> {
+    return this.#corrupt;
+  }
+
+  lengthChanged(bytes: number): void {
+    this.#usedBytes += bytes;
+  }
+
+  corrupt(block: BlockId, message: string): FsError {
+    if (!this.#corrupt.has(block)) {
+      this.log.error("replica is corrupt", { block, volume: this.id, reason: message });
+      // Invariant: bounded. Past the limit a corrupt replica is found again at its next read.
+      if (this.#corrupt.size < CORRUPT_MAX) this.#corrupt.set(block, message);
+      this.onCorrupt(block, message);
+    }
+    return new FsError("EIO", `block ${block}: ${message}`, { op: "read" });
+  }
+
+  writeFailed(error: FsError): FsError {
+    if (error.errno === "EIO" || error.errno === "EROFS") this.fail(error.message);
+    return error;
+  }
+
+  /** The disk can't be written any more: changes are refused until a restart, reads are still tried. */
+  fail(reason: string): void {
+    if (this.#failed !== undefined) return;
+    this.#failed = reason;
+    this.log.error("volume has failed", { path: this.path, volume: this.id, reason });
+  }
+
+  /** Refuses new operations; those that run go on. */
+  stopAccepting(): void {
+    this.#closing = true;
+  }
+
+  /** Closes all files and the database. What is still "writing" is recovered at the next start. */
+  async close(): Promise<void> {
+    await Promise.allSettled(this.#busy.values());
+    for (const replica of this.open.values()) {
+      const hold = await replica.lock.acquire(0, WHOLE, true);
+      replica.close();
+      replica.lock.release(hold);
+    }
+    this.open.clear();
+    await this.records.close();
+  }
+
+  /** Reads are tried in any case: they find out by themselves which chunks are good. */
+  #checkWritable(block: BlockId): void {
+    if (this.#failed !== undefined) {
+      throw new FsError("EIO", `volume ${this.path} has failed: ${this.#failed}`, { op: "write" });
+    }
+    const reason = this.#corrupt.get(block);
+    if (reason !== undefined) throw new FsError("EIO", `block ${block}: ${reason}`, { op: "write" });
+  }
+
+  /** Runs `action` on the block's replica; `create` is the generation to make a missing one with. */
+  async #with<T>(
+    block: BlockId,
+    create: Generation | null,
+    action: (replica: Replica) => T | Promise<T>,
+  ): Promise<T> {
+    for (let i = 0; i < LOOKUPS_MAX; i++) {
+      const found = this.#find(block, create);
+      const replica = found instanceof Replica ? found : await found;
+      replica.lastUseMs = this.#clock.monotonicMs();
+      try {
+        return await action(replica);
+      } catch (error) {
+        if (!(error instanceof ReplicaClosed)) throw error;
+      }
+    }
+    throw new FsError("EBUSY", `block ${block} is opened and closed all the time`);
+  }
+
+  #find(block: BlockId, create: Generation | null): Replica | Promise<Replica> {
+    if (this.#closing) throw new FsError("ESHUTDOWN", "the dataserver stops");
+    const replica = this.open.get(block);
+    if (replica !== undefined && !this.#busy.has(block)) return replica;
+    return this.#exclusive(block, async () => {
+      const other = this.open.get(block);
+      if (other !== undefined) return other;
+      await this.makeRoom();
+      const record = await this.records.get(block);
+      if (record === undefined && create === null) {
+        throw new FsError("ENOENT", `no replica of block ${block} on volume ${this.id}`, { op: "block" });
+      }
+      if (record !== undefined && create !== null && record.generation !== create) {
+        throw staleError(block, record.generation, create);
+      }
+      const opened = record === undefined
+        ? await this.#create(block, create!)
+        : await this.#openKnown(block, record);
+      this.open.set(block, opened);
+      return opened;
+    });
+  }
+
+  async #create(block: BlockId, generation: Generation): Promise<Replica> {
+    this.#checkWritable(block);
+    const record: ReplicaRecord = { generation, state: "writing", length: 0 };
+    const paths = this.#pathsOf(block);
+    // Invariant: a block file without a record is a stray. So the record is first, and power loss may lose both.
+    await this.#putRecord({ block, record });
+    const flags = libc.O_RDWR | libc.O_CREAT | libc.O_EXCL;
+    let fd: number;
+    try {
+      fd = await openFile(paths.dataPath, flags);
+    } catch (error) {
+      if (asFsError(error, "open").errno !== "EEXIST") throw this.writeFailed(asFsError(error, "open"));
+      await this.trash.take(block, "none", paths.dataPath, paths.crcPath);
+      fd = await openFile(paths.dataPath, flags);
+    }
+    this.#blocks++;
+    return new Replica({ block, fd, ...paths }, this, new ChunkTable(), { ...record, isDurable: false });
+  }
+
+  async #putRecord(entry: ReplicaEntry): Promise<void> {
+    try {
+      await this.records.put([entry], false);
+    } catch (error) {
+      throw this.writeFailed(asFsError(error, "record"));
+    }
+  }
+
+  async #openKnown(block: BlockId, record: ReplicaRecord): Promise<Replica> {
+    const paths = this.#pathsOf(block);
+    // Open replicas in state "writing" stay open, so this one was left by a crash: its bytes are all there is.
+    const isLeft = record.state === "writing";
+    const fd = await this.#openData(block, paths.dataPath, isLeft ? libc.O_CREAT : 0);
+    try {
+      const size = fileSize(fd, paths.dataPath);
+      let chunks: ChunkTable;
+      if (isLeft) {
+        chunks = ChunkTable.allDirty(size);
+        this.lengthChanged(size - record.length);
+      } else {
+        if (size !== record.length) {
+          const what = size < record.length ? "a truncated block file" : "a block file that is too long";
+          throw this.corrupt(block, `${what}: ${paths.dataPath} has ${size} bytes, not ${record.length}`);
+        }
+        chunks = ChunkTable.fromStored(size, await this.#readCrcs(block, paths.crcPath, chunkCount(size)));
+      }
+      return new Replica({ block, fd, ...paths }, this, chunks, { ...record, isDurable: !isLeft });
+    } catch (error) {
+      libc.close(fd);
+      throw error;
+    }
+  }
+
+  async #openData(block: BlockId, path: string, flags: number): Promise<number> {
+    try {
+      return await openFile(path, libc.O_RDWR | flags);
+    } catch (error) {
+      const { errno, message } = asFsError(error, "open");
+      if (errno === "ENOENT" || errno === "EIO") throw this.corrupt(block, message);
+      if (errno === "EROFS") this.fail(message);
+      throw error;
+    }
+  }
+
+  async #readCrcs(block: BlockId, path: string, count: number): Promise<Uint8Array> {
+    const stored = new Uint8Array(count * CRC_BYTES);
+    if (count === 0) return stored;
+    try {
+      const fd = await openFile(path, libc.O_RDONLY);
+      try {
+        if (await readFully(fd, stored, 0, path) === stored.length) return stored;
+      } finally {
+        libc.close(fd);
+      }
+    } catch (error) {
+      const { errno, message } = asFsError(error, "open");
+      if (errno !== "ENOENT" && errno !== "EIO") throw error;
+      throw this.corrupt(block, message);
+    }
+    throw this.corrupt(block, `${path} is too short for its block file`);
+  }
+
+  async #remove(
+    block: BlockId,
+    takeAway: (record: ReplicaRecord | undefined, data: string, crc: string) => Promise<unknown>,
+  ): Promise<void> {
+    await this.#exclusive(block, async () => {
+      let length = 0;
+      const replica = this.open.get(block);
+      if (replica !== undefined) {
+        const hold = await replica.lock.acquire(0, WHOLE, true);
+        length = replica.length;
+        replica.close();
+        this.open.delete(block);
+        replica.lock.release(hold);
+      }
+      const record = await this.records.get(block);
+      // The record first: a crash in between leaves a stray file, not a record without a file.
+      if (record !== undefined) {
+        await this.records.delete(block);
+        this.#blocks--;
+        this.#usedBytes -= replica === undefined ? record.length : length;
+      }
+      this.#corrupt.delete(block);
+      const { dataPath, crcPath } = this.#pathsOf(block);
+      await takeAway(record, dataPath, crcPath);
+    });
+  }
+
+  async #exclusive<T>(block: BlockId, action: () => Promise<T>): Promise<T> {
+    for (;;) {
+      const other = this.#busy.get(block);
+      if (other === undefined) break;
+      await other.catch(() => {}); // its own caller has the error
+    }
+    const running = action();
+    this.#busy.set(block, running);
+    try {
+      return await running;
+    } finally {
+      this.#busy.delete(block);
+    }
+  }
+
+  #pathsOf(block: BlockId): { dataPath: string; crcPath: string; directory: string } {
+    const directory = `${this.path}/${bucketOf(block)}`;
+    return { dataPath: `${directory}/${block}.blk`, crcPath: `${directory}/${block}.crc`, directory };
+  }
+}

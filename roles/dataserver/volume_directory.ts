@@ -1,0 +1,157 @@
+/**
+ * A volume's directory: what must be in it, and its identity in `volume.json`.
+ * Owns: volume.json and the names of everything below the directory. Never changes a directory that it does not
+ * recognise.
+ */
+
+import { bytesOf } from "../../base/bytes.ts";
+import { randomHexId } from "../../base/random.ts";
+import { asFsError, FsError } from "../../wire/errno.ts";
+import { asNodeId, asVolumeId, type NodeId, type VolumeId } from "../../wire/ids.ts";
+import { replaceFile } from "./disk.ts";
+
+const FORMAT = 1;
+const IDENTITY_FILE = "volume.json";
+const DIRECTORY_MODE = 0o750;
+const BUCKETS = 256;
+
+/** What volume.json holds. */
+export interface VolumeIdentity {
+  readonly format: number;
+  /** Random, made with the volume. */
+  readonly label: string;
+  /** Random, of the dataserver that the volume was made by. */
+  readonly nodeLabel: string;
+  /** These three are absent until the first registration. */
+  readonly clusterId?: string;
+  readonly volume?: VolumeId;
+  readonly node?: NodeId;
+}
+
+/** A volume that can't be used now, such as a missing disk: the others may go on without it. */
+export class VolumeUnavailable extends FsError {}
+
+/** Recognises the directory, or makes it when it is absent or empty; throws FsError with one clear sentence. */
+export async function openVolumeDirectory(path: string, nodeLabel: string): Promise<VolumeIdentity> {
+  const names = await namesIn(path);
+  let identity: VolumeIdentity;
+  if (names.includes(IDENTITY_FILE)) {
+    identity = parseIdentity(path, await readText(`${path}/${IDENTITY_FILE}`));
+    if (identity.volume !== undefined && !names.includes("meta")) {
+      throw new FsError(
+        "EINVAL",
+        `volume ${path} has lost its meta/ directory: restore it, or clear ${path}`,
+      );
+    }
+  } else {
+    const foreign = names.filter((name) => name !== `${IDENTITY_FILE}.tmp` && name !== "lost+found");
+    if (foreign.length > 0) {
+      throw new FsError(
+        "ENOTEMPTY",
+        `${path} is not empty and holds no ${IDENTITY_FILE}: it is no MaggieFS volume; give an empty directory`,
+      );
+    }
+    identity = { format: FORMAT, label: randomHexId(), nodeLabel };
+  }
+  try {
+    await Deno.mkdir(path, { recursive: true, mode: DIRECTORY_MODE });
+    if (!names.includes(IDENTITY_FILE)) await writeIdentity(path, identity);
+    for (const name of ["blocks", "trash", "meta"]) {
+      await Deno.mkdir(`${path}/${name}`, { recursive: true, mode: DIRECTORY_MODE });
+    }
+    for (let i = 0; i < BUCKETS; i++) {
+      await Deno.mkdir(`${path}/blocks/${bucketName(i)}`, { recursive: true, mode: DIRECTORY_MODE });
+    }
+  } catch (error) {
+    throw new VolumeUnavailable(asFsError(error, "open volume").errno, `volume ${path}: ${messageOf(error)}`);
+  }
+  return identity;
+}
+
+/** Replaces volume.json, atomically and durably. */
+export async function writeIdentity(path: string, identity: VolumeIdentity): Promise<void> {
+  await replaceFile(path, IDENTITY_FILE, bytesOf(JSON.stringify(identity, null, 2) + "\n"));
+}
+
+/** The directories of block files, relative to the volume. */
+export function* bucketNames(): Generator<string> {
+  for (let i = 0; i < BUCKETS; i++) yield `blocks/${bucketName(i)}`;
+}
+
+export function bucketOf(block: number): string {
+  return `blocks/${bucketName(block % BUCKETS)}`;
+}
+
+function bucketName(index: number): string {
+  return index.toString(16).padStart(2, "0");
+}
+
+async function namesIn(path: string): Promise<string[]> {
+  const names: string[] = [];
+  try {
+    for await (const entry of Deno.readDir(path)) names.push(entry.name);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotADirectory) {
+      throw new FsError("ENOTDIR", `volume ${path} is not a directory`);
+    }
+    const parent = path.replace(/\/+$/, "").replace(/\/[^/]*$/, "") || "/";
+    const mayBeMade = error instanceof Deno.errors.NotFound && await exists(parent);
+    if (!mayBeMade) {
+      throw new VolumeUnavailable(
+        asFsError(error, "open volume").errno,
+        `volume ${path}: ${messageOf(error)}`,
+      );
+    }
+  }
+  return names;
+}
+
+async function exists(path: string): Promise<boolean> {
+  try {
+    return (await Deno.stat(path)).isDirectory;
+  } catch {
+    return false; // whatever the reason, it can't be used
+  }
+}
+
+async function readText(path: string): Promise<string> {
+  try {
+    return await Deno.readTextFile(path);
+  } catch (error) {
+    throw new VolumeUnavailable(asFsError(error, "open volume").errno, `${path}: ${messageOf(error)}`);
+  }
+}
+
+function parseIdentity(path: string, text: string): VolumeIdentity {
+  const corrupt = new FsError("EINVAL", `volume ${path}: ${IDENTITY_FILE} is corrupt; nothing was changed`);
+  let value: Partial<Record<keyof VolumeIdentity, unknown>> | null;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    throw corrupt;
+  }
+  if (value === null || typeof value !== "object" || typeof value.format !== "number") throw corrupt;
+  if (value.format !== FORMAT) {
+    throw new FsError(
+      "EINVAL",
+      `volume ${path} has layout version ${value.format}, this mfs knows ${FORMAT}; nothing was changed`,
+    );
+  }
+  const { label, nodeLabel, clusterId, volume, node } = value;
+  const isId = (id: unknown) => id === undefined || (Number.isSafeInteger(id) && (id as number) > 0);
+  const isText = (id: unknown) => typeof id === "string" && id.length > 0;
+  if (!isText(label) || !isText(nodeLabel) || !isId(volume) || !isId(node)) throw corrupt;
+  if (clusterId !== undefined && !isText(clusterId)) throw corrupt;
+  return {
+    format: FORMAT,
+    label: label as string,
+    nodeLabel: nodeLabel as string,
+    ...(clusterId === undefined ? {} : { clusterId: clusterId as string }),
+    ...(volume === undefined ? {} : { volume: asVolumeId(volume as number) }),
+    ...(node === undefined ? {} : { node: asNodeId(node as number) }),
+  };
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

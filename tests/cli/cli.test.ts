@@ -1,0 +1,147 @@
+/** The command line: help, usage errors, configuration files and exit codes. No cluster but a lone nameserver. */
+
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { mfs } from "../harness/cluster.ts";
+import { MfsProcess } from "../harness/process.ts";
+import { makeScratch, removeScratch } from "../harness/scratch.ts";
+import { readConfig } from "../../roles/admin/config.ts";
+import { freePort } from "../../roles/singlenode/supervisor.ts";
+
+const COMMANDS = ["nameserver", "dataserver", "mount", "umount", "singlenode", "format", "status", "version"];
+
+async function withScratch(body: (dir: string) => Promise<void>): Promise<void> {
+  const dir = makeScratch();
+  try {
+    await body(dir);
+  } finally {
+    await removeScratch(dir);
+  }
+}
+
+function test(name: string, fn: () => Promise<void>): void {
+  Deno.test({ name: `command line: ${name}`, sanitizeOps: false, sanitizeResources: false, fn });
+}
+
+/** It fails with this exit code and one line `mfs: WHAT: WHY` on stderr. */
+async function refuses(args: readonly string[], code: number, line: RegExp): Promise<void> {
+  const result = await mfs(args);
+  assertEquals(result.code, code, result.stderr);
+  assertEquals(result.stdout, "");
+  assertMatch(result.stderr, /^mfs: [a-z]+: [^\n]+\n$/);
+  assertMatch(result.stderr, line);
+}
+
+test("every command has help with an example", async () => {
+  const all = await mfs(["--help"]);
+  assertEquals([all.code, all.stderr], [0, ""]);
+  for (const name of COMMANDS) {
+    assert(all.stdout.includes(`\n  ${name}`), name);
+    const help = await mfs([name, "--help"]);
+    assertEquals([help.code, help.stderr], [0, ""], name);
+    assertMatch(help.stdout, new RegExp(`^Usage: mfs ${name}`));
+    assertMatch(help.stdout, new RegExp(`Example: mfs ${name}`));
+  }
+});
+
+test("no command shows the help on stderr and is wrong usage", async () => {
+  const result = await mfs([]);
+  assertEquals([result.code, result.stdout], [2, ""]);
+  assertMatch(result.stderr, /^Usage: mfs/);
+});
+
+test("unknown commands, options and arguments are wrong usage", async () => {
+  await refuses(["nonsense"], 2, /unknown command 'nonsense'/);
+  await refuses(["status", "--nonsense"], 2, /mfs: status: unknown option '--nonsense'/);
+  await refuses(["version", "extra"], 2, /mfs: version: .*arguments/);
+  await refuses(["mount", "127.0.0.1:1"], 2, /missing required argument 'mountpoint'/);
+  await refuses(["format"], 2, /--dir is missing/);
+  await refuses(["dataserver", "--volume", "/tmp"], 2, /--nameserver is missing/);
+  await refuses(["mount", "127.0.0.1:1", "/tmp", "-o", "nonsense"], 2, /nonsense/);
+});
+
+test("numbers and addresses are checked", async () => {
+  await refuses(["singlenode", "--dataservers", "0"], 2, /whole number from 1 to 64/);
+  await refuses(["singlenode", "--replication", "2x"], 2, /whole number/);
+  await refuses(["nameserver", "--dir", "/tmp", "--listen", "7400"], 2, /HOST:PORT/);
+  await refuses(["status", "--nameserver", "localhost:99999"], 2, /HOST:PORT/);
+});
+
+test("version answers as text and as JSON", async () => {
+  const { version } = JSON.parse(Deno.readTextFileSync(new URL("../../deno.json", import.meta.url)));
+  assertMatch((await mfs(["version"])).stdout, /^mfs \d+\.\d+\.\d+ \(Deno /);
+  assertEquals(JSON.parse((await mfs(["version", "--json"])).stdout).mfs, version);
+});
+
+test("format refuses a directory with a cluster unless forced", () =>
+  withScratch(async (dir) => {
+    const first = await mfs(["format", "--dir", `${dir}/ns`, "--json"]);
+    assertEquals(first.code, 0, first.stderr);
+    await refuses(["format", "--dir", `${dir}/ns`], 1, /holds a cluster/);
+    const second = await mfs(["format", "--dir", `${dir}/ns`, "--force", "--json"]);
+    assertEquals(second.code, 0, second.stderr);
+    assert(JSON.parse(first.stdout).clusterId !== JSON.parse(second.stdout).clusterId);
+    await Deno.mkdir(`${dir}/other`);
+    await Deno.writeTextFile(`${dir}/other/precious`, "");
+    await refuses(["format", "--dir", `${dir}/other`, "--force"], 1, /precious/);
+  }));
+
+test("a configuration file has flags by name, the command line wins, and mistakes are named", () =>
+  withScratch(async (dir) => {
+    assertEquals((await mfs(["format", "--dir", `${dir}/ns`])).code, 0);
+    const [inFile, given] = [freePort("127.0.0.1"), freePort("127.0.0.1")];
+    const file = `${dir}/mfs.toml`;
+    const write = (text: string) => Deno.writeTextFile(file, text);
+    await write(`dir = "${dir}/ns"\nlisten = "127.0.0.1:${inFile}"\nreplication = 2\nlog-json = true\n`);
+    const first = await MfsProcess.start(["nameserver", "--config", file]);
+    assertEquals((await mfs(["status", "--nameserver", `127.0.0.1:${inFile}`])).code, 0);
+    assertEquals(JSON.parse(first.log.split("\n")[0]!).level, "info");
+    await first.stop();
+    const second = await MfsProcess.start(["nameserver", "--config", file, "--listen", `127.0.0.1:${given}`]);
+    assertEquals((await mfs(["status", "--nameserver", `127.0.0.1:${given}`])).code, 0);
+    await second.stop();
+
+    await write(`dir = "${dir}/ns"\ncolour = "blue"\n`);
+    await refuses(["nameserver", "--config", file], 2, /mfs\.toml: unknown key "colour"/);
+    await write(`dir = 7\nreplication = "many"\n`);
+    await refuses(["nameserver", "--config", file], 2, /replication/);
+    await write("dir = [");
+    await refuses(["nameserver", "--config", file], 2, /mfs\.toml/);
+    await refuses(["nameserver", "--config", `${dir}/missing`], 2, /missing/);
+  }));
+
+test("a configuration file is flat TOML", () =>
+  withScratch(async (dir) => {
+    const file = `${dir}/mfs.toml`;
+    await Deno.writeTextFile(file, 'a = "x"\nb = ["y", "z"]\nc = true\nd = 5\n');
+    const expected: [string, unknown][] = [["a", "x"], ["b", ["y", "z"]], ["c", true], ["d", "5"]];
+    assertEquals([...readConfig(file)], expected as [string, string][]);
+    await Deno.writeTextFile(file, "[section]\na = 1\n");
+    let message = "";
+    try {
+      readConfig(file);
+    } catch (error) {
+      message = (error as Error).message;
+    }
+    assertMatch(message, /section must be/);
+  }));
+
+test("SIGINT stops a server, a second signal at once", () =>
+  withScratch(async (dir) => {
+    assertEquals((await mfs(["format", "--dir", `${dir}/ns`])).code, 0);
+    const server = await MfsProcess.start(["nameserver", "--dir", `${dir}/ns`, "--listen", "127.0.0.1:0"], {
+      MFS_EXIT_ON_STDIN_EOF: "",
+    });
+    server.signal("SIGINT");
+    assertEquals((await server.ended(5_000)).code, 0);
+  }));
+
+test("the log can go to a file", () =>
+  withScratch(async (dir) => {
+    assertEquals((await mfs(["format", "--dir", `${dir}/ns`])).code, 0);
+    const file = `${dir}/log`;
+    const args = ["nameserver", "--dir", `${dir}/ns`, "--listen", "127.0.0.1:0", "--log-file", file];
+    const server = await MfsProcess.start(args);
+    await server.stop();
+    assertEquals(server.log, "");
+    assertMatch(Deno.readTextFileSync(file), /^\S+ INFO +nameserver: /m);
+  }));
