@@ -3,7 +3,8 @@
  * written here but not yet reported to the nameserver. One object an inode, shared by all its handles.
  *
  * Invariants:
- * - `size` is the size that this mount's processes see: the nameserver's, or our own larger one while dirty.
+ * - `size` is what this mount's processes see: the nameserver's, or the end of our own uncommitted writes if that is
+ *   larger. A commit reports that end only, never a size that it was told: another client may have cut the file.
  * - A lease in a reply counts only if no recall came between the request and the reply (`recalls`).
  * - Attributes are replaced only by newer ones (`version`).
  */
@@ -39,8 +40,8 @@ export class OpenFile {
   /** Open handles; at 0 the object goes. */
   handles = 0;
   readonly blocks = new BlockMap();
-  /** Own size while `dirty`, else the nameserver's. */
-  size: number;
+  /** The highest end of a write since the last commit, while `dirty`. */
+  reach = 0;
   /** Something here is not yet committed: size, times or written blocks. */
   dirty = false;
   dirtySinceMs = 0;
@@ -62,8 +63,11 @@ export class OpenFile {
     this.ino = reply.attributes.ino;
     this.attributes = reply.attributes;
     this.lease = reply.lease;
-    this.size = reply.attributes.size;
     this.mtime = reply.attributes.mtime;
+  }
+
+  get size(): number {
+    return this.dirty ? Math.max(this.attributes.size, this.reach) : this.attributes.size;
   }
 
   /** Takes over what a reply says. `recallsBefore`: `recalls` when its request was sent. */
@@ -72,10 +76,7 @@ export class OpenFile {
     if (reply.attributes.version < this.attributes.version) return;
     this.attributes = reply.attributes;
     this.attributesKnown = true;
-    if (!this.dirty) {
-      this.size = reply.attributes.size;
-      this.mtime = reply.attributes.mtime;
-    }
+    if (!this.dirty) this.mtime = reply.attributes.mtime;
   }
 
   /** True when attributes can be shown without asking. */
@@ -86,7 +87,7 @@ export class OpenFile {
   /** Attributes with what is ours put over them. */
   shown(attributes: Attributes = this.attributes): Attributes {
     if (!this.dirty) return attributes;
-    const grown = Math.max(0, this.size - attributes.size);
+    const size = Math.max(attributes.size, this.reach);
     let mode = attributes.mode;
     if (this.killSuidGid) {
       mode &= ~S_ISUID;
@@ -95,8 +96,8 @@ export class OpenFile {
     return {
       ...attributes,
       mode,
-      size: this.size,
-      allocatedBytes: attributes.allocatedBytes + grown,
+      size,
+      allocatedBytes: attributes.allocatedBytes + size - attributes.size,
       mtime: this.mtime,
       ctime: this.mtime,
     };
@@ -107,9 +108,9 @@ export class OpenFile {
     if (!this.dirty) {
       this.dirty = true;
       this.dirtySinceMs = nowMs;
-      this.size = this.attributes.size;
+      this.reach = 0;
     }
-    if (end > this.size) this.size = end;
+    if (end > this.reach) this.reach = end;
     this.mtime = mtime;
   }
 

@@ -167,13 +167,13 @@ export class Writer {
     }
     const { session } = this.#options;
     const recalls = file.recalls;
-    const { size, mtime, killSuidGid } = file;
+    const { reach, mtime, killSuidGid } = file;
     const written = [...file.written].map(([block, start]) => ({ block, start }));
     const reply = await session.change((retry) =>
       session.nameserver.commit({
         retry,
         ino: file.ino,
-        size,
+        size: reach,
         mtime,
         killSuidGid,
         durable,
@@ -186,7 +186,7 @@ export class Writer {
       if (known?.id === block && !known.written) file.blocks.put({ ...known, written: true });
     }
     // Writes that came meanwhile keep the file dirty.
-    const isClean = file.written.size === 0 && file.pending.size === 0 && file.size === size &&
+    const isClean = file.written.size === 0 && file.pending.size === 0 && file.reach === reach &&
       file.mtime === mtime;
     if (isClean) {
       file.dirty = false;

@@ -20,6 +20,7 @@ import { ChannelPool } from "./channel_pool.ts";
 import { Deletions } from "./deletions.ts";
 import { NameserverLink, type Registry } from "./nameserver_link.ts";
 import { keepTidy } from "./open_volume.ts";
+import { scrub } from "./scrubber.ts";
 import { VolumeSet } from "./volume_set.ts";
 
 export interface DataserverOptions {
@@ -41,6 +42,8 @@ export interface DataserverOptions {
   readonly trashRetentionMs?: number;
   /** A replica without writes for so long is finalized. Default 2 s. */
   readonly finalizeIdleMs?: number;
+  /** Every replica is read and compared with its checksums once in this time. Default two weeks. */
+  readonly scrubPeriodMs?: number;
   /** Open replicas a volume. Default 256. */
   readonly openReplicasMax?: number;
   /** Gives up a start that still waits for its nameserver. */
@@ -62,6 +65,7 @@ export interface Dataserver extends AsyncDisposable {
 
 const TRASH_RETENTION_MS_DEFAULT = 60 * 60_000;
 const FINALIZE_IDLE_MS_DEFAULT = 2_000;
+const SCRUB_PERIOD_MS_DEFAULT = 14 * 24 * 60 * 60_000;
 const OPEN_REPLICAS_DEFAULT = 256;
 const FINALIZE_AT_STOP_MS = 3_500;
 const CLOSE_AT_STOP_MS = 1_000;
@@ -170,7 +174,9 @@ class RunningDataserver implements Dataserver {
   /** Starts what runs in the background; resolves when registered. */
   async run(): Promise<void> {
     const { signal } = this.#abort;
-    const { processDialer, trashRetentionMs = TRASH_RETENTION_MS_DEFAULT, log } = this.#options;
+    const { processDialer, log } = this.#options;
+    const { trashRetentionMs = TRASH_RETENTION_MS_DEFAULT, scrubPeriodMs = SCRUB_PERIOD_MS_DEFAULT } =
+      this.#options;
     for (const { volume, keeper } of this.#volumes.all) {
       volume.onCorrupt = (block, message) => this.#reportCorrupt(volume.id, block, message);
       this.#background.push(keeper.run(signal));
@@ -188,6 +194,7 @@ class RunningDataserver implements Dataserver {
     // Only now: a directory of a foreign cluster must be left as it was found.
     for (const { volume } of this.#volumes.all) {
       this.#background.push(keepTidy(volume, trashRetentionMs, this.#clock, signal));
+      this.#background.push(scrub(volume, scrubPeriodMs, this.#clock, signal));
     }
     processDialer?.announce(this.address, this.localServer);
   }

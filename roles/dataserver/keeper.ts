@@ -105,7 +105,7 @@ export class Keeper {
 
   async #recoverSome(): Promise<void> {
     const count = Math.min(RECOVER_BATCH, this.#left.length, this.#options.openMax - this.#volume.open.size);
-    for (let i = 0; i < count; i++) {
+    for (let i = 0; i < count && this.#volume.open.size < this.#options.openMax; i++) {
       const block = this.#left.pop()!;
       try {
         await this.#volume.recover(block);

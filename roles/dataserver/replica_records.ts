@@ -16,7 +16,7 @@ export type ReplicaState = "writing" | "finalized";
 export interface ReplicaRecord {
   readonly generation: Generation;
   readonly state: ReplicaState;
-  /** In bytes; exact when finalized, a lower state's last known value when writing. */
+  /** In bytes. Exact when finalized; when writing, what it was when the writing began. */
   readonly length: number;
 }
 
@@ -31,7 +31,7 @@ const LABEL_KEY = bytesOf("v");
 const SYNC_KEY = bytesOf("s");
 const CACHE_BYTES = 1024 * 1024;
 
-// Value: u8 format | u8 state | u48 unused padding | f64 generation | f64 length, little-endian.
+// Value: u8 format | u8 state | 6 unused bytes | f64 generation | f64 length, little-endian.
 const VALUE_FORMAT = 1;
 const VALUE_BYTES = 24;
 const VALUE_STATE_AT = 1;

@@ -5,16 +5,15 @@
  * Invariant: opening, deleting and keeping aside exclude each other for one block (`#busy`).
  */
 
-import * as libc from "../../base/libc.ts";
 import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
-import { asFsError, FsError } from "../../wire/errno.ts";
+import { FsError } from "../../wire/errno.ts";
 import type { BlockId, Generation, VolumeId } from "../../wire/ids.ts";
-import { chunkCount, ChunkTable, CRC_BYTES } from "./chunk_table.ts";
-import { fileSize, openFile, readFully, removeFile } from "./disk.ts";
+import { removeFile } from "./disk.ts";
 import { WHOLE } from "./range_lock.ts";
 import { Replica, ReplicaClosed, type ReplicaHost, staleError } from "./replica.ts";
-import type { ReplicaEntry, ReplicaRecord, ReplicaRecords } from "./replica_records.ts";
+import { createReplica, openReplica, type ReplicaPaths } from "./replica_opener.ts";
+import type { ReplicaRecord, ReplicaRecords } from "./replica_records.ts";
 import type { Space } from "./space.ts";
 import type { Trash } from "./trash.ts";
 import { bucketOf, type VolumeIdentity } from "./volume_directory.ts";
@@ -78,6 +77,11 @@ export class Volume implements ReplicaHost {
   /** The id that the nameserver gave it; 0 before that. */
   get id(): VolumeId {
     return this.identity.volume ?? 0 as VolumeId;
+  }
+
+  /** Bytes of all replicas. */
+  get usedBytes(): number {
+    return this.#usedBytes;
   }
 
   get failed(): string | undefined {
@@ -282,93 +286,17 @@ export class Volume implements ReplicaHost {
       if (record !== undefined && create !== null && record.generation !== create) {
         throw staleError(block, record.generation, create);
       }
-      const opened = record === undefined
-        ? await this.#create(block, create!)
-        : await this.#openKnown(block, record);
+      let opened: Replica;
+      if (record === undefined) {
+        this.#checkWritable(block);
+        opened = await createReplica(this, this.trash, this.#pathsOf(block), create!);
+        this.#blocks++;
+      } else {
+        opened = await openReplica(this, this.#pathsOf(block), record);
+      }
       this.open.set(block, opened);
       return opened;
     });
-  }
-
-  async #create(block: BlockId, generation: Generation): Promise<Replica> {
-    this.#checkWritable(block);
-    const record: ReplicaRecord = { generation, state: "writing", length: 0 };
-    const paths = this.#pathsOf(block);
-    // Invariant: a block file without a record is a stray. So the record is first, and power loss may lose both.
-    await this.#putRecord({ block, record });
-    const flags = libc.O_RDWR | libc.O_CREAT | libc.O_EXCL;
-    let fd: number;
-    try {
-      fd = await openFile(paths.dataPath, flags);
-    } catch (error) {
-      if (asFsError(error, "open").errno !== "EEXIST") throw this.writeFailed(asFsError(error, "open"));
-      await this.trash.take(block, "none", paths.dataPath, paths.crcPath);
-      fd = await openFile(paths.dataPath, flags);
-    }
-    this.#blocks++;
-    return new Replica({ block, fd, ...paths }, this, new ChunkTable(), { ...record, isDurable: false });
-  }
-
-  async #putRecord(entry: ReplicaEntry): Promise<void> {
-    try {
-      await this.records.put([entry], false);
-    } catch (error) {
-      throw this.writeFailed(asFsError(error, "record"));
-    }
-  }
-
-  async #openKnown(block: BlockId, record: ReplicaRecord): Promise<Replica> {
-    const paths = this.#pathsOf(block);
-    // Open replicas in state "writing" stay open, so this one was left by a crash: its bytes are all there is.
-    const isLeft = record.state === "writing";
-    const fd = await this.#openData(block, paths.dataPath, isLeft ? libc.O_CREAT : 0);
-    try {
-      const size = fileSize(fd, paths.dataPath);
-      let chunks: ChunkTable;
-      if (isLeft) {
-        chunks = ChunkTable.allDirty(size);
-        this.lengthChanged(size - record.length);
-      } else {
-        if (size !== record.length) {
-          const what = size < record.length ? "a truncated block file" : "a block file that is too long";
-          throw this.corrupt(block, `${what}: ${paths.dataPath} has ${size} bytes, not ${record.length}`);
-        }
-        chunks = ChunkTable.fromStored(size, await this.#readCrcs(block, paths.crcPath, chunkCount(size)));
-      }
-      return new Replica({ block, fd, ...paths }, this, chunks, { ...record, isDurable: !isLeft });
-    } catch (error) {
-      libc.close(fd);
-      throw error;
-    }
-  }
-
-  async #openData(block: BlockId, path: string, flags: number): Promise<number> {
-    try {
-      return await openFile(path, libc.O_RDWR | flags);
-    } catch (error) {
-      const { errno, message } = asFsError(error, "open");
-      if (errno === "ENOENT" || errno === "EIO") throw this.corrupt(block, message);
-      if (errno === "EROFS") this.fail(message);
-      throw error;
-    }
-  }
-
-  async #readCrcs(block: BlockId, path: string, count: number): Promise<Uint8Array> {
-    const stored = new Uint8Array(count * CRC_BYTES);
-    if (count === 0) return stored;
-    try {
-      const fd = await openFile(path, libc.O_RDONLY);
-      try {
-        if (await readFully(fd, stored, 0, path) === stored.length) return stored;
-      } finally {
-        libc.close(fd);
-      }
-    } catch (error) {
-      const { errno, message } = asFsError(error, "open");
-      if (errno !== "ENOENT" && errno !== "EIO") throw error;
-      throw this.corrupt(block, message);
-    }
-    throw this.corrupt(block, `${path} is too short for its block file`);
   }
 
   async #remove(
@@ -413,8 +341,13 @@ export class Volume implements ReplicaHost {
     }
   }
 
-  #pathsOf(block: BlockId): { dataPath: string; crcPath: string; directory: string } {
+  #pathsOf(block: BlockId): ReplicaPaths {
     const directory = `${this.path}/${bucketOf(block)}`;
-    return { dataPath: `${directory}/${block}.blk`, crcPath: `${directory}/${block}.crc`, directory };
+    return {
+      block,
+      directory,
+      dataPath: `${directory}/${block}.blk`,
+      crcPath: `${directory}/${block}.crc`,
+    };
   }
 }

@@ -152,38 +152,47 @@ static int names(char **argv) {
   return 0;
 }
 
-/* bigdir DIR COUNT: microseconds an entry to create, list, stat and remove. */
+/* bigdir DIR DIRECTORIES COUNT: microseconds an entry to create, list, stat and remove, each step over all of the
+   directories before the next, so that caches have the same time to forget whatever the shape. */
 static int bigdir(char **argv) {
-  int count = atoi(argv[1]);
+  int directories = atoi(argv[1]), count = atoi(argv[2]), total = directories * count;
+  char name[64];
   mkdir(argv[0], 0755);
   CHECK(chdir(argv[0]) == 0, "chdir");
-  char name[64];
+  for (int d = 0; d < directories; d++) {
+    snprintf(name, sizeof name, "%d", d);
+    CHECK(mkdir(name, 0755) == 0, "mkdir");
+  }
   double start = now_ms();
-  for (int i = 0; i < count; i++) {
-    snprintf(name, sizeof name, "entry-%08d", i);
+  for (int i = 0; i < total; i++) {
+    snprintf(name, sizeof name, "%d/entry-%08d", i / count, i % count);
     close(open_or_fail(name, O_WRONLY | O_CREAT | O_EXCL));
   }
   double created = now_ms();
-  DIR *dir = opendir(".");
-  int listed = 0;
-  while (readdir(dir) != NULL) listed++;
-  closedir(dir);
+  for (int d = 0; d < directories; d++) {
+    snprintf(name, sizeof name, "%d", d);
+    DIR *dir = opendir(name);
+    CHECK(dir != NULL, "opendir");
+    int listed = 0;
+    while (readdir(dir) != NULL) listed++;
+    closedir(dir);
+    errno = 0;
+    CHECK(listed == count + 2, "%d listed", listed);
+  }
   double read = now_ms();
-  errno = 0;
-  CHECK(listed == count + 2, "%d listed", listed);
-  for (int i = 0; i < count; i++) {
+  for (int i = 0; i < total; i++) {
     struct stat info;
-    snprintf(name, sizeof name, "entry-%08d", i);
+    snprintf(name, sizeof name, "%d/entry-%08d", i / count, i % count);
     CHECK(stat(name, &info) == 0, "stat");
   }
   double stated = now_ms();
-  for (int i = 0; i < count; i++) {
-    snprintf(name, sizeof name, "entry-%08d", i);
+  for (int i = 0; i < total; i++) {
+    snprintf(name, sizeof name, "%d/entry-%08d", i / count, i % count);
     CHECK(unlink(name) == 0, "unlink");
   }
   double removed = now_ms();
-  printf("%.2f %.2f %.2f %.2f\n", (created - start) * 1e3 / count, (read - created) * 1e3 / count,
-         (stated - read) * 1e3 / count, (removed - stated) * 1e3 / count);
+  printf("%.2f %.2f %.2f %.2f\n", (created - start) * 1e3 / total, (read - created) * 1e3 / total,
+         (stated - read) * 1e3 / total, (removed - stated) * 1e3 / total);
   return 0;
 }
 
@@ -386,7 +395,7 @@ static int attributes(char **argv) {
 
 int main(int argc, char **argv) {
   static const struct { const char *name; int arguments; int (*run)(char **); } commands[] = {
-      {"fill", 4, fill},     {"verify", 2, verify},         {"names", 1, names},   {"bigdir", 2, bigdir},
+      {"fill", 4, fill},     {"verify", 2, verify},         {"names", 1, names},   {"bigdir", 3, bigdir},
       {"append", 3, append}, {"open_files", 1, open_files}, {"shapes", 1, shapes}, {"attributes", 1, attributes}};
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
     if (argc == commands[i].arguments + 2 && strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argv + 2);

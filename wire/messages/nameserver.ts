@@ -129,7 +129,7 @@ export interface AllocateBlockRequest extends Change {
 /** A writer's report: what was written and acknowledged by every replica of the chain. */
 export interface CommitRequest extends Change {
   readonly ino: InodeId;
-  /** The size is raised to this when it is lower; never lowered by a commit. */
+  /** End of what was written: the size is raised to it when it is lower, and never lowered by a commit. */
   readonly size: number;
   readonly mtime: Timespec;
   /** Blocks that hold data since this writer's last report. */

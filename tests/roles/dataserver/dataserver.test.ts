@@ -1,9 +1,12 @@
 import { deepEqual, equal, ok, rejects } from "node:assert/strict";
+import { silentLogger } from "../../../base/log.ts";
 import { bytesEqual } from "../../../base/bytes.ts";
 import { randomInt, SeededRandom } from "../../../base/random.ts";
 import { ProcessDialer } from "../../../wire/dialer.ts";
 import { FsError } from "../../../wire/errno.ts";
-import { asBlockId, asGeneration } from "../../../wire/ids.ts";
+import { asBlockId, asGeneration, asVolumeId } from "../../../wire/ids.ts";
+import { DATASERVER } from "../../../wire/messages/dataserver.ts";
+import { serve } from "../../../wire/server.ts";
 import {
   connectTo,
   FakeRegistry,
@@ -167,6 +170,37 @@ Deno.test("a chain of three writes everywhere; one that was stopped is reported 
     await c.stop();
     const both = await client.call.syncBlock(at);
     deepEqual(both.failed.map((one) => one.volume), [b.volumes[0]!.volume, c.volumes[0]!.volume]);
+  }));
+
+Deno.test("a chain whose last hangs reports only that one, in time", () =>
+  withDirectory(async (directory) => {
+    await using registry = new FakeRegistry();
+    await using a = await start(registry, [`${directory}/a`]);
+    await using b = await start(registry, [`${directory}/b`]);
+    const hang = new Map(
+      Object.values(DATASERVER.methods).map(({ op }) => [op, () => new Promise(() => {})]),
+    );
+    await using hung = serve("127.0.0.1:0", {
+      role: "dataserver",
+      clusterId: () => a.clusterId,
+      handlers: hang,
+      log: silentLogger,
+    });
+    using client = await connectTo(a);
+    const started = performance.now();
+    const reply = await client.call.writeBlock({
+      block: BLOCK,
+      generation: GENERATION,
+      volume: a.volumes[0]!.volume,
+      chain: [targetOf(b), { ...targetOf(b), volume: asVolumeId(77), address: hung.address }],
+      offset: 0,
+      create: true,
+      body: pattern(100, 1),
+    });
+    deepEqual(reply.failed.map(({ volume, errno }) => [volume, errno]), [[77, "ETIMEDOUT"]]);
+    ok(performance.now() - started < 5000);
+    using toB = await connectTo(b);
+    ok(bytesEqual(await readAll(toB, b, BLOCK, 100), pattern(100, 1)));
   }));
 
 Deno.test("a local failure is thrown, a stale replica down the chain is listed", () =>

@@ -88,6 +88,16 @@ Deno.test("a flipped byte is EIO, is logged and reported once, and the other chu
     await until(() => registry.corrupt.length === 2, "reported again to a new nameserver");
   }));
 
+Deno.test("the scrubber finds a flipped byte that nobody reads", () =>
+  withDirectory(async (directory) => {
+    await using registry = new FakeRegistry();
+    const path = `${directory}/v`;
+    await prepared(registry, path, 3_000_000);
+    flipByte(`${path}/${FILE}`, 2_500_000);
+    await using _server = await start(registry, [path], { scrubPeriodMs: 300 });
+    await until(() => registry.corrupt.length === 1, "a corrupt replica reported");
+  }));
+
 Deno.test("a partial write does not give a new checksum to bytes that had rotted", () =>
   withDirectory(async (directory) => {
     await using registry = new FakeRegistry();
@@ -100,7 +110,12 @@ Deno.test("a partial write does not give a new checksum to bytes that had rotted
     equal(registry.corrupt.length, 1);
   }));
 
-for (const [what, length] of [["shorter", 90_000], ["longer", 110_000], ["empty", 0]] as const) {
+for (
+  const [what, length] of [["shorter", 90_000], ["longer", 110_000], [
+    "cut to nothing, so shorter,",
+    0,
+  ]] as const
+) {
   Deno.test(`a block file that is ${what} than its record is EIO and never served as zeros`, () =>
     withDirectory(async (directory) => {
       await using registry = new FakeRegistry();

@@ -1,0 +1,216 @@
+/**
+ * The bytes of one open replica: the data file and its chunk table, kept in agreement, and the crc file.
+ * Owns: the descriptor. Orders nothing: the replica (replica.ts) holds the range that each call here names.
+ * Invariant: bytes leave here only after their chunk matched its crc in this residency, or was written in it.
+ */
+
+import * as libc from "../../base/libc.ts";
+import { asFsError, FsError } from "../../wire/errno.ts";
+import type { BlockId } from "../../wire/ids.ts";
+import { CHUNK_BYTES, chunkCount, type ChunkTable } from "./chunk_table.ts";
+import { diskError, fileSize, openFile, readFully, syncData, syncDirectory, writeFully } from "./disk.ts";
+
+/** What a replica tells its volume. */
+export interface ContentHost {
+  /** The replica's length changed by `bytes`. */
+  lengthChanged(bytes: number): void;
+  /** Its content is not what was written: logs and reports it, and gives the error to throw. */
+  corrupt(block: BlockId, message: string): FsError;
+  /** The disk failed to write: gives the error to throw. */
+  writeFailed(error: FsError): FsError;
+}
+
+export interface ReplicaFile {
+  readonly block: BlockId;
+  readonly fd: number;
+  readonly dataPath: string;
+  readonly crcPath: string;
+  readonly directory: string;
+}
+
+export class ReplicaContent {
+  readonly #file: ReplicaFile;
+  readonly #host: ContentHost;
+  readonly #chunks: ChunkTable;
+  #closed = false;
+  // Syncs use the descriptor without a hold: it is closed when the last has ended.
+  #pins = 0;
+
+  constructor(file: ReplicaFile, host: ContentHost, chunks: ChunkTable) {
+    this.#file = file;
+    this.#host = host;
+    this.#chunks = chunks;
+  }
+
+  get length(): number {
+    return this.#chunks.length;
+  }
+
+  get isBeingSynced(): boolean {
+    return this.#pins > 0;
+  }
+
+  /** [offset, end) if it is proven and the page cache has it all, else null. */
+  readCached(offset: number, end: number): Uint8Array | null {
+    const first = Math.floor(offset / CHUNK_BYTES);
+    if (!this.#chunks.allVerified(first, chunkCount(end) - 1)) return null;
+    const buffer = new Uint8Array(end - offset);
+    return libc.preadNowait(this.#file.fd, buffer, offset) === buffer.length ? buffer : null;
+  }
+
+  /** [offset, end), with the chunks around it held: `isWhole` when the file must reach its length. */
+  async read(offset: number, end: number, isWhole: boolean): Promise<Uint8Array> {
+    const first = Math.floor(offset / CHUNK_BYTES);
+    const last = chunkCount(end) - 1;
+    if (!this.#chunks.allVerified(first, last)) {
+      const bytes = await this.settle(first, last, isWhole);
+      return bytes.subarray(offset - first * CHUNK_BYTES, end - first * CHUNK_BYTES);
+    }
+    const buffer = new Uint8Array(end - offset);
+    const count = await this.#readFile(buffer, offset);
+    if (count < buffer.length && isWhole) throw this.#tooShort(offset + count);
+    return buffer;
+  }
+
+  /**
+   * Reads chunks whole, proving those that are clean and computing the crc of those that are dirty. Where the
+   * file ends below the replica's length, a write that extends it is still on its way: zeros, unless `isWhole`.
+   */
+  async settle(first: number, last: number, isWhole: boolean): Promise<Uint8Array> {
+    const buffer = new Uint8Array((last - first + 1) * CHUNK_BYTES);
+    const start = first * CHUNK_BYTES;
+    const count = await this.#readFile(buffer, start);
+    if (isWhole && start + count < Math.min(this.length, start + buffer.length)) {
+      throw this.#tooShort(start + count);
+    }
+    for (let i = first; i <= last && i < this.#chunks.count; i++) {
+      const at = (i - first) * CHUNK_BYTES;
+      const chunk = buffer.subarray(at, at + CHUNK_BYTES);
+      if (this.#chunks.isDirty(i)) this.#chunks.setClean(i, chunk.subarray(0, this.#chunks.bytesOf(i)));
+      else if (this.#chunks.isUnproven(i)) this.#prove(i, chunk);
+    }
+    return buffer;
+  }
+
+  /** The next run of chunks to settle from chunk `from` on, at most `limit` long, or null. */
+  dirtyRun(from: number, limit: number): { readonly first: number; readonly last: number } | null {
+    const first = this.#chunks.nextDirty(from);
+    return first < 0 ? null : { first, last: Math.min(first + limit, this.#chunks.count) - 1 };
+  }
+
+  /** A change of [offset, end) keeps old bytes in a chunk that was not yet compared with its crc. */
+  mustProveEdges(offset: number, end: number): boolean {
+    return this.#mustProve(Math.floor(offset / CHUNK_BYTES), offset, end) ||
+      this.#mustProve(chunkCount(end) - 1, offset, end) ||
+      (end > this.length && this.#mustProve(this.#chunks.count - 1, offset, end));
+  }
+
+  /** Compares them now; else a new crc would be computed over bytes that had rotted. */
+  async proveEdges(offset: number, end: number): Promise<void> {
+    // The two ends, and the tail, which grows when the replica does.
+    for (const index of [Math.floor(offset / CHUNK_BYTES), chunkCount(end) - 1, this.#chunks.count - 1]) {
+      if (!this.#mustProve(index, offset, end)) continue;
+      const buffer = new Uint8Array(CHUNK_BYTES);
+      await this.#readFile(buffer, index * CHUNK_BYTES);
+      // A neighbour in the same chunk may have begun to write meanwhile: then it has proven the chunk before.
+      if (index < this.#chunks.count && this.#chunks.isUnproven(index)) this.#prove(index, buffer);
+    }
+  }
+
+  /** Writes `body`, with its range held. */
+  async write(offset: number, body: Uint8Array): Promise<void> {
+    const before = this.length;
+    this.#chunks.beginWrite(offset, offset + body.length);
+    if (this.length !== before) this.#host.lengthChanged(this.length - before);
+    try {
+      await writeFully(this.#file.fd, body, offset, this.#file.dataPath);
+    } catch (error) {
+      await this.#coverLength();
+      throw this.#host.writeFailed(asFsError(error, "write"));
+    }
+    this.#chunks.completeWrite(offset, body);
+  }
+
+  /** Drops everything at and past `length`, with everything held. */
+  async cut(length: number): Promise<void> {
+    const result = await libc.ftruncateAsync(this.#file.fd, length);
+    if (result < 0) throw this.#host.writeFailed(diskError(result, "truncate", this.#file.dataPath));
+    this.#host.lengthChanged(length - this.length);
+    this.#chunks.cut(length);
+  }
+
+  /** Writes the crc file, with everything held and no chunk dirty. */
+  async storeCrcs(): Promise<void> {
+    const { crcPath } = this.#file;
+    const fd = await openFile(crcPath, libc.O_WRONLY | libc.O_CREAT | libc.O_TRUNC);
+    try {
+      await writeFully(fd, this.#chunks.toStored(), 0, crcPath);
+    } finally {
+      libc.close(fd);
+    }
+  }
+
+  /** The data is on disk when it resolves, and the file's name if `withName`. Needs no hold. */
+  async sync(withName: boolean): Promise<void> {
+    this.#pins++;
+    try {
+      await syncData(this.#file.fd, this.#file.dataPath);
+      if (withName) await syncDirectory(this.#file.directory);
+    } finally {
+      this.#unpin();
+    }
+  }
+
+  /** The crc file is on disk when it resolves. */
+  async syncCrcs(): Promise<void> {
+    const fd = await openFile(this.#file.crcPath, libc.O_WRONLY);
+    try {
+      await syncData(fd, this.#file.crcPath);
+    } finally {
+      libc.close(fd);
+    }
+  }
+
+  /** Call once, with everything held. */
+  close(): void {
+    this.#closed = true;
+    if (this.#pins === 0) libc.close(this.#file.fd);
+  }
+
+  #unpin(): void {
+    this.#pins--;
+    if (this.#pins === 0 && this.#closed) libc.close(this.#file.fd);
+  }
+
+  #mustProve(index: number, offset: number, end: number): boolean {
+    if (index < 0 || index >= this.#chunks.count || !this.#chunks.isUnproven(index)) return false;
+    const start = index * CHUNK_BYTES;
+    return offset > start || end < start + this.#chunks.bytesOf(index);
+  }
+
+  #prove(index: number, chunk: Uint8Array): void {
+    if (this.#chunks.verify(index, chunk.subarray(0, this.#chunks.bytesOf(index)))) return;
+    const message = `checksum mismatch in ${this.#file.dataPath}, chunk ${index}`;
+    throw this.#host.corrupt(this.#file.block, message);
+  }
+
+  #tooShort(end: number): FsError {
+    const message = `a truncated block file: ${this.#file.dataPath} ends at ${end}, not at ${this.length}`;
+    return this.#host.corrupt(this.#file.block, message);
+  }
+
+  async #readFile(buffer: Uint8Array<ArrayBuffer>, offset: number): Promise<number> {
+    try {
+      return await readFully(this.#file.fd, buffer, offset, this.#file.dataPath);
+    } catch (error) {
+      throw this.#host.corrupt(this.#file.block, error instanceof Error ? error.message : String(error));
+    }
+  }
+
+  /** After a failed write: the file reaches the length that the chunk table has, so that the rest reads as zeros. */
+  async #coverLength(): Promise<void> {
+    if (fileSize(this.#file.fd, this.#file.dataPath) < this.length) {
+      await libc.ftruncateAsync(this.#file.fd, this.length);
+    }
+  }
+}
