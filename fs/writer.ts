@@ -21,7 +21,9 @@ import type { OpenFile, PendingWrite } from "./open_file.ts";
 
 const WINDOW_BYTES = 8 * 1024 * 1024;
 const TOTAL_BYTES = 32 * 1024 * 1024;
-const WRITE_TIMEOUT_MS = 5_000;
+/** A dataserver waits 3 s for each of those after it in the chain; the head must have time to say who failed. */
+const WRITE_TIMEOUT_MS = 4_000;
+const CHAIN_STEP_TIMEOUT_MS = 3_000;
 const SYNC_TIMEOUT_MS = 60_000;
 const ZEROS = new Uint8Array(256 * 1024);
 
@@ -139,7 +141,7 @@ export class Writer {
               create: !current.written,
               body,
             },
-            { timeoutMs: WRITE_TIMEOUT_MS },
+            { timeoutMs: WRITE_TIMEOUT_MS + chain.length * CHAIN_STEP_TIMEOUT_MS },
           ),
       );
       file.written.set(used.id, used.start);
