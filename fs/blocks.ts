@@ -85,7 +85,7 @@ export class Blocks {
     if (known !== undefined) return known;
     const extend = await this.#prepareExtension(file, offset);
     const { session, host } = this.#options;
-    const { block } = await session.change((retry) =>
+    const { block } = await session.flushChange((retry) =>
       session.nameserver.allocateBlock({
         retry,
         ino: file.ino,
@@ -195,7 +195,7 @@ export class Blocks {
       if (failed.includes(replica.volume)) this.#suspects.set(replica.node, clock.monotonicMs() + 10_000);
     }
     // Sent as it is, without a retry tag of its own kind: the generation makes a repetition harmless.
-    const reply = await session.change((retry) =>
+    const reply = await session.flushChange((retry) =>
       session.nameserver.replicaFailed({
         retry,
         ino: file.ino,

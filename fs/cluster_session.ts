@@ -55,6 +55,31 @@ const BACKOFF_MS_MAX = 1_000;
 /** Clocks that differ by less are taken for one: the measurement itself is no better over a slow network. */
 const CLOCK_TOLERANCE_MS = 50;
 
+/** Slots kept for what a recall waits for: see `change`. */
+const FLUSH_SLOTS = 16;
+
+/** Retry slots that are free, and who waits for one. */
+class SlotPool {
+  readonly #free: RetryTag[] = [];
+  readonly #waiters: ((slot: RetryTag) => void)[] = [];
+
+  constructor(first: number, count: number) {
+    for (let slot = first + count - 1; slot >= first; slot--) this.#free.push({ slot, sequence: 0 });
+  }
+
+  async use<T>(send: (retry: RetryTag) => Promise<T>): Promise<T> {
+    const last = this.#free.pop() ?? await new Promise<RetryTag>((resolve) => this.#waiters.push(resolve));
+    const retry = { slot: last.slot, sequence: last.sequence + 1 };
+    try {
+      return await send(retry);
+    } finally {
+      const waiter = this.#waiters.shift();
+      if (waiter === undefined) this.#free.push(retry);
+      else waiter(retry);
+    }
+  }
+}
+
 interface Link {
   readonly channel: Channel;
   readonly session: SessionId;
@@ -62,8 +87,8 @@ interface Link {
 
 export class ClusterSession {
   readonly #options: ClusterSessionOptions;
-  readonly #slots: RetryTag[] = [];
-  readonly #slotWaiters: ((slot: RetryTag) => void)[] = [];
+  readonly #slots = new SlotPool(FLUSH_SLOTS, RETRY_SLOTS - FLUSH_SLOTS);
+  readonly #flushSlots = new SlotPool(0, FLUSH_SLOTS);
   readonly #stopping = new AbortController();
   #clusterId = "";
   #link: Link | null = null;
@@ -77,7 +102,6 @@ export class ClusterSession {
 
   constructor(options: ClusterSessionOptions) {
     this.#options = options;
-    for (let slot = RETRY_SLOTS - 1; slot >= 0; slot--) this.#slots.push({ slot, sequence: 0 });
     this.nameserver = createClient(NAMESERVER, (op, request, call) => this.#call(op, request, call));
     this.#leaseserver = createClient(LEASESERVER, (op, request, call) => this.#call(op, request, call));
   }
@@ -105,17 +129,16 @@ export class ClusterSession {
   }
 
   /** Runs a change with a retry tag of its own. */
-  async change<T>(send: (retry: RetryTag) => Promise<T>): Promise<T> {
-    const free = this.#slots.pop() ??
-      await new Promise<RetryTag>((resolve) => this.#slotWaiters.push(resolve));
-    const retry = { slot: free.slot, sequence: free.sequence + 1 };
-    try {
-      return await send(retry);
-    } finally {
-      const waiter = this.#slotWaiters.shift();
-      if (waiter === undefined) this.#slots.push(retry);
-      else waiter(retry);
-    }
+  change<T>(send: (retry: RetryTag) => Promise<T>): Promise<T> {
+    return this.#slots.use(send);
+  }
+
+  /**
+   * As `change`, for what written data needs on its way out (blocks, commits). It has slots of its own: a change may
+   * wait for another client's recall, which waits for that client's flush, and the other way round.
+   */
+  flushChange<T>(send: (retry: RetryTag) => Promise<T>): Promise<T> {
+    return this.#flushSlots.use(send);
   }
 
   async releaseLeases(inodes: readonly InodeId[]): Promise<void> {

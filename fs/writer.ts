@@ -171,7 +171,7 @@ export class Writer {
     const recalls = file.recalls;
     const { reach, mtime, killSuidGid } = file;
     const written = [...file.written].map(([block, start]) => ({ block, start }));
-    const reply = await session.change((retry) =>
+    const reply = await session.flushChange((retry) =>
       session.nameserver.commit({
         retry,
         ino: file.ino,
