@@ -71,6 +71,23 @@ function wide(value: number): bigint {
   return value as unknown as bigint;
 }
 
+/**
+ * Buffers of calls that run on the pool. The runtime does not keep them alive, and neither does a suspended
+ * function that no longer mentions them: a collected one is memory that somebody else gets (seen: open(2) of a
+ * path that had become another object's bytes).
+ */
+const inUse = new Set<{ readonly buffers: readonly ArrayBufferView[] }>();
+
+async function pinned<T>(buffers: readonly ArrayBufferView[], call: Promise<T>): Promise<T> {
+  const pin = { buffers };
+  inUse.add(pin);
+  try {
+    return await call;
+  } finally {
+    inUse.delete(pin);
+  }
+}
+
 /** A NUL-terminated copy of a path for C. */
 export function cString(path: string | Uint8Array): Uint8Array<ArrayBuffer> {
   const bytes = typeof path === "string" ? new TextEncoder().encode(path) : path;
@@ -111,7 +128,8 @@ export function open(path: string | Uint8Array, flags: number, mode = 0): number
 
 /** open(2) on a thread of the pool: a descriptor or -errno. On failure it is tried again here, for the errno. */
 export async function openAsync(path: string, flags: number, mode = 0): Promise<number> {
-  const result = await libc.openAsync(cString(path), flags | O_CLOEXEC, mode);
+  const name = cString(path);
+  const result = await pinned([name], libc.openAsync(name, flags | O_CLOEXEC, mode));
   return result < 0 ? open(path, flags, mode) : result;
 }
 
@@ -131,8 +149,15 @@ export function write(fd: number, buffer: Uint8Array<ArrayBuffer>): number {
 
 /** write(2) on a thread of the pool: bytes written or -EIO (the real errno is not to be had). */
 export async function writeAsync(fd: number, buffer: Uint8Array<ArrayBuffer>): Promise<number> {
-  const result = await libc.writeAsync(fd, buffer, wide(buffer.length));
+  const result = await pinned([buffer], libc.writeAsync(fd, buffer, wide(buffer.length)));
   return result < 0 ? -EIO : result;
+}
+
+/** The address of a view's bytes; stays right while the view is alive. */
+function addressOf(view: Uint8Array<ArrayBuffer> | BigUint64Array<ArrayBuffer>): bigint {
+  // Small arrays live on V8's heap, where a collection moves them, until somebody asks for their buffer.
+  if (view.buffer.byteLength < view.byteLength) throw new RangeError("a view without memory");
+  return Deno.UnsafePointer.value(Deno.UnsafePointer.of(view));
 }
 
 // One iovec array for all vectored calls of this thread: sync calls cannot overlap.
@@ -144,9 +169,7 @@ function fillIovecs(parts: readonly Uint8Array[]): number {
   for (let i = 0; i < parts.length; i++) {
     const part = parts[i]!;
     // An empty view may have no address; the length 0 beside it keeps the kernel from looking.
-    iovecs[2 * i] = part.length === 0
-      ? 0n
-      : Deno.UnsafePointer.value(Deno.UnsafePointer.of(part as Uint8Array<ArrayBuffer>));
+    iovecs[2 * i] = part.length === 0 ? 0n : addressOf(part as Uint8Array<ArrayBuffer>);
     iovecs[2 * i + 1] = BigInt(part.length);
   }
   return parts.length;
@@ -173,7 +196,7 @@ export async function preadAsync(
   buffer: Uint8Array<ArrayBuffer>,
   offset: number,
 ): Promise<number> {
-  const result = await libc.preadAsync(fd, buffer, wide(buffer.length), wide(offset));
+  const result = await pinned([buffer], libc.preadAsync(fd, buffer, wide(buffer.length), wide(offset)));
   return result < 0 ? pread(fd, buffer, offset) : result;
 }
 
@@ -188,7 +211,7 @@ export async function pwriteAsync(
   buffer: Uint8Array<ArrayBuffer>,
   offset: number,
 ): Promise<number> {
-  const result = await libc.pwriteAsync(fd, buffer, wide(buffer.length), wide(offset));
+  const result = await pinned([buffer], libc.pwriteAsync(fd, buffer, wide(buffer.length), wide(offset)));
   return result < 0 ? pwrite(fd, buffer, offset) : result;
 }
 
@@ -241,7 +264,7 @@ function pollBuffer(fd: number, events: number): Uint8Array<ArrayBuffer> {
 /** poll(2) of one descriptor on a thread of the pool: its `revents`, 0 after `timeoutMs`, or -EINTR. */
 export async function pollAsync(fd: number, events: number, timeoutMs: number): Promise<number> {
   const buffer = pollBuffer(fd, events);
-  const result = await libc.pollAsync(buffer, 1n, timeoutMs);
+  const result = await pinned([buffer], libc.pollAsync(buffer, 1n, timeoutMs));
   if (result < 0) return -EINTR;
   return result === 0 ? 0 : new DataView(buffer.buffer).getInt16(6, true);
 }
@@ -268,7 +291,8 @@ export function mount(source: string, target: string, type: string, flags: numbe
 
 /** umount2(2) on a thread of the pool (it may wait for the daemon, which is us): 0 or -EIO. */
 export async function umountAsync(target: string, flags: number): Promise<number> {
-  return await libc.umount2Async(cString(target), flags) < 0 ? -EIO : 0;
+  const name = cString(target);
+  return await pinned([name], libc.umount2Async(name, flags)) < 0 ? -EIO : 0;
 }
 
 const AF_UNIX = 1;
@@ -291,25 +315,21 @@ const SCM_RIGHTS = 1;
 export async function receiveDescriptor(socket: number): Promise<number> {
   const data = new Uint8Array(1);
   const control = new Uint8Array(24);
-  const iovec = new BigUint64Array([pointerValue(data), 1n]);
+  const iovec = new BigUint64Array([addressOf(data), 1n]);
   const header = new BigUint64Array([
     0n, // msg_name
     0n, // msg_namelen
-    pointerValue(iovec),
+    addressOf(iovec),
     1n, // msg_iovlen
-    pointerValue(control),
+    addressOf(control),
     BigInt(control.length), // msg_controllen
     0n, // msg_flags
   ]);
-  const received = await libc.recvmsgAsync(socket, header, 0);
+  const received = await pinned([data, control, iovec, header], libc.recvmsgAsync(socket, header, 0));
   const view = new DataView(control.buffer);
   const isDescriptor = received === 1 && iovec.length === 2 && data.length === 1 &&
     view.getUint32(8, true) === SOL_SOCKET && view.getUint32(12, true) === SCM_RIGHTS;
   return isDescriptor ? view.getInt32(16, true) : -1;
-}
-
-function pointerValue(buffer: Uint8Array<ArrayBuffer> | BigUint64Array<ArrayBuffer>): bigint {
-  return Deno.UnsafePointer.value(Deno.UnsafePointer.of(buffer));
 }
 
 /** Space of the file system that holds `path`, in bytes, and its inode counts; or -errno. */
