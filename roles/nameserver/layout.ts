@@ -3,6 +3,7 @@
  * A directory of another layout, or of something else, is refused with one line and not touched.
  */
 
+import { getegid, geteuid } from "../../base/libc.ts";
 import { randomHexId } from "../../base/random.ts";
 import { systemClock } from "../../base/clock.ts";
 import { FsError } from "../../wire/errno.ts";
@@ -101,7 +102,8 @@ export async function formatNameserver(
       onFailure: () => {},
     });
     const namespace = await Namespace.load(journal, systemClock);
-    await namespace.change((tx) => makeRoot(tx, options.replication ?? 0), true);
+    const owner = { uid: geteuid(), gid: getegid() };
+    await namespace.change((tx) => makeRoot(tx, options.replication ?? 0, owner), true);
     await journal.close();
     // Last: only a directory with this file counts as formatted.
     const temporary = `${identityPath(dir)}.new`;

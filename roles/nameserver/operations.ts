@@ -37,11 +37,17 @@ export interface NewInode {
   readonly target: Uint8Array;
 }
 
-/** The root directory of a new file system. */
-export function makeRoot(tx: Transaction, replication: number): void {
+/** The root directory of a new file system; it belongs to whoever makes it. */
+export function makeRoot(
+  tx: Transaction,
+  replication: number,
+  owner: Credentials = { uid: 0, gid: 0 },
+): void {
   const now = tx.now;
   tx.addInode({
     ...blankInode(ROOT_INODE, S_IFDIR | 0o755, now),
+    uid: owner.uid,
+    gid: owner.gid,
     nlink: 2,
     parent: ROOT_INODE,
     replication,
