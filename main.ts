@@ -230,10 +230,10 @@ withLog(command(
   .option("--foreground", "stay in the foreground, log to stderr")
   .option("--host <name>", "label of this machine: replicas on it are read first", Deno.hostname())
   .action(async (nameserver: string, mountpoint: string, _options, self: Command) => {
-    const options = self.opts<LogFlags & { o?: string; foreground?: boolean; host: string }>();
+    const options = self.opts<MountFlags & { foreground?: boolean }>();
     const { Assembly, checkMountOptions } = await import("./roles/singlenode/assembly.ts");
     await usage(() => checkMountOptions(options.o ?? ""));
-    if (options.foreground !== true) return await mountInBackground(mountpoint, options);
+    if (options.foreground !== true) return await mountInBackground(nameserver, mountpoint, options);
     const log = logOf("mfs", options);
     await serveUntilStopped("mount", log, async (signal) => {
       const assembly = new Assembly(log, signal);
@@ -243,10 +243,21 @@ withLog(command(
     });
   });
 
-async function mountInBackground(mountpoint: string, flags: LogFlags): Promise<void> {
-  const { startInBackground, stateDirectory } = await import("./roles/admin/self.ts");
-  const logFile = flags.logFile === undefined ? ["--log-file", `${stateDirectory()}/${MOUNT_LOG}`] : [];
-  const started = await startInBackground([...Deno.args, "--foreground", ...logFile]);
+interface MountFlags extends LogFlags {
+  readonly o?: string;
+  readonly host: string;
+}
+
+async function mountInBackground(nameserver: string, mountpoint: string, flags: MountFlags): Promise<void> {
+  const { absolutePath, startInBackground, stateDirectory } = await import("./roles/admin/self.ts");
+  const logFile = flags.logFile === undefined
+    ? `${stateDirectory()}/${MOUNT_LOG}`
+    : absolutePath(flags.logFile);
+  const started = await startInBackground([
+    ...["mount", nameserver, absolutePath(mountpoint), "--foreground", "--host", flags.host],
+    ...["--log-file", logFile, "--log-level", flags.logLevel, ...flags.logJson ? ["--log-json"] : []],
+    ...flags.o === undefined ? [] : ["-o", flags.o],
+  ]);
   if (started.ready) {
     printLine(`mounted on ${mountpoint} by process ${started.pid}`);
     Deno.exit(0);

@@ -34,6 +34,8 @@ export async function startInBackground(args: readonly string[]): Promise<Starte
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
+    // It must not hold the directory that it happened to be started in.
+    cwd: "/",
     detached: true,
   }).spawn();
   child.unref();
@@ -45,6 +47,10 @@ export async function startInBackground(args: readonly string[]): Promise<Starte
   const said = (await stderr).trim().split("\n");
   const message = said.findLast((line) => line.startsWith("mfs: ")) ?? said.at(-1) ?? "";
   return { ready: false, code: code === 0 ? 1 : code, message };
+}
+
+export function absolutePath(path: string): string {
+  return path.startsWith("/") ? path : `${Deno.cwd()}/${path}`;
 }
 
 /** Where this user's programs keep logs: made when missing. Throws when it cannot be. */

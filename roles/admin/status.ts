@@ -24,8 +24,6 @@ export async function fetchStatus(nameserver: string, dialer: Dialer = tcpDialer
 /** The page for people. */
 export function formatStatus(status: StatusReply): string {
   const volumes = status.dataservers.flatMap((server) => server.volumes);
-  const total = sum(volumes.map((volume) => volume.totalBytes));
-  const free = sum(volumes.map((volume) => volume.freeBytes));
   const used = sum(volumes.map((volume) => volume.usedBytes));
   const alive = status.dataservers.filter((server) => server.alive).length;
   const facts: [string, string][] = [
@@ -35,7 +33,7 @@ export function formatStatus(status: StatusReply): string {
       `${status.version}, up ${duration(status.startedSecondsAgo)}, ${size(status.residentBytes)} resident`,
     ],
     ["dataservers", `${alive} of ${status.dataservers.length} alive, ${volumes.length} volumes`],
-    ["space", `${size(used)} in blocks, ${size(free)} free of ${size(total)}`],
+    ["space", `${size(used)} in blocks, ${size(status.freeBytes)} free of ${size(status.totalBytes)}`],
     ["files", `${status.inodes} inodes, ${status.blocks} blocks, ${status.replicas} replicas`],
     ["health", health(status)],
     ["clients", `${status.sessions} sessions, ${status.leases} leases`],

@@ -12,6 +12,15 @@ const FRESH_MS = 1000;
 const RESERVE_BYTES_MAX = 64 * 1024 * 1024;
 const RESERVE_FRACTION = 0.01;
 
+/** What tells this machine from others; machines without an id count as one by their host name. */
+function machineId(): string {
+  try {
+    return Deno.readTextFileSync("/etc/machine-id").trim();
+  } catch {
+    return Deno.hostname();
+  }
+}
+
 export class Space {
   readonly #path: string;
   readonly #clock: Clock;
@@ -22,6 +31,15 @@ export class Space {
   constructor(path: string, clock: Clock) {
     this.#path = path;
     this.#clock = clock;
+  }
+
+  /** Names the file system: the machine, and the device on it (the path, where that can't be asked). */
+  disk(): string {
+    try {
+      return `${machineId()}:${Deno.statSync(this.#path).dev}`;
+    } catch {
+      return `${machineId()}:${this.#path}`;
+    }
   }
 
   /** Total bytes, and those that replicas may still take; throws FsError when the file system is gone. */

@@ -79,6 +79,11 @@ export class Volume implements ReplicaHost {
     return this.identity.volume ?? 0 as VolumeId;
   }
 
+  /** The disk that it lies on; volumes with the same one share its space. */
+  get disk(): string {
+    return this.#space.disk();
+  }
+
   /** Bytes of all replicas. */
   get usedBytes(): number {
     return this.#usedBytes;

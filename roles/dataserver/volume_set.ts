@@ -96,7 +96,8 @@ export class VolumeSet {
     return this.all.map(({ volume }) => {
       const { totalBytes, freeBytes } = volume.figures();
       const { label, volume: id } = volume.identity;
-      return { label, path: volume.path, totalBytes, freeBytes, ...(id === undefined ? {} : { volume: id }) };
+      const { path, disk } = volume;
+      return { label, path, disk, totalBytes, freeBytes, ...(id === undefined ? {} : { volume: id }) };
     });
   }
 

@@ -19,7 +19,6 @@ export const TABLE_RETRY = 0x18;
 export const TABLE_SESSION = 0x19;
 export const TABLE_NODE = 0x1a;
 export const TABLE_VOLUME = 0x1b;
-export const TABLE_PURGE = 0x1c;
 
 export type Key = Uint8Array<ArrayBuffer>;
 
@@ -87,7 +86,6 @@ export const retryKey = (session: SessionId, slot: number): Key => key2(TABLE_RE
 export const sessionKey = (session: SessionId): Key => key1(TABLE_SESSION, session);
 export const nodeKey = (node: number): Key => key1(TABLE_NODE, node);
 export const volumeKey = (volume: number): Key => key1(TABLE_VOLUME, volume);
-export const purgeKey = (ino: InodeId): Key => key1(TABLE_PURGE, ino);
 
 /** All keys of a table, as [from, to). */
 export function tableRange(table: number): readonly [Key, Key] {

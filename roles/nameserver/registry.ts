@@ -47,6 +47,8 @@ interface Volume {
   readonly node: NodeId;
   readonly label: string;
   path: string;
+  /** Volumes with the same one share its space. */
+  disk: string;
   stats: VolumeStats | null;
 }
 
@@ -84,7 +86,7 @@ export class Registry {
     for (const [, value] of await options.journal.scan(tableRange(TABLE_VOLUME), NODES_MAX * 64)) {
       const stored = storedCodec.decode(value) as StoredVolume;
       const id = asVolumeId(stored.volume);
-      registry.#volumes.set(id, { ...stored, id, node: asNodeId(stored.node), stats: null });
+      registry.#volumes.set(id, { ...stored, id, node: asNodeId(stored.node), disk: "", stats: null });
     }
     return registry;
   }
@@ -139,6 +141,7 @@ export class Registry {
         node: nodeId,
         label: registration.label,
         path: registration.path,
+        disk: registration.disk ?? `volume ${id}`,
         stats: {
           volume: id,
           totalBytes: registration.totalBytes,
@@ -285,12 +288,14 @@ export class Registry {
     return candidates.at(-1);
   }
 
-  /** Bytes of all live volumes. */
+  /** Bytes of the disks of all live volumes, each disk once. */
   space(): { totalBytes: number; freeBytes: number } {
     let totalBytes = 0;
     let freeBytes = 0;
-    for (const { id, stats } of this.#volumes.values()) {
-      if (stats === null || !this.isAlive(id)) continue;
+    const counted = new Set<string>();
+    for (const { id, disk, stats } of this.#volumes.values()) {
+      if (stats === null || counted.has(disk) || !this.isAlive(id)) continue;
+      counted.add(disk);
       totalBytes += stats.totalBytes;
       freeBytes += stats.freeBytes;
     }

@@ -59,6 +59,7 @@ export class StatusReporter {
       blocks: namespace.totals.get("blocks"),
       replicas: namespace.totals.get("replicas"),
       ...health,
+      ...registry.space(),
       sessions: leaseserver.sessions.size,
       leases: leaseserver.leases.size,
       residentBytes: Deno.memoryUsage().rss,

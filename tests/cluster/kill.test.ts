@@ -8,9 +8,9 @@ import { killGroup, run, sh, sleep, within } from "../harness/command.ts";
 import { Cluster, type Mode } from "../harness/cluster.ts";
 import { hasCompiler, probe } from "../harness/probe.ts";
 
-const FILES = 1500;
+const FILES = 800;
 /** The kill comes once this many files were closed. */
-const KILL_AFTER = 150;
+const KILL_AFTER = 120;
 
 function define(mode: Mode, name: string, body: (cluster: Cluster) => Promise<void>): void {
   Deno.test({

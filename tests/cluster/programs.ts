@@ -1,7 +1,7 @@
 /**
  * The programs that every way of running a cluster must carry: defined once, run on each by the files
  * programs_*.test.ts. One cluster serves all tests of a file; the last test stops it and looks at what it leaves.
- * MFS_TEST_FULL=1 takes the large sizes (100,000 entries, 3 GiB).
+ * MFS_TEST_FULL=1 takes the full sizes everywhere (100,000 entries, 3 GiB).
  */
 
 import { assert, assertEquals } from "@std/assert";
@@ -12,9 +12,19 @@ import { hasCompiler, probe } from "../harness/probe.ts";
 import { residentMib } from "../harness/process.ts";
 
 const IS_FULL = Deno.env.get("MFS_TEST_FULL") === "1";
-const TREE_FILES = 3000;
-const BIG_DIRECTORY = IS_FULL ? 100_000 : 10_000;
-const LARGE_MIB = IS_FULL ? 3072 : 300;
+
+/** How much of each: what takes long is done on one of the modes in full, and on the others in part. */
+interface Sizes {
+  readonly treeFiles: number;
+  readonly directoryEntries: number;
+  readonly largeMib: number;
+}
+
+function sizesOf(mode: Mode): Sizes {
+  if (IS_FULL) return { treeFiles: 3000, directoryEntries: 100_000, largeMib: 3072 };
+  if (mode === "one process") return { treeFiles: 3000, directoryEntries: 8000, largeMib: 300 };
+  return { treeFiles: 900, directoryEntries: 3000, largeMib: 150 };
+}
 
 export interface Program {
   readonly name: string;
@@ -27,15 +37,15 @@ export interface Program {
 
 const needsCompiler = ["gcc"];
 
-export const programs: readonly Program[] = [
+export const programsOf = ({ treeFiles, directoryEntries, largeMib }: Sizes): readonly Program[] => [
   {
-    name: "a tree of 3,000 files unpacks, equals the original and is removed",
+    name: `a tree of ${treeFiles} files unpacks, equals the original and is removed`,
     needs: ["tar", "diff"],
     limitMs: 120_000,
     async run(here, local) {
       await sh(
         `mkdir ${local}/tree && cd ${local}/tree
-         for d in $(seq 60); do mkdir dir$d; for f in $(seq ${TREE_FILES / 60}); do
+         for d in $(seq 60); do mkdir dir$d; for f in $(seq ${treeFiles / 60}); do
            head -c $(( (d * 7919 + f * 104729) % 20000 )) /dev/urandom > dir$d/file$f; done; done
          ln -s dir1/file1 link; chmod 750 dir2; chmod 600 dir3/file3
          tar --format=posix -cf ${local}/tree.tar .`,
@@ -76,7 +86,7 @@ export const programs: readonly Program[] = [
     },
   },
   {
-    name: `a directory of ${BIG_DIRECTORY} entries costs as much an entry as a small one`,
+    name: `a directory of ${directoryEntries} entries costs as much an entry as a small one`,
     needs: needsCompiler,
     limitMs: IS_FULL ? 900_000 : 120_000,
     async run(here) {
@@ -85,8 +95,8 @@ export const programs: readonly Program[] = [
           timeoutMs: IS_FULL ? 900_000 : 120_000,
         })).split(" ").map(Number);
       await measure("warm", 1, 500);
-      const small = await measure("small", BIG_DIRECTORY / 1000, 1000);
-      const large = await measure("large", 1, BIG_DIRECTORY);
+      const small = await measure("small", directoryEntries / 1000, 1000);
+      const large = await measure("large", 1, directoryEntries);
       ["create", "list", "stat", "remove"].forEach((what, i) => {
         // Twice and 50 us: a busy machine must not fail this, a cost that grows with the size does.
         const message = `${what}: ${small[i]} us an entry in directories of 1,000, ${
@@ -157,15 +167,15 @@ export const programs: readonly Program[] = [
     },
   },
   {
-    name: `a file of ${LARGE_MIB} MiB keeps its SHA-256`,
+    name: `a file of ${largeMib} MiB keeps its SHA-256`,
     needs: ["sha256sum"],
     limitMs: IS_FULL ? 900_000 : 120_000,
     async run(here) {
       // A stream that cannot be guessed nor compressed, without a second copy on disk.
       const out = await sh(
         `stream() { openssl enc -aes-128-ctr -nosalt -pass pass:mfs -md sha256 2>/dev/null </dev/zero |
-           head -c ${LARGE_MIB}M || true; }
-         command -v openssl >/dev/null || stream() { seq 1 400000000 | head -c ${LARGE_MIB}M || true; }
+           head -c ${largeMib}M || true; }
+         command -v openssl >/dev/null || stream() { seq 1 400000000 | head -c ${largeMib}M || true; }
          set +o pipefail
          stream | tee ${here}/large | sha256sum | cut -c1-64
          stat -c %s ${here}/large
@@ -175,7 +185,7 @@ export const programs: readonly Program[] = [
         { timeoutMs: IS_FULL ? 900_000 : 120_000 },
       );
       const [written, size, read, again] = out.split("\n");
-      assertEquals(size, String(LARGE_MIB * 1024 * 1024));
+      assertEquals(size, String(largeMib * 1024 * 1024));
       assertEquals(read, written);
       assertEquals(again, written);
       await sh(`rm ${here}/large`);
@@ -282,7 +292,7 @@ export function definePrograms(mode: Mode): void {
   });
 
   let number = 0;
-  for (const program of programs) {
+  for (const program of programsOf(sizesOf(mode))) {
     const missing = program.needs?.filter((name) => !hasProgram(name)) ?? [];
     const skipped = missing.length > 0 || (program.needs === needsCompiler && !hasCompiler);
     const name = skipped ? `${program.name} (needs ${missing.join(", ")})` : program.name;

@@ -30,6 +30,8 @@ export class Cluster {
   readonly scratch: string;
   readonly mountpoint: string;
   readonly nameserver: string;
+  /** Where all processes are started: nothing of theirs belongs there. */
+  readonly cwd: string;
   /** Of mode "roles"; in the others `#main` runs all. */
   readonly #roles = new Map<string, { process: MfsProcess; readonly args: readonly string[] }>();
   readonly #options: ClusterOptions;
@@ -40,6 +42,8 @@ export class Cluster {
     this.mode = options.mode;
     this.scratch = makeScratch();
     this.mountpoint = `${this.scratch}/mnt`;
+    this.cwd = `${this.scratch}/cwd`;
+    Deno.mkdirSync(this.cwd);
     this.nameserver = `127.0.0.1:${freePort("127.0.0.1")}`;
   }
 
@@ -64,12 +68,16 @@ export class Cluster {
   }
 
   async #startSinglenode(): Promise<void> {
-    this.#main = await MfsProcess.start([
-      ...["singlenode", this.mountpoint, "--dir", `${this.scratch}/cluster`, "--listen", this.nameserver],
-      ...["--dataservers", String(this.#dataservers), "--replication", String(this.#replication)],
-      ...(this.mode === "processes" ? ["--processes"] : []),
-      ...LOG_FLAGS,
-    ]);
+    this.#main = await MfsProcess.start(
+      [
+        ...["singlenode", this.mountpoint, "--dir", `${this.scratch}/cluster`, "--listen", this.nameserver],
+        ...["--dataservers", String(this.#dataservers), "--replication", String(this.#replication)],
+        ...(this.mode === "processes" ? ["--processes"] : []),
+        ...LOG_FLAGS,
+      ],
+      {},
+      this.cwd,
+    );
   }
 
   async #startRoles(): Promise<void> {
@@ -100,7 +108,7 @@ export class Cluster {
 
   async #startRole(name: string, args: readonly string[]): Promise<void> {
     const all = [...args, ...LOG_FLAGS];
-    this.#roles.set(name, { process: await MfsProcess.start(all), args: all });
+    this.#roles.set(name, { process: await MfsProcess.start(all, {}, this.cwd), args: all });
   }
 
   /** The process ids of a role: "nameserver", "dataserver2", "mount"; empty in one process. */
@@ -152,7 +160,7 @@ export class Cluster {
   async restart(role: string): Promise<void> {
     if (this.mode !== "roles") return;
     const { args } = this.#roles.get(role)!;
-    this.#roles.set(role, { process: await MfsProcess.start(args), args });
+    this.#roles.set(role, { process: await MfsProcess.start(args, {}, this.cwd), args });
   }
 
   /** kill -9 of every process at once. */

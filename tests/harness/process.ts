@@ -29,10 +29,11 @@ export class MfsProcess {
     });
   }
 
-  /** Starts `mfs ARGS...`; rejects with its log when it ends before `ready`. */
+  /** Starts `mfs ARGS...` in `cwd`; rejects with its log when it ends before `ready`. */
   static async start(
     args: readonly string[],
     env: Readonly<Record<string, string>> = {},
+    cwd = "/",
   ): Promise<MfsProcess> {
     const child = new Deno.Command(MFS, {
       args: [...args],
@@ -40,6 +41,7 @@ export class MfsProcess {
       stdout: "piped",
       stderr: "piped",
       detached: true,
+      cwd,
       env: { DENO: Deno.execPath(), NO_COLOR: "1", MFS_EXIT_ON_STDIN_EOF: "1", ...env },
     }).spawn();
     const started = new MfsProcess(child);

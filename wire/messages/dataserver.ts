@@ -69,6 +69,8 @@ export interface VolumeRegistration {
   /** Random, made with the volume; recognises a volume whose registration's answer was lost. */
   readonly label: string;
   readonly path: string;
+  /** Equal for volumes that share a disk, so that its space counts once. */
+  readonly disk?: string;
   readonly totalBytes: number;
   readonly freeBytes: number;
 }

@@ -202,6 +202,9 @@ export interface StatusReply {
   readonly replicas: number;
   readonly underReplicated: number;
   readonly missing: number;
+  /** Of the disks of live volumes, each disk once; before replication. */
+  readonly totalBytes: number;
+  readonly freeBytes: number;
   readonly pendingDeletions: number;
   readonly sessions: number;
   readonly leases: number;

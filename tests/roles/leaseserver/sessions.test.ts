@@ -1,0 +1,207 @@
+import assert from "node:assert/strict";
+import { silentLogger } from "../../../base/log.ts";
+import { type SessionRecord, type SessionStore, SessionTable } from "../../../roles/leaseserver/sessions.ts";
+import { FsError, isErrno } from "../../../wire/errno.ts";
+import { asSessionId, type SessionId } from "../../../wire/ids.ts";
+import { FakeClock, settle } from "../../base/fake_clock.ts";
+import { FakePeer } from "../nameserver/fake_peer.ts";
+
+const TTL_MS = 10_000;
+
+class Store implements SessionStore {
+  readonly saved = new Map<SessionId, SessionRecord>();
+  saving: () => Promise<void> = () => Promise.resolve();
+  #next = 1;
+
+  nextId(): number {
+    return this.#next++;
+  }
+  async save(record: SessionRecord): Promise<void> {
+    await this.saving();
+    this.saved.set(record.session, record);
+  }
+  remove(session: SessionId): void {
+    this.saved.delete(session);
+  }
+}
+
+function start(stored: readonly SessionRecord[] = []) {
+  const clock = new FakeClock();
+  const store = new Store();
+  const ended: SessionId[] = [];
+  const table = new SessionTable(
+    { ttlMs: TTL_MS, clock, store, log: silentLogger, onEnd: (session) => ended.push(session) },
+    stored,
+  );
+  const open = (clientId: string, peer: FakePeer) =>
+    table.open({ clientId, host: "h", mountpoint: "/m" }, peer);
+  return { clock, store, ended, table, open };
+}
+
+const isShutdown = (error: unknown) => isErrno(error, "ESHUTDOWN");
+
+Deno.test("sessions: a client has one, and gets it again over another connection", async () => {
+  const { table, open } = start();
+  const [first, second] = [new FakePeer(), new FakePeer()];
+  const { session, resumed } = await open("a", first);
+  assert.equal(resumed, false);
+  assert.deepEqual(await open("a", second), { session, resumed: true });
+  assert.notEqual((await open("b", new FakePeer())).session, session);
+  assert.equal(table.size, 2);
+  first.close();
+  await settle();
+  assert.deepEqual(await table.push(session, 60, "still reached"), { ok: true });
+  assert.equal(second.pushes.length, 1);
+});
+
+Deno.test("sessions: one is stored before its number is given out", async () => {
+  const { store, open } = start();
+  const saving = Promise.withResolvers<void>();
+  store.saving = () => saving.promise;
+  const opened: SessionId[] = [];
+  // The client lost its connection at once and asks again over another.
+  const both = [1, 2].map(async () => {
+    const { session } = await open("a", new FakePeer());
+    assert.ok(store.saved.has(session), "it is stored");
+    opened.push(session);
+  });
+  await settle();
+  assert.deepEqual(opened, []);
+  saving.resolve();
+  await Promise.all(both);
+  assert.equal(new Set(opened).size, 1);
+});
+
+Deno.test("sessions: one that could not be stored is not there", async () => {
+  const { table, store, open } = start();
+  store.saving = () => Promise.reject(new FsError("EIO", "no disk"));
+  await assert.rejects(open("a", new FakePeer()), (error) => isErrno(error, "EIO"));
+  assert.equal(table.size, 0);
+  store.saving = () => Promise.resolve();
+  const { session, resumed } = await open("a", new FakePeer());
+  assert.equal(resumed, false);
+  assert.ok(store.saved.has(session));
+});
+
+Deno.test("sessions: silence for the TTL ends one, any traffic renews it", async () => {
+  const { clock, table, open, ended, store } = start();
+  const [quiet, busy] = [new FakePeer(), new FakePeer()];
+  const { session } = await open("quiet", quiet);
+  const { session: other } = await open("busy", busy);
+  for (let i = 0; i < 4; i++) {
+    await clock.advance(TTL_MS / 4);
+    table.of(busy);
+    table.expire();
+  }
+  assert.deepEqual(ended, []);
+  await clock.advance(1);
+  table.expire();
+  assert.deepEqual(ended, [session]);
+  assert.ok(!table.isAlive(session) && table.isAlive(other));
+  assert.deepEqual([...store.saved.keys()], [other]);
+  assert.throws(() => table.of(quiet), isShutdown);
+  assert.equal(table.ofOrNone(quiet), 0);
+  table.expire();
+  table.end(session, "again");
+  assert.deepEqual(ended, [session], "it ends once");
+});
+
+Deno.test("sessions: an acknowledged push counts as a sign of life", async () => {
+  const { clock, table, open } = start();
+  const { session } = await open("a", new FakePeer());
+  for (let i = 0; i < 5; i++) {
+    await clock.advance(TTL_MS * 0.9);
+    await table.push(session, 60, {});
+    table.expire();
+  }
+  assert.ok(table.isAlive(session));
+});
+
+Deno.test("sessions: a client whose session ended gets a new one, not the old", async () => {
+  const { table, open } = start();
+  const peer = new FakePeer();
+  const { session } = await open("a", peer);
+  table.end(session, "test");
+  const again = await open("a", peer);
+  assert.equal(again.resumed, false);
+  assert.notEqual(again.session, session);
+  assert.equal(table.of(peer), again.session);
+});
+
+Deno.test("sessions: a peer without one is told so", () => {
+  const { table } = start();
+  assert.throws(() => table.of(new FakePeer()), isShutdown);
+  assert.equal(table.ofOrNone(new FakePeer()), 0);
+});
+
+Deno.test("sessions: a push waits for a client that is away, and reaches it when it is back", async () => {
+  const { clock, table, open } = start();
+  const first = new FakePeer();
+  const { session } = await open("a", first);
+  first.close();
+  await settle();
+  let answer: unknown;
+  const pushing = table.push(session, 60, { ino: 5 }).then((value) => answer = value);
+  await clock.advance(3_000);
+  assert.equal(answer, undefined);
+  const second = new FakePeer(() => ({ open: true }));
+  await open("a", second);
+  await pushing;
+  assert.deepEqual(answer, { open: true });
+});
+
+Deno.test("sessions: a push to one that ends meanwhile, or has ended, is over at once", async () => {
+  const { table, open } = start();
+  const peer = new FakePeer();
+  const { session } = await open("a", peer);
+  peer.close();
+  await settle();
+  const pushing = table.push(session, 60, {});
+  table.end(session, "test");
+  assert.equal(await pushing, undefined);
+  assert.equal(await table.push(session, 60, {}), undefined);
+});
+
+Deno.test("sessions: one that renews but never answers a push is ended after the TTL and a little", async () => {
+  const { clock, table, open, ended } = start();
+  const peer = new FakePeer(() => Promise.reject(new FsError("ETIMEDOUT", "no acknowledgement")));
+  const { session } = await open("a", peer);
+  let isOver = false;
+  const pushing = table.push(session, 60, {}).then((answer) => {
+    assert.equal(answer, undefined);
+    isOver = true;
+  });
+  for (let ms = 0; ms < TTL_MS; ms += 1_000) {
+    await clock.advance(1_000);
+    table.of(peer);
+    table.expire();
+  }
+  assert.equal(isOver, false, "it has the TTL");
+  await clock.advance(5_000);
+  await pushing;
+  assert.deepEqual(ended, [session]);
+});
+
+Deno.test("sessions: those from before a restart are waited for, and end when they do not come", async () => {
+  const stored = ["a", "b"].map((clientId, i) => ({
+    session: asSessionId(i + 10),
+    clientId,
+    host: "h",
+    mountpoint: "/m",
+  }));
+  const { clock, table, open, ended } = start(stored);
+  const [a, b] = stored.map(({ session }) => session) as [SessionId, SessionId];
+  assert.deepEqual(table.unreclaimed(asSessionId(0)), [a, b]);
+  assert.deepEqual(table.unreclaimed(a), [b]);
+  const peer = new FakePeer();
+  assert.deepEqual(await open("a", peer), { session: a, resumed: true });
+  assert.deepEqual(table.unreclaimed(asSessionId(0)), [a, b], "not before it said what it holds");
+  table.markReclaimed(a);
+  assert.deepEqual(table.unreclaimed(asSessionId(0)), [b]);
+  await clock.advance(TTL_MS);
+  table.of(peer);
+  await clock.advance(1);
+  table.expire();
+  assert.deepEqual(ended, [b]);
+  assert.deepEqual(table.unreclaimed(asSessionId(0)), []);
+});

@@ -1,0 +1,201 @@
+/** One message of every type that the services know, with all optional fields: what the codec's tests run over. */
+
+import { bytesOf } from "../../base/bytes.ts";
+import { randomBytes, SeededRandom } from "../../base/random.ts";
+import { helloOf } from "../../wire/hello.ts";
+import { DATASERVER, DATASERVER_PUSHES, DATASERVER_REGISTRY } from "../../wire/messages/dataserver.ts";
+import { LEASE_PUSHES, LEASESERVER, NAMESERVER } from "../../wire/messages/nameserver.ts";
+
+const retry = { slot: 127, sequence: 2 ** 52 };
+const credentials = { uid: 1000, gid: 4294967294, groups: [4, 24, 1000] };
+const name = new Uint8Array([0xff, 0xfe, 0x2e, 0x41, 0x80]);
+const entry = { parent: 1, name };
+const time = { seconds: -1, nanoseconds: 999_999_999 };
+const body = randomBytes(new SeededRandom(1), 300);
+
+const attributes = {
+  ino: 2 ** 53 - 1,
+  mode: 0o100644,
+  uid: 0,
+  gid: 0,
+  nlink: 1,
+  size: 2 ** 53 - 1,
+  allocatedBytes: 4096,
+  atime: time,
+  mtime: time,
+  ctime: { seconds: 1_700_000_000, nanoseconds: 1 },
+  btime: time,
+  rdev: 0x801,
+  replication: 3,
+  version: 12,
+};
+const inodeReply = { attributes, lease: "write" };
+const block = {
+  id: 7,
+  generation: 3,
+  start: 2 ** 40,
+  length: 128 * 1024 * 1024,
+  written: true,
+  replicas: [
+    { node: 1, volume: 2, address: "127.0.0.1:9870", host: "a", alive: true },
+    { node: 2, volume: 3, address: "[::1]:9870", host: "b", alive: false },
+  ],
+};
+const openReply = { ...inodeReply, blocks: [block, block], blocksComplete: false };
+const directoryEntry = { name, ino: 9, type: 8, cookie: 77, inode: inodeReply };
+const volume = {
+  volume: 2,
+  path: "/v",
+  totalBytes: 1e12,
+  freeBytes: 1,
+  usedBytes: 2,
+  blocks: 3,
+  failed: "EIO",
+};
+const chain = [{ node: 1, volume: 2, address: "h:1" }];
+
+type Samples = Readonly<Record<string, readonly [request: unknown, response: unknown]>>;
+
+const nameserver: Samples = {
+  lookup: [entry, { ...inodeReply, target: bytesOf("../t") }],
+  getattr: [{ ino: 5 }, inodeReply],
+  setattr: [
+    { retry, ino: 5, mode: 0o644, uid: 1, gid: 2, size: 3, atime: "now", mtime: time, killSuidGid: true },
+    inodeReply,
+  ],
+  make: [{ retry, ...entry, credentials, mode: 0o120777, rdev: 5, target: bytesOf("x") }, inodeReply],
+  create: [
+    { retry, ...entry, credentials, mode: 0o600, exclusive: true, write: true },
+    { ...openReply, created: true },
+  ],
+  remove: [{ retry, ...entry, directory: false }, { ino: 4, nlink: 0 }],
+  rename: [
+    { retry, ...entry, newParent: 2, newName: name, flags: 2 },
+    { ino: 4, replaced: { ino: 5, nlink: 1 } },
+  ],
+  link: [{ retry, ...entry, ino: 5 }, inodeReply],
+  open: [{ ino: 5, write: true }, openReply],
+  blocks: [{ ino: 5, offset: 0, length: 2 ** 53 - 1 }, { blocks: [block], end: 2 ** 53 - 1 }],
+  allocateBlock: [{ retry, ino: 5, offset: 9, host: "h", avoid: [1, 2], extend: 7 }, { block }],
+  commit: [
+    {
+      retry,
+      ino: 5,
+      size: 10,
+      mtime: time,
+      written: [{ block: 7, start: 0 }],
+      durable: true,
+      killSuidGid: false,
+    },
+    inodeReply,
+  ],
+  replicaFailed: [{ retry, ino: 5, start: 0, block: 7, generation: 3, failed: [2, 3] }, { block }],
+  punch: [{ retry, ino: 5, offset: 0, length: 100 }, inodeReply],
+  readDirectory: [
+    { ino: 1, cookie: 0, limit: 1024, withInodes: true },
+    { parent: 1, entries: [directoryEntry, { name, ino: 1, type: 4, cookie: 78 }], end: true },
+  ],
+  setXattr: [{ retry, ino: 5, name, value: body, flags: 1 }, inodeReply],
+  getXattr: [{ ino: 5, name }, { value: body }],
+  listXattrs: [{ ino: 5 }, { names: [name, body] }],
+  removeXattr: [{ retry, ino: 5, name }, inodeReply],
+  statfs: [{}, { totalBytes: 1e15, freeBytes: 0, files: 3, blockBytes: 4096 }],
+  sync: [{}, { ok: true }],
+  status: [{}, {
+    clusterId: "c",
+    version: "0",
+    startedSecondsAgo: 1.5,
+    inodes: 1,
+    blocks: 2,
+    replicas: 3,
+    underReplicated: 4,
+    missing: 5,
+    pendingDeletions: 6,
+    sessions: 7,
+    leases: 8,
+    residentBytes: 9,
+    dataservers: [{
+      node: 1,
+      host: "h",
+      address: "h:1",
+      alive: true,
+      lastHeartbeatSeconds: 0.1,
+      volumes: [volume],
+    }],
+  }],
+};
+
+const leaseserver: Samples = {
+  openSession: [
+    { clientId: "c", host: "h", mountpoint: "/m" },
+    { session: 1, ttlMs: 10_000, now: time, resumed: false },
+  ],
+  renew: [{}, { now: time }],
+  reclaim: [{ open: [{ ino: 5, lease: "write" }, { ino: 6, lease: "none" }] }, {
+    granted: ["write", "none"],
+  }],
+  releaseLeases: [{ inodes: [5, 6, 7] }, { ok: true }],
+  closeSession: [{}, { ok: true }],
+};
+
+const dataserver: Samples = {
+  writeBlock: [
+    { block: 7, generation: 3, volume: 2, offset: 0, chain, create: true, body },
+    { failed: [{ volume: 2, errno: "ENOSPC", message: "full" }] },
+  ],
+  readBlock: [{ block: 7, generation: 3, volume: 2, offset: 0, length: 100 }, { body }],
+  syncBlock: [{ block: 7, generation: 3, volume: 2, chain }, { failed: [] }],
+  truncateBlock: [{ block: 7, generation: 3, volume: 2, chain, length: 10 }, { failed: [] }],
+};
+
+const dataserverRegistry: Samples = {
+  register: [
+    {
+      node: 1,
+      label: "l",
+      host: "h",
+      address: "h:1",
+      volumes: [{ volume: 2, label: "v", path: "/v", totalBytes: 1, freeBytes: 1 }],
+    },
+    { node: 1, volumes: [2], heartbeatMs: 3000 },
+  ],
+  heartbeat: [{ node: 1, volumes: [volume] }, { ok: true }],
+  blockReport: [
+    { volume: 2, from: 0, to: 2 ** 53 - 1, replicas: [{ block: 7, generation: 3 }] },
+    { stale: [7], unknown: [8, 9] },
+  ],
+  blocksDeleted: [{ volume: 2, blocks: [7] }, { ok: true }],
+  replicaCorrupt: [{ volume: 2, block: 7, message: "crc" }, { ok: true }],
+};
+
+const pushes: Samples = { recall: [{ ino: 5, keep: "read", removed: true }, { open: true }] };
+
+const dataserverPushes: Samples = {
+  deleteBlocks: [{ volume: 2, blocks: [7, 8] }, { ok: true }],
+  setGeneration: [{ volume: 2, block: 7, from: 1, to: 2 }, { length: 4096 }],
+};
+
+/** Every service with the samples of its methods. */
+export const SERVICES = [
+  [NAMESERVER, nameserver],
+  [LEASESERVER, leaseserver],
+  [DATASERVER, dataserver],
+  [DATASERVER_REGISTRY, dataserverRegistry],
+  [LEASE_PUSHES, pushes],
+  [DATASERVER_PUSHES, dataserverPushes],
+] as const;
+
+/** All messages, named "service.method request" or "... response". */
+export const MESSAGES: readonly (readonly [name: string, message: unknown])[] = [
+  ["hello request", helloOf("client", "c", "d")],
+  ["hello response", { version: 1, clusterId: "c", role: "nameserver" }],
+  ["error", { errno: "ENOENT", message: "no such entry", op: "lookup" }],
+  ...SERVICES.flatMap(([service, samples]) =>
+    Object.entries(samples).flatMap(([method, [request, response]]) =>
+      [
+        [`${service.name}.${method} request`, request],
+        [`${service.name}.${method} response`, response],
+      ] as const
+    )
+  ),
+];
