@@ -76,11 +76,16 @@ class LineLogger implements Logger {
   }
 }
 
+/** A value that JSON can write: logging never throws. */
 function plain(value: unknown): unknown {
   if (value instanceof Error) return value.message;
-  if (typeof value === "bigint") return value.toString();
   if (value instanceof Uint8Array) return new TextDecoder().decode(value);
-  return value;
+  try {
+    JSON.stringify(value);
+    return value;
+  } catch {
+    return String(value); // a bigint, or something that contains itself
+  }
 }
 
 function quoted(value: unknown): string {

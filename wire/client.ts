@@ -19,9 +19,8 @@ import {
 import { type Hello, HELLO_OP, HELLO_TIMEOUT_MS, type HelloReply } from "./hello.ts";
 import type { CallOptions, Channel, PushHandler, Role } from "./service.ts";
 import { decodeError, encodeError } from "./error_message.ts";
+import { CALL_TIMEOUT_MS_DEFAULT } from "./limits.ts";
 import { FrameStream, type Socket } from "./stream.ts";
-
-export const CALL_TIMEOUT_MS_DEFAULT = 30_000;
 
 interface Pending {
   readonly resolve: (value: unknown) => void;
@@ -80,8 +79,7 @@ export class Connection implements Channel {
       );
       this.#pending.set(id, { resolve, reject, timer, signal: options.signal, onAbort });
       try {
-        const head = encodeWithoutBody(this.#encoder, request);
-        this.#stream.send(KIND_REQUEST, op, id, head, bodyOf(request));
+        this.#stream.send(KIND_REQUEST, op, id, encodeWithoutBody(this.#encoder, request), bodyOf(request));
       } catch (error) {
         this.#take(id);
         reject(new FsError("EINVAL", error instanceof Error ? error.message : String(error)));

@@ -6,19 +6,35 @@
 
 import { Decoder, Encoder } from "cbor-x";
 import { EMPTY_BYTES } from "../base/bytes.ts";
+import { FsError } from "./errno.ts";
+import { FRAME_BYTES_MAX, FRAME_HEADER_BYTES } from "./frame.ts";
 
 // cbor-x's types lack `sequential` and `copyBuffers`, which its documentation has.
 type Options = ConstructorParameters<typeof Encoder>[0];
 
-export class HeadEncoder {
-  readonly #encoder = new Encoder(
-    { sequential: true, structures: [], useRecords: true, tagUint8Array: false } as Options,
-  );
+const ENCODER_OPTIONS = { sequential: true, structures: [], useRecords: true, tagUint8Array: false };
 
-  /** The head of `message` without its `body`; the result is not overwritten by later calls. */
+export class HeadEncoder {
+  #encoder = newEncoder();
+
+  /** The head of `message`; the result is not overwritten by later calls, and must be sent (or `forget`). */
   encode(message: unknown): Uint8Array {
-    return this.#encoder.encode(message);
+    try {
+      return this.#encoder.encode(message);
+    } catch (error) {
+      this.forget();
+      throw error;
+    }
   }
+
+  /** What was encoded last is not sent: the structures that it defined must be defined again. */
+  forget(): void {
+    this.#encoder = newEncoder();
+  }
+}
+
+function newEncoder(): Encoder {
+  return new Encoder({ ...ENCODER_OPTIONS, structures: [] } as Options);
 }
 
 export class HeadDecoder {
@@ -39,8 +55,16 @@ export function bodyOf(message: unknown): Uint8Array {
   return (message as WithBody | null | undefined)?.body ?? EMPTY_BYTES;
 }
 
-/** Encodes all of a message but its body, which stays where it is. */
+/** Encodes all of a message but its body, which stays where it is. Throws when it makes no frame. */
 export function encodeWithoutBody(encoder: HeadEncoder, message: unknown): Uint8Array {
+  const head = encodeHead(encoder, message);
+  const length = FRAME_HEADER_BYTES + head.length + bodyOf(message).length;
+  if (length <= FRAME_BYTES_MAX) return head;
+  encoder.forget();
+  throw new FsError("EINVAL", `a message of ${length} bytes is over ${FRAME_BYTES_MAX}`, { op: "encode" });
+}
+
+function encodeHead(encoder: HeadEncoder, message: unknown): Uint8Array {
   const carrier = message as WithBody | null | undefined;
   const body = carrier?.body;
   if (body === undefined || body === null || carrier === null || carrier === undefined) {

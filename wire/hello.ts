@@ -38,7 +38,7 @@ export function checkHello(
     typeof h.versionMax === "number" && typeof h.clusterId === "string" && typeof h.role === "string" &&
     typeof h.description === "string";
   if (!isHello) throw new FsError("EPROTO", "the first message is not a HELLO", { op: "hello" });
-  if (h.versionMin! > PROTOCOL_VERSION || h.versionMax! < PROTOCOL_VERSION) {
+  if (!(h.versionMin! <= PROTOCOL_VERSION && h.versionMax! >= PROTOCOL_VERSION)) {
     const theirs = `${h.versionMin} to ${h.versionMax}`;
     throw new FsError("EPROTO", `peer speaks protocol ${theirs}, this ${role} speaks ${PROTOCOL_VERSION}`, {
       op: "hello",

@@ -21,12 +21,12 @@ import {
 } from "./frame.ts";
 import { checkHello, HELLO_OP, HELLO_TIMEOUT_MS } from "./hello.ts";
 import type { CallContext, CallOptions, HandlerTable, Peer, Role } from "./service.ts";
+import { PUSH_TIMEOUT_MS_DEFAULT } from "./limits.ts";
 import { FrameStream, type Socket } from "./stream.ts";
 import { parseAddress } from "./client.ts";
 
 const REQUESTS_MAX = 512;
 const CONNECTIONS_MAX = 4096;
-const PUSH_TIMEOUT_MS_DEFAULT = 10_000;
 
 export interface ServerOptions {
   readonly role: Role;
@@ -102,6 +102,7 @@ export async function serveSocket(socket: Socket, from: string, options: ServerO
   const peer = new ServerPeer(stream, encoder);
   const running = new Map<number, AbortController>();
   let greeted = false;
+  let refused = false;
   let wakeReader: (() => void) | undefined;
   const helloTimer = setTimeout(() => stream.close("no HELLO in time"), HELLO_TIMEOUT_MS);
 
@@ -135,6 +136,7 @@ export async function serveSocket(socket: Socket, from: string, options: ServerO
     switch (frame.kind) {
       case KIND_REQUEST: {
         const request = attachBody(decoder.decode(frame.head), frame.body);
+        if (refused) return;
         if (!greeted) {
           if (frame.op !== HELLO_OP) return stream.close("the first message is not a HELLO");
           try {
@@ -152,8 +154,11 @@ export async function serveSocket(socket: Socket, from: string, options: ServerO
               encoder.encode(encodeError(error)),
               EMPTY_BYTES,
             );
+            const reason = error instanceof Error ? error.message : String(error);
+            options.log.warn("connection refused or broken", { from, reason });
+            refused = true;
             // Let the refusal leave before the socket closes.
-            setTimeout(() => stream.close(error instanceof Error ? error.message : String(error)), 50);
+            setTimeout(() => stream.close("closed"), 50);
           }
           return;
         }

@@ -113,3 +113,65 @@ Deno.test("file system: asked right behind the answer to an open, it says that t
   await opening;
   assert.deepEqual(await answer, { open: true }, "or the inode is removed under an open file");
 });
+
+Deno.test("file system: a recall never gives more than was held", async () => {
+  const { fs, calls } = start();
+  const opening = fs.open(INO, READ_ONLY, interrupt);
+  await settle();
+  calls[0]!.answer(openReply("none"));
+  const { file } = await opening;
+  // Sent when the server still took this client for a writer; an answer that says "none" came before it.
+  await fs.recall({ ino: INO, keep: "read", removed: false });
+  assert.equal(file.lease, "none");
+});
+
+Deno.test("file system: of two opens at once the later answer counts", async () => {
+  const { fs, calls } = start();
+  const opening = [
+    fs.open(INO, READ_ONLY, interrupt),
+    fs.open(INO, { ...READ_ONLY, write: true }, interrupt),
+  ];
+  await settle();
+  // Another reads the file: as soon as this client writes, nobody may cache.
+  calls[0]!.answer(openReply("read"));
+  await settle();
+  calls[1]!.answer(openReply("none"));
+  const [{ file }] = await Promise.all(opening) as [Awaited<typeof opening[0]>, unknown];
+  assert.deepEqual([file.handles, file.lease], [2, "none"]);
+});
+
+Deno.test("file system: a create that opens a file which is open here takes over what may be cached", async () => {
+  const { fs, calls } = start();
+  const opening = fs.open(INO, READ_ONLY, interrupt);
+  await settle();
+  calls[0]!.answer(openReply("read"));
+  const { file } = await opening;
+  const request = {
+    parent: asInodeId(1),
+    name: new Uint8Array([97]),
+    credentials: { uid: 0, gid: 0 },
+    mode: 0o600,
+    exclusive: false,
+    write: true,
+  };
+  const creating = fs.create(request, { truncate: false }, interrupt);
+  await settle();
+  calls[1]!.answer({ ...openReply("none"), created: false });
+  await creating;
+  assert.deepEqual([file.handles, file.lease], [2, "none"]);
+});
+
+Deno.test("file system: a release is not told while another open of the inode is under way", async () => {
+  const { fs, calls, released } = start();
+  const opening = [1, 2].map(() => fs.open(INO, READ_ONLY, interrupt));
+  await settle();
+  calls[0]!.answer(openReply("read"));
+  const first = await opening[0]!;
+  await fs.close(first.file);
+  await fs.finish(); // as the background does every second
+  assert.deepEqual(released, [], "the second open is registered with the server already");
+  calls[1]!.answer(openReply("read"));
+  await fs.close((await opening[1]!).file);
+  await fs.finish();
+  assert.deepEqual(released, [INO]);
+});

@@ -110,10 +110,9 @@ export const setXattr = (path: string, name: string, value: Uint8Array<ArrayBuff
 export const removeXattr = (path: string, name: string) =>
   checked(libc.removexattr(cString(path), cString(name)));
 
-/** Sets atime and mtime in nanoseconds since 1970. */
-export function utimes(path: string, atimeNs: bigint, mtimeNs: bigint): number {
-  const SECOND = 1_000_000_000n;
-  const times = new BigInt64Array([atimeNs / SECOND, atimeNs % SECOND, mtimeNs / SECOND, mtimeNs % SECOND]);
+/** Sets atime and mtime; nanoseconds from 0 to 999,999,999. */
+export function utimes(path: string, seconds: number, atimeNs: number, mtimeNs: number): number {
+  const times = new BigInt64Array([seconds, atimeNs, seconds, mtimeNs].map(BigInt));
   return checked(libc.utimensat(AT_FDCWD, cString(path), times, 0));
 }
 

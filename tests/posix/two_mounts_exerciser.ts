@@ -31,6 +31,7 @@ const WEIGHTS = {
   truncate: 4,
   truncateByName: 1,
   punch: 2,
+  allocate: 2,
   reopen: 4,
   stat: 3,
   statByName: 2,
@@ -196,6 +197,9 @@ async function runOperation(number: number): Promise<void> {
     case "punch":
       expect(libc.fallocate(descriptor(file, mount), PUNCH, offset, length), "fallocate");
       return model.zero(offset, length);
+    case "allocate":
+      expect(libc.fallocate(descriptor(file, mount), 0, offset, length), "fallocate");
+      return model.truncate(Math.max(model.size, offset + length));
     case "reopen":
       close(file, mount);
       if (!isAwayAllowed) descriptor(file, mount);
@@ -211,7 +215,12 @@ async function runOperation(number: number): Promise<void> {
 }
 
 const files = Array.from({ length: FILES }, (_, i): Sample => {
-  const file: Sample = { name: `two-${seed}-${i}`, model: new Model(), fds: [undefined, undefined] };
+  // A name that was never used before: what a mount knows of names may be a second old.
+  const file: Sample = {
+    name: `two-${seed}-${Deno.pid}-${i}`,
+    model: new Model(),
+    fds: [undefined, undefined],
+  };
   expect(
     libc.close(
       expect(libc.open(pathOf(file, 0), libc.O_CREAT | libc.O_RDWR | libc.O_TRUNC, 0o644), "create"),

@@ -100,6 +100,17 @@ Deno.test("leases: who changes its own inode is not asked", async () => {
   assert.equal(leases.settle(INO, a.session), undefined);
 });
 
+Deno.test("leases: a session is asked for what it was granted, also when a later answer grants less", async () => {
+  const { sessions, leases } = start();
+  const [a, b] = [await join(sessions, "a"), await join(sessions, "b")];
+  await leases.open(INO, a.session, false);
+  await leases.open(INO, b.session, false);
+  assert.equal(await leases.open(INO, a.session, true), "none");
+  // The answer that says "none" is on its way to a, which goes on reading from its cache until it arrives.
+  await leases.beforeChange(INO, b.session);
+  assert.deepEqual(a.recalls(), [{ ino: INO, keep: "none", removed: false }]);
+});
+
 Deno.test("leases: a client may commit from within a recall", async () => {
   const { sessions, leases } = start();
   const a = await join(sessions, "a", async ({ ino }) => {
