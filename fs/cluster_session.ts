@@ -38,6 +38,8 @@ export interface ClusterSessionOptions {
   readonly clientId: string;
   readonly host: string;
   readonly mountpoint: string;
+  /** As OpenSessionRequest's. */
+  readonly place?: string;
   readonly dialer: Dialer;
   readonly clock: Clock;
   readonly log: Logger;
@@ -245,7 +247,7 @@ export class ClusterSession {
   }
 
   async #establish(): Promise<Link> {
-    const { nameserver, clientId, host, mountpoint, dialer, clock } = this.#options;
+    const { nameserver, clientId, host, mountpoint, place, dialer, clock } = this.#options;
     const { channel, clusterId } = await dialer.dial(nameserver, {
       hello: helloOf("client", this.#clusterId, `${host}:${mountpoint}`),
       expectRole: "nameserver",
@@ -254,7 +256,12 @@ export class ClusterSession {
     try {
       const leaseserver = createClient(LEASESERVER, (op, request, call) => channel.call(op, request, call));
       const sentMs = clock.monotonicMs();
-      const reply = await leaseserver.openSession({ clientId, host, mountpoint });
+      const reply = await leaseserver.openSession({
+        clientId,
+        host,
+        mountpoint,
+        ...(place === undefined ? {} : { place }),
+      });
       this.#measureClock(reply.now, clock.monotonicMs() - sentMs);
       this.#ttlMs = reply.ttlMs;
       this.#clusterId = clusterId;

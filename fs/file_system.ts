@@ -15,6 +15,7 @@ import type { Attributes, InodeReply, LeaseMode } from "../wire/messages/inode.t
 import type {
   CreateRequest,
   MakeRequest,
+  OpenReply,
   RecallAnswer,
   RecallPush,
   SetAttributesRequest,
@@ -52,6 +53,12 @@ export interface OpenResult {
 export class FileSystem {
   readonly #options: FileSystemOptions;
   readonly #open = new Map<InodeId, OpenFile>();
+  /** Opens under way, by inode: how many, and how many recalls came meanwhile. */
+  readonly #opening = new Map<InodeId, { count: number; recalls: number }>();
+  /** Creations under way; which inodes they will open is not known yet. */
+  #creating = 0;
+  /** All recalls so far. */
+  #recalls = 0;
   /** Closed files whose release has not been told yet. */
   readonly #releases = new Set<InodeId>();
   #releasing: Promise<void> = Promise.resolve();
@@ -207,24 +214,34 @@ export class FileSystem {
       const { killSuidGid } = options;
       await this.setattr({ ino, size: 0, ...(killSuidGid ? { killSuidGid } : {}) }, interrupt);
     }
-    await this.#beforeOpen(ino);
-    const before = this.#open.get(ino);
-    if (before !== undefined) before.handles++;
+    const opening = this.#opening.get(ino) ?? { count: 0, recalls: 0 };
+    this.#opening.set(ino, opening);
+    opening.count++;
     try {
-      const recalls = before?.recalls ?? 0;
+      await this.#beforeOpen(ino);
+      const { recalls } = opening;
       const reply = await this.#session.nameserver.open({ ino, write: options.write }, interrupt);
-      const known = this.#open.get(ino);
-      if (known !== undefined) {
-        if (known === before) known.adopt(reply, recalls);
-        else known.handles++;
-        return { file: known, keepCache: true };
-      }
-      const file = this.#register(reply);
-      return { file, keepCache: this.#knownVersions.get(ino) === reply.attributes.version };
-    } catch (error) {
-      if (before !== undefined) await this.close(before);
-      throw error;
+      return this.#opened(reply, opening.recalls !== recalls);
+    } finally {
+      if (--opening.count === 0) this.#opening.delete(ino);
+      // A handle that was closed meanwhile left the release to the last open.
+      if (opening.count === 0 && !this.#open.has(ino)) this.#releases.add(ino);
     }
+  }
+
+  /** One more handle on what a reply opened. `isCrossed`: a recall came since the request. */
+  #opened(reply: OpenReply, isCrossed: boolean): OpenResult {
+    const { ino, version } = reply.attributes;
+    const known = this.#open.get(ino);
+    const file = known ?? this.#register(reply);
+    file.handles++;
+    if (known !== undefined) known.adopt(reply, isCrossed ? -1 : known.recalls);
+    if (isCrossed) {
+      file.lease = "none"; // until an answer that the server gave after the recall says more
+      file.attributesKnown = false;
+      if (known === undefined) file.blocks.clear();
+    }
+    return { file, keepCache: known !== undefined || this.#knownVersions.get(ino) === version };
   }
 
   /** creat(2): makes the file, or opens the one that is there (without O_EXCL). */
@@ -233,19 +250,23 @@ export class FileSystem {
     options: { readonly truncate: boolean },
     interrupt: Interruptible,
   ): Promise<OpenResult & { readonly reply: InodeReply }> {
-    const reply = await this.#session.change((retry) =>
-      this.#session.nameserver.create({ ...request, retry }, interrupt)
-    );
-    const known = this.#open.get(reply.attributes.ino);
-    if (known !== undefined) known.handles++;
-    const file = known ?? this.#register(reply);
-    if (!reply.created && options.truncate) await this.setattr({ ino: file.ino, size: 0 }, interrupt);
-    return { file, keepCache: known !== undefined, reply: { ...reply, attributes: file.shown() } };
+    const recalls = this.#recalls;
+    this.#creating++;
+    try {
+      const reply = await this.#session.change((retry) =>
+        this.#session.nameserver.create({ ...request, retry }, interrupt)
+      );
+      const opened = this.#opened(reply, this.#recalls !== recalls);
+      const { file } = opened;
+      if (!reply.created && options.truncate) await this.setattr({ ino: file.ino, size: 0 }, interrupt);
+      return { ...opened, reply: { ...reply, attributes: file.shown() } };
+    } finally {
+      this.#creating--;
+    }
   }
 
-  #register(reply: Awaited<ReturnType<ClusterSession["nameserver"]["open"]>>): OpenFile {
+  #register(reply: OpenReply): OpenFile {
     const file = new OpenFile(reply);
-    file.handles = 1;
     const last = reply.blocks.at(-1);
     const knownTo = reply.blocksComplete || last === undefined
       ? Number.MAX_SAFE_INTEGER
@@ -277,6 +298,8 @@ export class FileSystem {
     if (file.handles > 0 || this.#open.get(file.ino) !== file) return;
     this.#open.delete(file.ino);
     if (file.attributesKnown) this.#remember(file.ino, file.attributes.version);
+    // Another open of it is registered with the server already, or will be.
+    if (this.#opening.has(file.ino)) return;
     this.#releases.add(file.ino);
     if (this.#releases.size >= RELEASE_BATCH) this.#sendReleases();
   }
@@ -408,25 +431,28 @@ export class FileSystem {
 
   /** The leaseserver takes something back, or asks whether a removed inode is open here. */
   async recall({ ino, keep, removed }: RecallPush): Promise<RecallAnswer> {
+    this.#recalls++;
+    // The answer to an open may have come right before this: it is taken in first.
+    if (this.#creating > 0 || this.#opening.has(ino)) await turnOfTheEventLoop();
+    const opening = this.#opening.get(ino);
+    if (opening !== undefined) opening.recalls++;
     const file = this.#open.get(ino);
     if (file === undefined) {
       this.#knownVersions.delete(ino);
       this.#options.invalidate(ino, false);
-      return { open: false };
+      return { open: opening !== undefined };
     }
     file.recalls++;
     file.attributesKnown = false;
-    if (removed) return { open: file.handles > 0 };
+    const open = file.handles > 0 || opening !== undefined;
+    if (removed) return { open };
     const hadWrite = file.lease === "write";
-    file.lease = keep;
+    if (keep === "none" || file.lease === "none") file.lease = "none";
+    else file.lease = file.lease === "write" ? keep : "read";
     if (hadWrite && (file.dirty || file.pending.size > 0)) await this.#options.writer.commit(file, false);
-    if (keep === "none") {
-      file.blocks.clear();
-      this.#options.invalidate(ino, true);
-    } else {
-      this.#options.invalidate(ino, false);
-    }
-    return { open: file.handles > 0 };
+    if (keep === "none") file.blocks.clear();
+    this.#options.invalidate(ino, keep === "none");
+    return { open };
   }
 
   openInodes(): { readonly ino: InodeId; readonly lease: LeaseMode }[] {
@@ -474,4 +500,9 @@ export class FileSystem {
     this.#sendReleases();
     await this.#releasing;
   }
+}
+
+/** Until what has come in already was handled. */
+function turnOfTheEventLoop(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 0));
 }

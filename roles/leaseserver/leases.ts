@@ -6,9 +6,11 @@
  * Invariants:
  * - At most one session holds WRITE on an inode, and then no other holds READ.
  * - While a recall on an inode runs, no lease on it is granted (`lease` answers "none").
+ * - After a restart nobody looks or changes before all sessions have said what they hold, or are over.
  * - A session is taken for a holder until it released the inode, ended, or acknowledged the recall.
  */
 
+import { FsError } from "../../wire/errno.ts";
 import type { InodeId, SessionId } from "../../wire/ids.ts";
 import type { LeaseMode } from "../../wire/messages/inode.ts";
 import { LEASE_PUSHES, type RecallAnswer, type RecallPush } from "../../wire/messages/nameserver.ts";
@@ -45,6 +47,7 @@ export class LeaseTable {
    * Registers an open and says what the session may cache. Immediate unless others must give something up first.
    */
   open(ino: InodeId, session: SessionId, write: boolean): LeaseMode | Promise<LeaseMode> {
+    if (!this.#sessions.isAlive(session)) throw new FsError("ESHUTDOWN", "the session has ended");
     const holder = this.#register(ino, session);
     holder.writes ||= write;
     const recall = this.#makeRoom(ino, session);
@@ -62,7 +65,8 @@ export class LeaseTable {
     const allowed: LeaseMode = others.length === 0
       ? (holder.writes ? "write" : "read")
       : (holder.writes || others.some((other) => other.writes || other.lease === "write") ? "none" : "read");
-    holder.lease = allowed;
+    // Never lowered here: the client has what it was granted before until it acknowledged a recall of it.
+    if (RANK[allowed] > RANK[holder.lease]) holder.lease = allowed;
     return allowed;
   }
 
@@ -76,13 +80,15 @@ export class LeaseTable {
 
   /** Before `session` looks at the inode: another's buffered writes and size come in first. */
   settle(ino: InodeId, session: SessionId): Promise<void> | undefined {
-    const holders = this.#holders.get(ino);
-    if (holders === undefined) return undefined;
+    const reclaimed = this.#sessions.allReclaimed(session);
+    if (reclaimed !== undefined) return reclaimed.then(() => this.settle(ino, session));
     return this.#recall(ino, session, "read");
   }
 
   /** Before `session` changes the inode: nobody else caches it any more. */
   beforeChange(ino: InodeId, session: SessionId): Promise<void> | undefined {
+    const reclaimed = this.#sessions.allReclaimed(session);
+    if (reclaimed !== undefined) return reclaimed.then(() => this.beforeChange(ino, session));
     return this.#recall(ino, session, "none");
   }
 
@@ -153,6 +159,11 @@ export class LeaseTable {
       if (held.delete(ino)) this.#unregister(ino, session);
     }
     if (held.size === 0) this.#bySession.delete(session);
+  }
+
+  /** The session holds only these: what else it was taken to hold was closed while it could not say so. */
+  keepOnly(session: SessionId, open: ReadonlySet<InodeId>): void {
+    this.release(session, [...this.#bySession.get(session) ?? []].filter((ino) => !open.has(ino)));
   }
 
   /** The session is over. */

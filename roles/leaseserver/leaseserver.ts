@@ -56,9 +56,11 @@ export class Leaseserver {
       },
       reclaim: async (request, { peer }) => {
         const session = this.sessions.of(peer);
+        const open = new Set(request.open.map(({ ino }) => ino));
         for (const { ino, lease } of request.open) await this.leases.open(ino, session, lease === "write");
         this.sessions.markReclaimed(session);
-        await options.onReclaim(session, new Set(request.open.map(({ ino }) => ino)));
+        this.leases.keepOnly(session, open);
+        await options.onReclaim(session, open);
         return { granted: request.open.map(({ ino }) => this.leases.lease(ino, session)) };
       },
       releaseLeases: async (request, { peer }) => {

@@ -16,6 +16,7 @@ export interface SessionRecord {
   readonly clientId: string;
   readonly host: string;
   readonly mountpoint: string;
+  readonly place?: string;
 }
 
 /** Where sessions survive a restart of the server. */
@@ -29,16 +30,15 @@ class Session {
   readonly record: SessionRecord;
   peer: Peer | null = null;
   lastSeenMs: number;
-  /** Has told what it holds since this server started. */
-  reclaimed: boolean;
+  /** Resolves when its record is stored. */
+  saved: Promise<void> = Promise.resolve();
   ended = false;
   /** Woken when the session is reached again or ends. */
   waiting: (() => void)[] = [];
 
-  constructor(record: SessionRecord, nowMs: number, reclaimed: boolean) {
+  constructor(record: SessionRecord, nowMs: number) {
     this.record = record;
     this.lastSeenMs = nowMs;
-    this.reclaimed = reclaimed;
   }
 
   wake(): void {
@@ -64,11 +64,18 @@ export class SessionTable {
   readonly #options: SessionTableOptions;
   readonly #sessions = new Map<SessionId, Session>();
   readonly #byClient = new Map<string, Session>();
+  /** Sessions from before a restart that have not yet said what they hold. */
+  readonly #unreclaimed = new Set<SessionId>();
+  #reclaimWaiters: (() => void)[] = [];
+  readonly #startedMs: number;
 
   constructor(options: SessionTableOptions, stored: readonly SessionRecord[]) {
     this.#options = options;
-    const nowMs = options.clock.monotonicMs();
-    for (const record of stored) this.#add(new Session(record, nowMs, false));
+    this.#startedMs = options.clock.monotonicMs();
+    for (const record of stored) {
+      this.#add(new Session(record, this.#startedMs));
+      this.#unreclaimed.add(record.session);
+    }
   }
 
   get size(): number {
@@ -89,20 +96,27 @@ export class SessionTable {
     let session = this.#byClient.get(request.clientId);
     const resumed = session !== undefined;
     if (session === undefined) {
+      this.#endFormer(request);
       if (this.#sessions.size >= SESSIONS_MAX) {
         throw new FsError("EAGAIN", `the nameserver has ${SESSIONS_MAX} clients: unmount some`, {
           op: "mount",
         });
       }
       const record = { ...request, session: asSessionId(this.#options.store.nextId()) };
-      session = new Session(record, this.#options.clock.monotonicMs(), true);
+      session = new Session(record, this.#options.clock.monotonicMs());
       this.#add(session);
-      await this.#options.store.save(record);
+      session.saved = this.#options.store.save(record);
       this.#options.log.info("session opened", {
         session: record.session,
         host: record.host,
         at: record.mountpoint,
       });
+    }
+    try {
+      await session.saved;
+    } catch (error) {
+      this.#remove(session);
+      throw error;
     }
     if (session.ended) {
       throw new FsError("EAGAIN", "the session has just ended; open another", { op: "mount" });
@@ -116,6 +130,16 @@ export class SessionTable {
     this.#touch(attached);
     attached.wake();
     return { session: attached.record.session, resumed };
+  }
+
+  /** What was mounted at this place before has died, or nothing could be mounted there now: nobody waits for it. */
+  #endFormer({ place }: OpenSessionRequest): void {
+    if (place === undefined) return;
+    for (const { record, peer } of this.#sessions.values()) {
+      if (record.place === place && peer === null) {
+        this.end(record.session, "its mount point was mounted anew");
+      }
+    }
   }
 
   #touch(session: Session): void {
@@ -139,17 +163,28 @@ export class SessionTable {
   }
 
   markReclaimed(id: SessionId): void {
-    const session = this.#sessions.get(id);
-    if (session !== undefined) session.reclaimed = true;
+    if (!this.#unreclaimed.delete(id)) return;
+    const waiters = this.#reclaimWaiters;
+    this.#reclaimWaiters = [];
+    for (const wake of waiters) wake();
   }
 
   /** Sessions from before a restart that have not yet said what they hold. */
   unreclaimed(except: SessionId): SessionId[] {
-    const ids: SessionId[] = [];
-    for (const session of this.#sessions.values()) {
-      if (!session.reclaimed && session.record.session !== except) ids.push(session.record.session);
+    if (this.#unreclaimed.size === 0) return [];
+    return [...this.#unreclaimed].filter((id) => id !== except);
+  }
+
+  /** Waits until all but `except` have said what they hold, or are over; undefined when nobody is waited for. */
+  allReclaimed(except: SessionId): Promise<void> | undefined {
+    if (this.unreclaimed(except).length === 0) return undefined;
+    return this.#untilReclaimed(except);
+  }
+
+  async #untilReclaimed(except: SessionId): Promise<void> {
+    while (this.unreclaimed(except).length > 0) {
+      await new Promise<void>((resolve) => this.#reclaimWaiters.push(resolve));
     }
-    return ids;
   }
 
   isAlive(id: SessionId): boolean {
@@ -189,9 +224,13 @@ export class SessionTable {
   /** Ends sessions that were silent for the TTL. Call about once a second. */
   expire(): void {
     const nowMs = this.#options.clock.monotonicMs();
-    for (const session of this.#sessions.values()) {
-      if (nowMs - session.lastSeenMs > this.#options.ttlMs) {
-        this.end(session.record.session, "silent for the TTL");
+    for (const { record, lastSeenMs } of this.#sessions.values()) {
+      const id = record.session;
+      if (nowMs - lastSeenMs > this.#options.ttlMs) {
+        this.end(id, "silent for the TTL");
+      } else if (this.#unreclaimed.has(id) && nowMs - this.#startedMs > 3 * this.#options.ttlMs) {
+        // It is here, but keeps what it holds to itself: others have waited long enough.
+        this.end(id, "it did not reclaim");
       }
     }
   }
@@ -199,12 +238,19 @@ export class SessionTable {
   end(id: SessionId, why: string): void {
     const session = this.#sessions.get(id);
     if (session === undefined) return;
-    session.ended = true;
-    this.#sessions.delete(id);
-    this.#byClient.delete(session.record.clientId);
+    this.#remove(session);
     this.#options.store.remove(id);
     this.#options.log.info("session ended", { session: id, why });
     this.#options.onEnd(id);
+    this.markReclaimed(id);
     session.wake();
+  }
+
+  #remove(session: Session): void {
+    session.ended = true;
+    this.#sessions.delete(session.record.session);
+    if (this.#byClient.get(session.record.clientId) === session) {
+      this.#byClient.delete(session.record.clientId);
+    }
   }
 }

@@ -74,6 +74,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     clientId: randomHexId(),
     host,
     mountpoint,
+    place: await placeOf(mountpoint),
     dialer,
     clock,
     log,
@@ -163,6 +164,13 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
   // Unmounted from outside: the rest ends, too.
   void ended.then(() => stop());
   return { mountpoint: mount.mountpoint, ended: ended.then(() => stop()), stop, [Symbol.asyncDispose]: stop };
+}
+
+/** Names a mount point among all machines, boots and mount namespaces. */
+async function placeOf(mountpoint: string): Promise<string> {
+  const boot = (await Deno.readTextFile("/proc/sys/kernel/random/boot_id")).trim();
+  const namespace = await Deno.readLink("/proc/self/ns/mnt");
+  return `${boot} ${namespace} ${await Deno.realPath(mountpoint).catch(() => mountpoint)}`;
 }
 
 async function makeMountpoint(mountpoint: string): Promise<void> {

@@ -122,7 +122,12 @@ export function changeReplicas(
 }
 
 function addReplicas(tx: Transaction, ino: InodeId, extent: Extent, volumes: readonly VolumeId[]): void {
-  for (const volume of volumes) tx.put(replicaKey(volume, extent.block), encodeReplica(ino, extent.start));
+  for (const volume of volumes) {
+    tx.put(replicaKey(volume, extent.block), encodeReplica(ino, extent.start));
+    // It may have lost the block before, and not have heard of it yet.
+    const deletion = deletionKey(volume, extent.block);
+    if (tx.get(deletion) !== undefined) tx.delete(deletion);
+  }
   tx.count("replicas", volumes.length);
 }
 

@@ -24,6 +24,8 @@ export interface Journal {
   get(key: Key): Value | undefined;
   /** Appends one atomic batch; returns its position. */
   append(writes: readonly Write[]): number;
+  /** The position of the last append. */
+  readonly position: number;
   written(position: number): Promise<void> | undefined;
   durable(position: number): Promise<void>;
   /** The newest position among the appends that `get` showed since the last call; 0: none unwritten. */

@@ -43,21 +43,41 @@ export class Namespace {
     return new Transaction(this.journal, this.ids, this.totals, this.clock);
   }
 
-  /** Runs a read-only operation. */
+  /** Runs a read-only operation. A refusal also waits for what it saw: it says that something is so. */
   look<T>(operation: (tx: Transaction) => T): T | Promise<T> {
     this.journal.seen();
-    const result = operation(this.begin());
+    let result: T;
+    try {
+      result = operation(this.begin());
+    } catch (error) {
+      return this.#seenWritten().then(() => Promise.reject(error));
+    }
     const seen = this.journal.seen();
     const wait = seen === 0 ? undefined : this.journal.written(seen);
     return wait === undefined ? result : wait.then(() => result);
   }
 
-  /** Runs an operation and commits it as one batch. `durable`: answer when it is on disk. */
+  async #seenWritten(): Promise<void> {
+    const seen = this.journal.seen();
+    if (seen > 0) await this.journal.written(seen);
+  }
+
+  /**
+   * Runs an operation and commits it as one batch. `durable`: answer when it, and all that was answered before, is
+   * on disk.
+   */
   async change<T>(operation: (tx: Transaction) => T, durable = false): Promise<T> {
+    this.journal.seen();
     const tx = this.begin();
-    const result = operation(tx);
+    let result: T;
+    try {
+      result = operation(tx);
+    } catch (error) {
+      await this.#seenWritten();
+      throw error;
+    }
     const position = tx.commit() || this.journal.seen();
-    if (durable) await this.journal.durable(position);
+    if (durable) await this.journal.durable(this.journal.position);
     else if (position > 0) await this.journal.written(position);
     return result;
   }

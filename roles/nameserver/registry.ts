@@ -49,6 +49,8 @@ interface Volume {
   path: string;
   /** Volumes with the same one share its space. */
   disk: string;
+  /** Its dataserver brought it when it registered last. */
+  isPresent: boolean;
   stats: VolumeStats | null;
 }
 
@@ -86,7 +88,14 @@ export class Registry {
     for (const [, value] of await options.journal.scan(tableRange(TABLE_VOLUME), NODES_MAX * 64)) {
       const stored = storedCodec.decode(value) as StoredVolume;
       const id = asVolumeId(stored.volume);
-      registry.#volumes.set(id, { ...stored, id, node: asNodeId(stored.node), disk: "", stats: null });
+      registry.#volumes.set(id, {
+        ...stored,
+        id,
+        node: asNodeId(stored.node),
+        disk: "",
+        isPresent: false,
+        stats: null,
+      });
     }
     return registry;
   }
@@ -122,6 +131,9 @@ export class Registry {
       storedCodec.encode({ node: nodeId, label: node.label, host: node.host, address: node.address }),
     ]];
     const volumes: VolumeId[] = [];
+    for (const volume of this.#volumes.values()) {
+      if (volume.node === nodeId) volume.isPresent = false;
+    }
     for (const registration of request.volumes) {
       const known = registration.volume ?? this.#volumeByLabel(registration.label);
       const id = asVolumeId(known ?? ids.next("volume"));
@@ -142,6 +154,7 @@ export class Registry {
         label: registration.label,
         path: registration.path,
         disk: registration.disk ?? `volume ${id}`,
+        isPresent: true,
         stats: {
           volume: id,
           totalBytes: registration.totalBytes,
@@ -216,8 +229,8 @@ export class Registry {
   isAlive(volumeId: VolumeId): boolean {
     const volume = this.#volumes.get(volumeId);
     const node = volume === undefined ? undefined : this.#nodes.get(volume.node);
-    return node !== undefined && node.peer !== null && this.#beats(node) &&
-      volume!.stats?.failed === undefined;
+    if (volume === undefined || !volume.isPresent || volume.stats?.failed !== undefined) return false;
+    return node !== undefined && node.peer !== null && this.#beats(node);
   }
 
   location(volumeId: VolumeId): ReplicaLocation {

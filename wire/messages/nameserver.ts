@@ -257,6 +257,11 @@ export interface OpenSessionRequest {
   readonly clientId: string;
   readonly host: string;
   readonly mountpoint: string;
+  /**
+   * Names the mount point among all machines, boots and mount namespaces: a client that opens a session there is
+   * proof that the one before it has died.
+   */
+  readonly place?: string;
 }
 
 export interface OpenSessionReply {

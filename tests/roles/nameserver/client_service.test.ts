@@ -417,13 +417,15 @@ Deno.test("unlink: sessions that have not come back after a restart keep their o
   const ino = await a.create("f");
   const service = await makeService(before);
   const b = await ServiceClient.connect(service, "b");
-  await b.remove("f");
-  await b.call("getattr", { ino });
+  const removing = b.remove("f");
+  await settle();
   const again = new ServiceClient(service);
+  again.openInodes.add(ino);
   const { leaseserver } = service;
   await leaseserver.handlers.openSession({ clientId: "a", host: "a", mountpoint: "/m" }, again.peer.context);
   await leaseserver.handlers.reclaim({ open: [{ ino, lease: "read" }] }, again.peer.context);
-  await again.call("getattr", { ino });
+  await removing;
+  assert.equal((await again.call("getattr", { ino })).attributes.nlink, 0);
   await again.release(ino);
   await assert.rejects(b.call("getattr", { ino }), (error) => isErrno(error, "ENOENT"));
 });
