@@ -11,9 +11,11 @@
  */
 
 import { FsError } from "../../wire/errno.ts";
+import { withinMs } from "../admin/process.ts";
 import { umount } from "../admin/umount.ts";
 
 const LOCK_WAIT_MS = 300;
+const REMOVE_WAIT_MS = 1_500;
 const TEMPORARY_PREFIX = "mfs-singlenode-";
 
 export interface LayoutRequest {
@@ -52,7 +54,7 @@ export async function openLayout(
   const lock = await takeLock(dir);
   const close = async () => {
     lock.close();
-    if (isTemporary && !holdsMount(dir)) await Deno.remove(dir, { recursive: true }).catch(() => {});
+    if (isTemporary && !holdsMount(dir)) await removeTree(dir);
   };
   try {
     const nameserverDir = `${dir}/nameserver`;
@@ -218,13 +220,29 @@ async function removeLeftovers(): Promise<void> {
     if (lock === undefined) continue;
     try {
       await umount(`${dir}/mnt`, { lazy: true }).catch(() => {}); // most often it is not mounted
-      if (!holdsMount(dir)) await Deno.remove(dir, { recursive: true });
+      if (!holdsMount(dir)) await removeTree(dir);
     } catch {
       // Another user's, or in use after all: it stays.
     } finally {
       lock.close();
     }
   }
+}
+
+/**
+ * Removes a tree that may be large: by a process that goes on with it when this one has to end, which is not made
+ * to wait for longer than REMOVE_WAIT_MS.
+ */
+async function removeTree(dir: string): Promise<void> {
+  const child = new Deno.Command("rm", {
+    args: ["-rf", "--one-file-system", "--", dir],
+    cwd: "/",
+    stdin: "null",
+    stdout: "null",
+    stderr: "null",
+    detached: true,
+  }).spawn();
+  await withinMs(REMOVE_WAIT_MS, child.status).catch(() => child.unref());
 }
 
 /** True when something is mounted in `dir`: then removing it would remove what is mounted. */

@@ -133,3 +133,14 @@ Deno.test("block map: a range that does not touch what is known takes its place"
   map.learn(100, 200, []);
   assert.ok(map.knows(100, 300));
 });
+
+Deno.test("block map: a block that has grown into what is learned is known once, as it is now", () => {
+  const map = new BlockMap();
+  const block = blockOf(0, 50);
+  map.learn(0, 100, [block]);
+  const grown = { ...block, length: 150 };
+  map.learn(100, 200, [grown]);
+  assert.deepEqual(map.at(10), grown);
+  assert.deepEqual(map.at(120), grown);
+  assert.equal(map.nextStart(0), Infinity);
+});

@@ -17,10 +17,11 @@ const HERE = decodeURIComponent(new URL(".", import.meta.url).pathname);
 const isRoot = Deno.uid() === 0;
 const compiler = ["cc", "gcc", "clang"].find(hasProgram);
 
-/** `count` seeds, other ones for every `first`; or the one that was asked for. */
-function seeds(first: number, count: number): number[] {
+/** `count` seeds from `first` on, and those that once found something; or the one that was asked for. */
+function seeds(first: number, count: number, ...known: number[]): number[] {
   const asked = Deno.env.get("MFS_TEST_SEED");
-  return asked === undefined ? Array.from({ length: count * FACTOR }, (_, i) => first + i) : [Number(asked)];
+  if (asked !== undefined) return [Number(asked)];
+  return [...known, ...Array.from({ length: count * FACTOR }, (_, i) => first + i)];
 }
 
 /** One way of running an exerciser. */
@@ -49,7 +50,7 @@ const exercises = (isExt4: boolean): readonly Exercise[] => {
   ];
   const tree = (seed: number, { cluster, reference }: Places) => [
     ...program("tree_exerciser.ts"),
-    ...[cluster.mountpoints[0], reference, String(seed), "2000"],
+    ...[cluster.mountpoints[0], reference, String(seed), "1500"],
   ];
   const twoMounts = (seed: number, { cluster }: Places, operations: number) => [
     ...program("two_mounts_exerciser.ts"),
@@ -60,14 +61,14 @@ const exercises = (isExt4: boolean): readonly Exercise[] => {
       name: "a file equals one on the local disk",
       seeds: seeds(1, 3),
       skip: withoutCompiler,
-      command: async (seed, places) => file(seed, places, 700),
+      command: async (seed, places) => file(seed, places, 500),
     },
     {
       name: "a file that another mount holds open equals one on the local disk",
-      seeds: seeds(101, 2),
+      seeds: seeds(101, 1),
       skip: withoutCompiler,
       command: async (seed, places) => [
-        ...file(seed, places, 400),
+        ...file(seed, places, 250),
         ...["-h", `${places.cluster.mountpoints[1]}/file`],
       ],
     },
@@ -85,13 +86,14 @@ const exercises = (isExt4: boolean): readonly Exercise[] => {
     },
     {
       name: "files that are open on two mounts hold what both wrote",
-      seeds: seeds(401, 2),
-      command: async (seed, places) => twoMounts(seed, places, 500),
+      // Punches and allocations by a mount whose picture of the size was out of date.
+      seeds: seeds(401, 1, 1038625791, 787677232),
+      command: async (seed, places) => twoMounts(seed, places, 250),
     },
     {
       name: "files that two mounts open in turn hold what both wrote",
-      seeds: seeds(501, 2),
-      command: async (seed, places) => [...twoMounts(seed, places, 400), "--away"],
+      seeds: seeds(501, 1),
+      command: async (seed, places) => [...twoMounts(seed, places, 300), "--away"],
     },
   ];
 };

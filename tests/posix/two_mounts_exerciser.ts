@@ -234,13 +234,13 @@ if (!isAwayAllowed) { for (const file of files) for (const mount of [0, 1]) desc
 for (; operation < operations; operation++) {
   if (only?.has(operation) !== false) await runOperation(operation);
 }
-journal.note("the end");
 for (const file of files) {
   for (const mount of [0, 1]) {
-    checkRead(file, mount, 0, file.model.size + 10);
-    close(file, mount);
-    checkRead(file, mount, 0, file.model.size + 10);
-    close(file, mount);
+    for (const how of ["as it is", "opened again"]) {
+      journal.note(`the end: ${file.name} mount ${mount + 1} (${file.model.size} bytes) readAll, ${how}`);
+      checkRead(file, mount, 0, file.model.size + 10);
+      close(file, mount);
+    }
   }
   expect(sys.unlink(pathOf(file, 1)), "unlink");
 }

@@ -19,7 +19,7 @@ import { checkNamespace } from "./consistency.ts";
 import { makeDirectory, makeFile, makeWorld, type World } from "./harness.ts";
 
 const BLOCK = 64;
-const SPACE = 1024;
+const SPACE = 256;
 const retry = { slot: 0, sequence: 0 };
 
 interface ModelBlock {
@@ -122,7 +122,7 @@ function step(random: Random, world: World, ino: InodeId, model: Model): Promise
       });
     }
     case 4: {
-      const end = offset + 1 + randomInt(random, SPACE / 4);
+      const end = offset + 1 + randomInt(random, BLOCK);
       return namespace.change((tx) => {
         punchExtents(tx, regularFile(tx, ino), offset, end);
         for (const block of known) {
@@ -200,6 +200,28 @@ seededTest("blocks: a volume that gets a block back is not told to delete it", a
     await change([1, 2, 3, 4].filter(() => random.next() < 0.6));
     checkNamespace(journal);
   }
+});
+
+Deno.test("blocks: a cut block grows again up to the next one, and not over it", async () => {
+  const { journal, namespace } = await makeWorld();
+  const { ino } = await namespace.change((tx) => makeFile(tx, "f"));
+  const allocate = (offset: number) =>
+    namespace.change((tx) => allocateBlock(tx, regularFile(tx, ino), offset, BLOCK, () => []));
+  const truncate = (size: number) => namespace.change((tx) => setAttributes(tx, { retry, ino, size }));
+  const first = await allocate(0);
+  await namespace.change((tx) => grow(tx, tx.change(tx.inode(ino)), BLOCK));
+  await truncate(20); // [0, 20)
+  await allocate(20);
+  await namespace.change((tx) => grow(tx, tx.change(tx.inode(ino)), BLOCK));
+  await truncate(40); // [20, 40)
+  await allocate(50); // [40, 64)
+  await namespace.change((tx) => punchExtents(tx, regularFile(tx, ino), 20, 40));
+  const extend = (offset: number) =>
+    namespace.change((tx) => extendBlock(tx, regularFile(tx, ino), offset, first.block, BLOCK));
+  assert.equal(await extend(45), undefined);
+  const extended = await extend(30);
+  assert.deepEqual([extended?.start, extended?.length], [0, 40]);
+  checkNamespace(journal);
 });
 
 Deno.test("blocks: offsets that no file has are refused", async () => {
