@@ -8,7 +8,7 @@ import * as path from "node:path";
 import * as libc from "../../base/libc.ts";
 import { ERRNO, type ErrnoName, errnoName, FsError, isErrno } from "../../wire/errno.ts";
 import { fusermountMount, fusermountUnmount } from "./fusermount.ts";
-import { findMount } from "./mountinfo.ts";
+import { findMount } from "../../base/mountinfo.ts";
 
 export interface MountOptions {
   readonly mountpoint: string;

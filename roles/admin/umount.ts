@@ -3,8 +3,9 @@
  * daemon hangs must not take this command with it, so the system call is made by a child process.
  */
 
+import type { MountInfo } from "../../base/mountinfo.ts";
 import { FsError } from "../../wire/errno.ts";
-import { findMount, listMounts, type MountEntry } from "./mounts.ts";
+import { findMount, listMounts } from "./mounts.ts";
 
 const UMOUNT_MS_MAX = 10_000;
 
@@ -43,7 +44,7 @@ export async function umount(mountpoint: string, options: UmountOptions = {}): P
   throw new FsError("EPERM", `${mountpoint}: ${reason}`, { op: "umount" });
 }
 
-function isOurs(mount: MountEntry): boolean {
+function isOurs(mount: MountInfo): boolean {
   return /^fuse\.(mfs|maggiefs)$/.test(mount.type) ||
     (mount.type === "fuse" && /^(mfs|maggiefs)/.test(mount.source));
 }

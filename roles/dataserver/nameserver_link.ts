@@ -37,6 +37,8 @@ export interface LinkOptions {
   readonly heartbeatMs?: number;
 }
 
+const GOODBYE_TIMEOUT_MS = 500;
+
 export interface LinkCallbacks {
   /** The cluster of the volumes; "" when they are all new. */
   clusterId(): string;
@@ -105,7 +107,10 @@ export class NameserverLink {
       ended.abort();
       channel.close();
     };
-    signal.addEventListener("abort", end, { once: true });
+    let goodbye: (() => Promise<unknown>) | undefined;
+    // Stopping is said, so that the nameserver does not take it for a failure; a deaf one is not waited for.
+    const leave = () => goodbye === undefined ? end() : void goodbye().catch(() => {}).finally(end);
+    signal.addEventListener("abort", leave, { once: true });
     void channel.closed.then(end);
     let reporting: Promise<void> | undefined;
     try {
@@ -120,11 +125,15 @@ export class NameserverLink {
       await this.#callbacks.registered(clusterId, reply);
       if (signal.aborted) return;
       this.#registry = registry;
+      goodbye = () =>
+        registry.heartbeat({ node: reply.node, volumes: [], leaving: true }, {
+          timeoutMs: GOODBYE_TIMEOUT_MS,
+        });
       onRegistered();
       reporting = this.#callbacks.report(registry, ended.signal);
       await this.#beat(registry, reply, ended.signal);
     } finally {
-      signal.removeEventListener("abort", end);
+      signal.removeEventListener("abort", leave);
       end();
       await reporting;
     }

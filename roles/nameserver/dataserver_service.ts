@@ -25,8 +25,9 @@ export function dataserverHandlers(
 ): Handlers<typeof DATASERVER_REGISTRY> {
   return {
     register: (request, { peer }) => registry.register(request, peer),
-    heartbeat: ({ node, volumes }) => {
-      registry.heartbeat(node, volumes);
+    heartbeat: ({ node, volumes, leaving }) => {
+      if (leaving === true) registry.leave(node);
+      else registry.heartbeat(node, volumes);
       return { ok: true };
     },
     blockReport: (request) => compareReport(namespace, log, request),

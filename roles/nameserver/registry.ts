@@ -39,6 +39,8 @@ interface Node {
   host: string;
   address: string;
   peer: Peer | null;
+  /** Said that it stops: that its connection ends is no news. */
+  hasLeft: boolean;
   lastHeartbeatMs: number;
 }
 
@@ -83,7 +85,7 @@ export class Registry {
     for (const [, value] of await options.journal.scan(tableRange(TABLE_NODE), NODES_MAX)) {
       const stored = storedCodec.decode(value) as StoredNode;
       const id = asNodeId(stored.node);
-      registry.#nodes.set(id, { ...stored, id, peer: null, lastHeartbeatMs: -Infinity });
+      registry.#nodes.set(id, { ...stored, id, peer: null, hasLeft: false, lastHeartbeatMs: -Infinity });
     }
     for (const [, value] of await options.journal.scan(tableRange(TABLE_VOLUME), NODES_MAX * 64)) {
       const stored = storedCodec.decode(value) as StoredVolume;
@@ -120,6 +122,7 @@ export class Registry {
         host: request.host,
         address: request.address,
         peer: null,
+        hasLeft: false,
         lastHeartbeatMs: 0,
       };
       this.#nodes.set(nodeId, node);
@@ -175,11 +178,13 @@ export class Registry {
     ids.saveTo({ put: (key, value) => writes.push([key, value]) });
     await journal.durable(journal.append(writes));
     node.peer = peer;
+    node.hasLeft = false;
     node.lastHeartbeatMs = clock.monotonicMs();
     const registered = node;
     void peer.closed.then(() => {
       if (registered.peer !== peer) return;
       registered.peer = null;
+      if (registered.hasLeft) return;
       log.warn("dataserver disconnected", {
         node: nodeId,
         host: registered.host,
@@ -220,6 +225,15 @@ export class Registry {
       }
       volume.stats = report;
     }
+  }
+
+  /** The dataserver stops: no new blocks go to it from now on. */
+  leave(nodeId: NodeId): void {
+    const node = this.#nodes.get(nodeId);
+    if (node === undefined) return;
+    node.hasLeft = true;
+    node.lastHeartbeatMs = -Infinity;
+    this.#options.log.info("dataserver left", { node: nodeId, host: node.host, address: node.address });
   }
 
   #beats(node: Node): boolean {

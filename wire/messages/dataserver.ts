@@ -127,12 +127,11 @@ export interface BlockReportReply {
 /** What dataservers ask of the nameserver. */
 export const DATASERVER_REGISTRY = defineService("dataserverRegistry", {
   register: method<RegisterRequest, RegisterReply>(140),
+  /** `leaving`: the dataserver stops, and its connection ends next. */
   heartbeat: method<
-    { readonly node: NodeId; readonly volumes: readonly VolumeStats[] },
+    { readonly node: NodeId; readonly volumes: readonly VolumeStats[]; readonly leaving?: boolean },
     { readonly ok: true }
-  >(
-    141,
-  ),
+  >(141),
   blockReport: method<BlockReportRequest, BlockReportReply>(142),
   /** Replicas that were deleted because a deleteBlocks push asked for it. */
   blocksDeleted: method<

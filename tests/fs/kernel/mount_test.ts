@@ -1,7 +1,7 @@
 /** The whole of fs/kernel against the real kernel: a MemoryFs mounted by a child process. Needs root and /dev/fuse. */
 
 import assert from "node:assert/strict";
-import { findMount } from "../../../fs/kernel/mountinfo.ts";
+import { findMount } from "../../../base/mountinfo.ts";
 import {
   abortConnection,
   clearDeadMount,

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { parseMountinfo, readMountinfo } from "../../../fs/kernel/mountinfo.ts";
+import { parseMountinfo, readMountinfo } from "../../base/mountinfo.ts";
 
 Deno.test("mountinfo: fields, optional fields and escapes are parsed, broken lines left out", () => {
   const mounts = parseMountinfo([
