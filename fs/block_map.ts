@@ -66,7 +66,7 @@ export class BlockMap {
     return block !== undefined && offset < block.start + block.length ? block : undefined;
   }
 
-  /** The last block that ends at or before `offset`. */
+  /** For an `offset` in a hole: the last block before it. */
   before(offset: number): Block | undefined {
     const block = this.#blocks[this.#index(offset)];
     return block !== undefined && block.start + block.length <= offset ? block : undefined;

@@ -11,7 +11,13 @@
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import type { InodeId } from "../wire/ids.ts";
-import type { Attributes, InodeReply, LeaseMode } from "../wire/messages/inode.ts";
+import {
+  type Attributes,
+  type InodeReply,
+  type LeaseMode,
+  S_ISGID,
+  S_ISUID,
+} from "../wire/messages/inode.ts";
 import type {
   CreateRequest,
   MakeRequest,
@@ -363,6 +369,7 @@ export class FileSystem {
   /** Allocates blocks over the holes of [offset, end); `grow` also moves the end of the file. */
   async allocate(file: OpenFile, offset: number, end: number, grow: boolean): Promise<void> {
     const { blocks } = this.#options;
+    if (file.lease === "none") file.blocks.clear();
     for (let at = offset; at < end;) {
       await blocks.know(file, at, at + 1);
       const block = file.blocks.at(at) ?? await blocks.allocate(file, at);
@@ -372,6 +379,7 @@ export class FileSystem {
   }
 
   async #growTo(file: OpenFile, end: number): Promise<void> {
+    if (!file.isFresh) await this.#refresh(file);
     if (end <= file.size) return;
     file.wrote(end, this.#session.now(), this.#options.clock.monotonicMs());
     await this.#options.writer.commit(file, false);
@@ -387,6 +395,7 @@ export class FileSystem {
   ): Promise<void> {
     const { writer } = this.#options;
     await writer.commit(file, false);
+    if (!file.isFresh) await this.#refresh(file, interrupt);
     const stop = Math.min(end, file.size);
     if (stop > offset) {
       const { recalls } = file;
@@ -403,9 +412,18 @@ export class FileSystem {
     this.#options.invalidate(file.ino, true);
   }
 
+  /** What a change of the data by an ordinary user takes off an executable. */
+  async dropPrivileges(file: OpenFile, interrupt: Interruptible): Promise<void> {
+    if (!file.isFresh) await this.#refresh(file, interrupt);
+    if ((file.shown().mode & (S_ISUID | S_ISGID)) === 0) return;
+    await this.setattr({ ino: file.ino, killSuidGid: true }, interrupt);
+  }
+
   /** SEEK_DATA and SEEK_HOLE by blocks; undefined past the end (ENXIO). */
   async seek(file: OpenFile, offset: number, wantsData: boolean): Promise<number | undefined> {
+    await file.settled(0, Infinity);
     if (!file.isFresh) await this.#refresh(file);
+    if (file.lease === "none") file.blocks.clear();
     if (offset >= file.size) return undefined;
     for (let at = offset; at < file.size;) {
       await this.#options.blocks.know(file, at, at + 1);

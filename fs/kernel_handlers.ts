@@ -5,7 +5,7 @@
 
 import { EMPTY_BYTES, textOf } from "../base/bytes.ts";
 import * as libc from "../base/libc.ts";
-import { ERRNO, FsError } from "../wire/errno.ts";
+import { ERRNO, FsError, isErrno } from "../wire/errno.ts";
 import { asInodeId, type InodeId } from "../wire/ids.ts";
 import {
   type Attributes,
@@ -41,7 +41,12 @@ export interface KernelHandlersOptions {
   readonly session: ClusterSession;
   /** How long the kernel may keep names and attributes that no lease guards. */
   readonly cacheMs: number;
+  /** Drops the kernel's attributes of an inode; must not wait. */
+  readonly invalidateAttributes: (ino: InodeId) => void;
 }
+
+/** Inodes whose last shown version is remembered. */
+const SHOWN_MAX = 20_000;
 
 export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandlers {
   const { fileSystem, session, cacheMs } = options;
@@ -53,8 +58,19 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
   const attributeTimeoutMs = (ino: InodeId): number =>
     fileSystem.openFile(ino)?.lease === "none" ? 0 : cacheMs;
 
+  /** Versions of attributes that the kernel was given, newest last, so that an open knows whether they still hold. */
+  const shownVersions = new Map<InodeId, number>();
+  const noteShown = (attributes: Attributes): void => {
+    shownVersions.delete(attributes.ino);
+    shownVersions.set(attributes.ino, attributes.version);
+    if (shownVersions.size <= SHOWN_MAX) return;
+    const oldest = shownVersions.keys().next().value;
+    if (oldest !== undefined) shownVersions.delete(oldest);
+  };
+
   const entryOf = (reply: InodeReply): EntryAnswer => {
     const attributes = fileSystem.shown(reply);
+    noteShown(attributes);
     return {
       nodeid: attributes.ino,
       generation: 0, // inode ids are never used again
@@ -64,10 +80,13 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     };
   };
 
-  const answerOf = (attributes: Attributes): AttributesAnswer => ({
-    attributeTimeoutMs: attributeTimeoutMs(attributes.ino),
-    attributes: kernelAttributes(attributes),
-  });
+  const answerOf = (attributes: Attributes): AttributesAnswer => {
+    noteShown(attributes);
+    return {
+      attributeTimeoutMs: attributeTimeoutMs(attributes.ino),
+      attributes: kernelAttributes(attributes),
+    };
+  };
 
   const file = (fh: number): OpenFile => {
     const found = files.get(fh);
@@ -96,7 +115,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     },
 
     async getattr(context, nodeid) {
-      return answerOf(await fileSystem.getattr(asInodeId(nodeid), context));
+      return answerOf(await staleIfGone(fileSystem.getattr(asInodeId(nodeid), context)));
     },
 
     async setattr(context, nodeid, changes) {
@@ -174,7 +193,14 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     async open(context, nodeid, flags, killSuidGid) {
       const write = (flags & libc.O_ACCMODE) !== libc.O_RDONLY;
       const truncate = (flags & libc.O_TRUNC) !== 0;
-      return addFile(await fileSystem.open(asInodeId(nodeid), { write, truncate, killSuidGid }, context));
+      const ino = asInodeId(nodeid);
+      const opened = await staleIfGone(fileSystem.open(ino, { write, truncate, killSuidGid }, context));
+      const { file: openFile } = opened;
+      // The kernel may have attributes from a look before the open: the size must not be older than the open.
+      if (openFile.lease === "none" || shownVersions.get(ino) !== openFile.attributes.version) {
+        options.invalidateAttributes(ino);
+      }
+      return addFile(opened);
     },
 
     read(context, nodeid, fh, offset, size) {
@@ -271,6 +297,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       const end = offset + length;
       if (!Number.isSafeInteger(end)) return -ERRNO.EFBIG;
       const grow = (mode & libc.FALLOC_FL_KEEP_SIZE) === 0;
+      if (context.uid !== 0) await fileSystem.dropPrivileges(file(fh), context);
       if ((mode & (libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_ZERO_RANGE)) !== 0) {
         await fileSystem.zeroRange(file(fh), offset, end, grow, context);
       } else {
@@ -285,6 +312,19 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       return found === undefined ? -ERRNO.ENXIO : { offset: found };
     },
   };
+}
+
+/**
+ * An inode that is gone was removed by another client, under a name that this kernel still has: ESTALE makes it look the
+ * name up again, and make the file where that is asked for.
+ */
+async function staleIfGone<T>(operation: Promise<T>): Promise<T> {
+  try {
+    return await operation;
+  } catch (error) {
+    if (!isErrno(error, "ENOENT")) throw error;
+    throw new FsError("ESTALE", error.message, { op: error.op, cause: error });
+  }
 }
 
 function credentialsOf({ uid, gid }: RequestContext): Credentials {

@@ -80,7 +80,11 @@ export class FsError extends Error {
   readonly op: string;
 
   constructor(errno: ErrnoName, message: string, options: FsErrorOptions = {}) {
+    // Most are answers ("no such name"), for which a stack costs more than the operation itself.
+    const { stackTraceLimit } = Error;
+    Error.stackTraceLimit = 0;
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    Error.stackTraceLimit = stackTraceLimit;
     this.errno = errno;
     this.op = options.op ?? "";
   }

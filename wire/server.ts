@@ -34,6 +34,8 @@ export interface ServerOptions {
   readonly clusterId: () => string;
   readonly handlers: HandlerTable;
   readonly log: Logger;
+  /** True once the server stops: connections that it ends itself are not worth a warning. */
+  readonly isStopping?: () => boolean;
 }
 
 class ServerPeer implements Peer {
@@ -193,7 +195,9 @@ export async function serveSocket(socket: Socket, from: string, options: ServerO
   await stream.run(onFrame);
   clearTimeout(helloTimer);
   const reason = await stream.closed;
-  if (reason !== "closed by the peer" && reason !== "closed") {
+  const isOrdinary = reason === "closed by the peer" || reason === "closed" ||
+    options.isStopping?.() === true;
+  if (!isOrdinary) {
     options.log.warn("connection refused or broken", { from, reason });
   }
 }
@@ -230,6 +234,7 @@ export function serve(listen: string, options: ServerOptions): RunningServer {
     throw new FsError("EINVAL", `cannot listen on ${listen}: ${why}`, { op: options.role, cause: error });
   }
   const sockets = new Set<Deno.TcpConn>();
+  const stoppable = { ...options, isStopping: () => closed };
   const accept = async () => {
     for (;;) {
       let socket: Deno.TcpConn;
@@ -253,7 +258,7 @@ export function serve(listen: string, options: ServerOptions): RunningServer {
       }
       sockets.add(socket);
       const remote = socket.remoteAddr;
-      void serveSocket(socket, `${remote.hostname}:${remote.port}`, options).finally(() =>
+      void serveSocket(socket, `${remote.hostname}:${remote.port}`, stoppable).finally(() =>
         sockets.delete(socket)
       );
     }

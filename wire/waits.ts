@@ -6,13 +6,14 @@
 import { FsError } from "./errno.ts";
 import type { CallOptions } from "./service.ts";
 
-/** Waits without a deadline of their own are looked at this often. */
+/** Deadlines are looked at this often; a shorter one has a timer of its own, which costs more than a call. */
 const SWEEP_MS = 1_000;
 
 interface Wait {
   readonly reject: (error: FsError) => void;
   readonly onGiveUp: (() => void) | undefined;
   readonly deadlineMs: number;
+  readonly timeoutMs: number;
 }
 
 export class Waits {
@@ -33,22 +34,21 @@ export class Waits {
     const signal = options?.signal;
     return new Promise<T>((resolve, reject) => {
       const deadlineMs = performance.now() + (timeoutMs ?? this.#defaultTimeoutMs);
-      const wait: Wait = { reject, onGiveUp, deadlineMs };
-      const timer = timeoutMs === undefined
+      const wait: Wait = { reject, onGiveUp, deadlineMs, timeoutMs: timeoutMs ?? this.#defaultTimeoutMs };
+      const timer = timeoutMs === undefined || timeoutMs > SWEEP_MS
         ? undefined
-        : setTimeout(() => this.#late(wait, timeoutMs), timeoutMs);
+        : setTimeout(() => this.#late(wait), timeoutMs);
       const onAbort = signal === undefined ? undefined : () => {
         this.#giveUp(wait, new FsError("EINTR", `call to ${this.#peerName} was cancelled`));
       };
       const done = () => {
         this.#waits.delete(wait);
-        clearTimeout(timer);
+        if (timer !== undefined) clearTimeout(timer);
         if (onAbort !== undefined) signal!.removeEventListener("abort", onAbort);
-        if (this.#waits.size === 0) this.#stopSweeper();
       };
       if (onAbort !== undefined) signal!.addEventListener("abort", onAbort, { once: true });
       this.#waits.add(wait);
-      this.#sweeper ??= setInterval(() => this.#sweep(), SWEEP_MS);
+      this.#startSweeper();
       promise.then((value) => {
         done();
         resolve(value);
@@ -64,8 +64,11 @@ export class Waits {
     this.#stopSweeper();
   }
 
-  #late(wait: Wait, timeoutMs: number): void {
-    this.#giveUp(wait, new FsError("ETIMEDOUT", `${this.#peerName} did not answer within ${timeoutMs} ms`));
+  #late(wait: Wait): void {
+    this.#giveUp(
+      wait,
+      new FsError("ETIMEDOUT", `${this.#peerName} did not answer within ${wait.timeoutMs} ms`),
+    );
   }
 
   #giveUp(wait: Wait, error: FsError): void {
@@ -77,9 +80,16 @@ export class Waits {
   #sweep(): void {
     const nowMs = performance.now();
     for (const wait of this.#waits) {
-      if (wait.deadlineMs < nowMs) this.#late(wait, this.#defaultTimeoutMs);
+      if (wait.deadlineMs < nowMs) this.#late(wait);
     }
     if (this.#waits.size === 0) this.#stopSweeper();
+  }
+
+  #startSweeper(): void {
+    if (this.#sweeper !== undefined) return;
+    this.#sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
+    // It only ends waits; what is waited for keeps the process alive.
+    Deno.unrefTimer(this.#sweeper);
   }
 
   #stopSweeper(): void {

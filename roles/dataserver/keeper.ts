@@ -27,6 +27,11 @@ const BATCH_MAX = 256;
 const RECOVER_BATCH = 16;
 /** Past so many files one syncfs(2) costs less than an fsync each. */
 const SYNC_EACH_MAX = 4;
+/**
+ * Open replicas over `openMax` by this factor are made room for, down to half of it: many at once, because a
+ * batch costs one syncfs(2), however large it is, and one by one they would cost an fsync each.
+ */
+const CROWDED_FACTOR = 1.5;
 /** Open replicas over `openMax` by this factor: opening another waits. */
 const OPEN_OVERLOAD = 4;
 const ROOM_WAIT_MS = 10_000;
@@ -88,8 +93,7 @@ export class Keeper {
     const { open } = this.#volume;
     await this.#recoverSome();
     if (this.#volume.failed === undefined) {
-      const crowded = open.size > this.#options.openMax;
-      const idleMs = crowded ? 0 : this.#options.finalizeIdleMs;
+      const idleMs = this.#isCrowded ? 0 : this.#options.finalizeIdleMs;
       const before = this.#options.clock.monotonicMs() - idleMs;
       const idle = [...open.values()]
         .filter((replica) => this.#isFinalizable(replica) && replica.lastUseMs <= before)
@@ -97,6 +101,10 @@ export class Keeper {
       if (idle.length > 0) await this.#finalize(idle.slice(0, BATCH_MAX));
     }
     this.#closeSome();
+  }
+
+  get #isCrowded(): boolean {
+    return this.#volume.open.size >= this.#options.openMax * CROWDED_FACTOR;
   }
 
   #isFinalizable(replica: Replica): boolean {
@@ -119,7 +127,8 @@ export class Keeper {
   /** Closes the longest unused until the table is in bounds; only finalized ones may be closed. */
   #closeSome(): void {
     const { open } = this.#volume;
-    const excess = open.size - this.#options.openMax;
+    const { openMax } = this.#options;
+    const excess = open.size > openMax ? open.size - Math.ceil(openMax / 2) : 0;
     const longAgo = this.#options.clock.monotonicMs() - CLOSE_IDLE_MS;
     const candidates = [...open.values()]
       .filter((replica) => replica.state === "finalized" && (excess > 0 || replica.lastUseMs < longAgo))
@@ -138,7 +147,7 @@ export class Keeper {
 
   #makeRoom(): Promise<void> | undefined {
     const { open } = this.#volume;
-    if (open.size < this.#options.openMax) return undefined;
+    if (!this.#isCrowded) return undefined;
     if (open.size < this.#options.openMax * OPEN_OVERLOAD) {
       void this.sweep(); // never rejects; this one need not wait for it
       return undefined;

@@ -146,7 +146,7 @@ export class SessionTable {
     session.lastSeenMs = this.#options.clock.monotonicMs();
   }
 
-  /** The session of a request, renewed by it. EAGAIN when the peer has none (it ended, or HELLO only). */
+  /** The session of a request, renewed by it. ESHUTDOWN when the peer has none (it ended, or HELLO only). */
   of(peer: Peer): SessionId {
     const session = peer.state;
     if (!(session instanceof Session) || session.ended) {

@@ -118,7 +118,12 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
   }
   const kernel = new KernelSession({
     fd: mount.fd,
-    handlers: kernelHandlers({ fileSystem, session, cacheMs: CACHE_MS }),
+    handlers: kernelHandlers({
+      fileSystem,
+      session,
+      cacheMs: CACHE_MS,
+      invalidateAttributes: (ino) => void notifier?.invalidateInode(ino, -1, 0),
+    }),
     log,
     options: { trace: start.trace ?? false },
   });

@@ -20,7 +20,7 @@ import { deletionKey, replicaKey } from "./keys.ts";
 import { encodeNumbers, encodeReplica, type Extent, type InodeRecord } from "./records.ts";
 import type { Transaction } from "./transaction.ts";
 
-/** The regular file; EISDIR or EINVAL for anything else. */
+/** The regular file; EINVAL for anything else. */
 export function regularFile(tx: Transaction, ino: InodeId): InodeRecord {
   const inode = tx.inode(ino);
   if ((inode.mode & S_IFMT) !== S_IFREG) throw new FsError("EINVAL", `inode ${ino} is not a regular file`);

@@ -1,6 +1,7 @@
 /**
  * The values of the namespace in LevelDB: hand-laid binary records, since every operation reads and writes some.
- * Little-endian; integers over 32 bit are float64, exact below 2^53. Each record starts with its layout version.
+ * Little-endian; integers over 32 bit are float64, exact below 2^53. Records that
+ * may grow fields start with their layout version; rows of plain numbers do not.
  */
 
 import type { Timespec } from "../../base/clock.ts";

@@ -108,6 +108,7 @@ export class Registry {
     if (request.volumes.length === 0) {
       throw new FsError("EINVAL", "a dataserver needs a volume", { op: "register" });
     }
+    this.#checkVolumes(request);
     const nodeId = this.#identify(request, ids);
     let node = this.#nodes.get(nodeId);
     if (node?.peer !== null && node?.peer !== undefined && node.peer !== peer && this.#beats(node)) {
@@ -142,15 +143,6 @@ export class Registry {
       const id = asVolumeId(known ?? ids.next("volume"));
       if (known !== undefined) ids.skip("volume", known);
       const old = this.#volumes.get(id);
-      if (old !== undefined && old.label !== registration.label) {
-        throw new FsError(
-          "EPROTO",
-          `volume ${id} at ${registration.path} is not the one registered by that number`,
-          {
-            op: "register",
-          },
-        );
-      }
       this.#volumes.set(id, {
         id,
         node: nodeId,
@@ -193,6 +185,21 @@ export class Registry {
     });
     log.info("dataserver registered", { node: nodeId, host: node.host, address: node.address, volumes });
     return { node: nodeId, volumes, heartbeatMs: this.#options.heartbeatMs };
+  }
+
+  /** Before anything changes: the numbers that the volumes claim are possible, and theirs. */
+  #checkVolumes(request: RegisterRequest): void {
+    for (const { volume, label, path } of request.volumes) {
+      if (volume === undefined) continue;
+      const known = this.#volumes.get(volume);
+      if (
+        !Number.isInteger(volume) || volume < 1 || volume > 0xffffffff || (known && known.label !== label)
+      ) {
+        throw new FsError("EPROTO", `volume ${volume} at ${path} is not the one registered by that number`, {
+          op: "register",
+        });
+      }
+    }
   }
 
   #identify(request: RegisterRequest, ids: IdAllocator): NodeId {
