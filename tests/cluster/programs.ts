@@ -22,8 +22,8 @@ interface Sizes {
 
 function sizesOf(mode: Mode): Sizes {
   if (IS_FULL) return { treeFiles: 3000, directoryEntries: 100_000, largeMib: 3072 };
-  if (mode === "one process") return { treeFiles: 3000, directoryEntries: 8000, largeMib: 300 };
-  return { treeFiles: 900, directoryEntries: 3000, largeMib: 150 };
+  if (mode === "one process") return { treeFiles: 3000, directoryEntries: 4000, largeMib: 300 };
+  return { treeFiles: 900, directoryEntries: 2000, largeMib: 150 };
 }
 
 export interface Program {
@@ -88,22 +88,26 @@ export const programsOf = ({ treeFiles, directoryEntries, largeMib }: Sizes): re
   {
     name: `a directory of ${directoryEntries} entries costs as much an entry as a small one`,
     needs: needsCompiler,
-    limitMs: IS_FULL ? 900_000 : 120_000,
+    limitMs: IS_FULL ? 2_700_000 : 300_000,
     async run(here) {
       const measure = async (name: string, directories: number, count: number) =>
         (await sh(`${await probe()} bigdir ${here}/${name} ${directories} ${count}`, {
           timeoutMs: IS_FULL ? 900_000 : 120_000,
         })).split(" ").map(Number);
       await measure("warm", 1, 500);
-      const small = await measure("small", directoryEntries / 1000, 1000);
-      const large = await measure("large", 1, directoryEntries);
-      ["create", "list", "stat", "remove"].forEach((what, i) => {
-        // Twice and 50 us: a busy machine must not fail this, a cost that grows with the size does.
-        const message = `${what}: ${small[i]} us an entry in directories of 1,000, ${
-          large[i]
-        } in a large one`;
-        assert(large[i]! < small[i]! * 2 + 50, message);
-      });
+      // Twice and 50 us, and the best of three: a busy machine must not fail this, a cost that grows with the size does.
+      let problems: string[] = [];
+      for (let round = 1; round <= 3; round++) {
+        const small = await measure(`small${round}`, directoryEntries / 1000, 1000);
+        const large = await measure(`large${round}`, 1, directoryEntries);
+        problems = ["create", "list", "stat", "remove"].flatMap((what, i) =>
+          large[i]! < small[i]! * 2 + 50
+            ? []
+            : [`${what}: ${small[i]} us an entry in directories of 1,000, ${large[i]} in a large one`]
+        );
+        if (problems.length === 0) return;
+      }
+      throw new Error(problems.join("; "));
     },
   },
   {
