@@ -4,6 +4,7 @@
  * A role's code is loaded when the role is started: a mount alone does not pay for the nameserver's database.
  */
 
+import { resolve } from "node:path";
 import type { Logger } from "../../base/log.ts";
 import { ProcessDialer } from "../../wire/dialer.ts";
 import type { Dataserver } from "../dataserver/dataserver.ts";
@@ -67,6 +68,8 @@ export class Assembly {
     const { startDataserver } = await import("../dataserver/dataserver.ts");
     const server = await startDataserver({
       ...options,
+      // The nameserver's log and status name them: a path must mean the same wherever it is read.
+      volumes: options.volumes.map((volume) => resolve(volume)),
       log: this.#log.child(label),
       dialer: this.dialer,
       processDialer: this.dialer,
