@@ -116,8 +116,6 @@ export const FALLOC_FL_KEEP_SIZE = 1;
 export const FALLOC_FL_PUNCH_HOLE = 2;
 export const FALLOC_FL_ZERO_RANGE = 0x10;
 export const POLLIN = 1;
-export const POLLERR = 8;
-export const POLLHUP = 16;
 export const RWF_NOWAIT = 8;
 export const MNT_DETACH = 2;
 

@@ -176,7 +176,7 @@ export class Blocks {
         if (failed.length > 0) {
           current = await this.#takeOff(file, current, failed, messageOf(failure));
         } else {
-          const now = await this.#refetch(file, current);
+          const now = await this.refetch(file, current);
           if (now.generation === current.generation) refetched = now;
           current = now;
         }
@@ -194,23 +194,20 @@ export class Blocks {
     for (const replica of block.replicas) {
       if (failed.includes(replica.volume)) this.#suspects.set(replica.node, clock.monotonicMs() + 10_000);
     }
-    // Sent as it is, without a retry tag of its own kind: the generation makes a repetition harmless.
-    const reply = await session.flushChange((retry) =>
-      session.nameserver.replicaFailed({
-        retry,
-        ino: file.ino,
-        start: block.start,
-        block: block.id,
-        generation: block.generation,
-        failed,
-      })
-    );
+    // Not a tagged change: the generation makes a repetition harmless.
+    const reply = await session.nameserver.replicaFailed({
+      ino: file.ino,
+      start: block.start,
+      block: block.id,
+      generation: block.generation,
+      failed,
+    });
     file.blocks.put(reply.block);
     return reply.block;
   }
 
   /** The block as the nameserver has it now; ENOENT when it was dropped. */
-  async #refetch(file: OpenFile, block: Block): Promise<Block> {
+  async refetch(file: OpenFile, block: Block): Promise<Block> {
     const { session } = this.#options;
     const { blocks } = await session.nameserver.blocks({ ino: file.ino, offset: block.start, length: 1 });
     const current = blocks[0];
@@ -219,10 +216,5 @@ export class Blocks {
     }
     file.blocks.put(current);
     return current;
-  }
-
-  /** Reads again where a block's replicas are, after all that were known failed. */
-  refresh(file: OpenFile, block: Block): Promise<Block> {
-    return this.#refetch(file, block);
   }
 }

@@ -272,7 +272,7 @@ export class ClusterSession {
       this.#link = link;
       void channel.closed.then(() => {
         if (this.#link === link) this.#link = null;
-        if (!this.#stopping.signal.aborted) void this.#reconnected({}).catch(() => {});
+        if (!this.#stopping.signal.aborted) void this.#reconnected({}).catch(() => {}); // it logs; it fails only when stopping
       });
       return link;
     } catch (error) {

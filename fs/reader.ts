@@ -96,7 +96,7 @@ export class Reader {
         if (interrupt?.signal.aborted) throw new FsError("EINTR", "interrupted");
       }
       try {
-        current = await this.#options.blocks.refresh(file, current);
+        current = await this.#options.blocks.refetch(file, current);
       } catch (error) {
         // Dropped by a truncate from elsewhere: what was there reads as zeros now.
         if (!isDropped(error)) throw error;

@@ -13,7 +13,6 @@ export const PROTOCOL_MINOR_MIN = 31;
 /** NOTIFY_INC_EPOCH exists from here on (Linux 6.16). */
 export const PROTOCOL_MINOR_INC_EPOCH = 44;
 
-export const ROOT_NODEID = 1;
 export const NAME_BYTES_MAX = 255;
 export const SYMLINK_TARGET_BYTES_MAX = 4095;
 /** A request carries at most max_write bytes of data, beside headers that fit in this. */

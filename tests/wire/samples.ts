@@ -89,7 +89,7 @@ const nameserver: Samples = {
     },
     inodeReply,
   ],
-  replicaFailed: [{ retry, ino: 5, start: 0, block: 7, generation: 3, failed: [2, 3] }, { block }],
+  replicaFailed: [{ ino: 5, start: 0, block: 7, generation: 3, failed: [2, 3] }, { block }],
   punch: [{ retry, ino: 5, offset: 0, length: 100 }, inodeReply],
   readDirectory: [
     { ino: 1, cookie: 0, limit: 1024, withInodes: true },

@@ -139,7 +139,8 @@ export interface CommitRequest extends Change {
   readonly killSuidGid: boolean;
 }
 
-export interface ReplicaFailedRequest extends Change {
+/** Needs no tag: the generation tells a report that was dealt with. */
+export interface ReplicaFailedRequest {
   readonly ino: InodeId;
   readonly start: number;
   readonly block: BlockId;

@@ -469,7 +469,7 @@ Deno.test("blocks: a failed replica leaves with a higher generation, and the rep
   const failed = [block.replicas[1]!.volume];
   const report = { ino, start: 0, block: block.id, generation: block.generation, failed };
   const replies = await Promise.all(
-    [1, 2, 3].map(() => client.call("replicaFailed", { ...report, retry: client.tag() })),
+    [1, 2, 3].map(() => client.call("replicaFailed", report)),
   );
   for (const reply of replies) {
     assert.equal(reply.block.generation, block.generation + 1);
@@ -478,7 +478,7 @@ Deno.test("blocks: a failed replica leaves with a higher generation, and the rep
   const { deletions } = checkNamespace(service.journal);
   assert.deepEqual([...deletions], [`${failed[0]}/${block.id}`]);
   await assert.rejects(
-    client.call("replicaFailed", { ...report, block: asBlockId(99), retry: client.tag() }),
+    client.call("replicaFailed", { ...report, block: asBlockId(99) }),
     (error) => isErrno(error, "ENOENT"),
   );
 });
