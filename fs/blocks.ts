@@ -36,6 +36,11 @@ export function isDropped(error: unknown): boolean {
   return isErrno(error, "ENOENT") && error.op === DROPPED;
 }
 
+/** What a write comes to that was accepted in a session that is over: others may have changed the file since. */
+export function leaseLost(): FsError {
+  return new FsError("EIO", "written data could not be stored before its lease ended", { op: "lease" });
+}
+
 function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
@@ -59,15 +64,14 @@ export class Blocks {
   /** Makes the file's block map cover [offset, end). */
   async know(file: OpenFile, offset: number, end: number, interrupt?: Interruptible): Promise<void> {
     while (!file.blocks.knows(offset, end)) {
-      const { recalls } = file;
       const { version } = file.blocks;
       const length = Math.max(end - offset, Math.min(FETCH_BYTES, Number.MAX_SAFE_INTEGER - offset));
       const reply = await this.#options.session.nameserver.blocks(
         { ino: file.ino, offset, length },
         interrupt,
       );
-      // What came may be older than a recall or an allocation that it crossed.
-      if (recalls !== file.recalls || version !== file.blocks.version) continue;
+      // What came may be older than an allocation that it crossed, or a lease that was lost.
+      if (version !== file.blocks.version) continue;
       file.blocks.learn(offset, reply.end, reply.blocks);
     }
   }
@@ -105,7 +109,7 @@ export class Blocks {
    */
   async #prepareExtension(file: OpenFile, offset: number): Promise<Block | undefined> {
     const before = file.blocks.before(offset);
-    if (before === undefined || file.lease !== "write" || !file.hasData(before)) return undefined;
+    if (before === undefined || file.inode.lease !== "write" || !file.hasData(before)) return undefined;
     // Another block starts before `offset`'s own cell ends only if the cut one lies in the same cell; the
     // nameserver checks that. Far away there is no point in asking.
     if (before.start + before.length !== offset && offset - before.start > before.length * 2 + (1 << 20)) {
@@ -137,14 +141,17 @@ export class Blocks {
   /**
    * Runs an operation on all replicas of a block through a chain. Replicas that fail are taken off the block and the
    * rest goes on; returns the block as it is afterwards. Fails with ENOSPC when the volumes are full, `isDropped`
-   * when the block is gone, EIO when the disks of all replicas refuse.
+   * when the block is gone, EIO when the disks of all replicas refuse, or when the session of `tenure` is over.
    */
-  async onChain(file: OpenFile, block: Block, call: ChainCall): Promise<Block> {
-    const { clock, dataservers, softTimeoutMs } = this.#options;
+  async onChain(file: OpenFile, block: Block, call: ChainCall, tenure = file.tenure): Promise<Block> {
+    const { clock, dataservers, softTimeoutMs, session } = this.#options;
     const startMs = clock.monotonicMs();
     let current = block;
     let refetched: Block | undefined;
     for (let attempt = 1;; attempt++) {
+      // Invariant: nothing is sent to a replica after the lease may have been given to another.
+      if (!session.isValid) await session.untilValid();
+      if (file.tenure !== tenure) throw leaseLost();
       const [head, ...rest] = dataservers.nearestFirst(current.replicas);
       if (head === undefined) throw new FsError("EIO", `block ${current.id} has no replica`);
       const failed: VolumeId[] = [];

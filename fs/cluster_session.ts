@@ -5,7 +5,10 @@
  * Invariants:
  * - A change carries the same retry tag however often it is sent; its slot is used by no other change meanwhile.
  * - A change that may have been applied in a session that has ended since is not sent again: it fails with EIO.
- * - After each (re)connection the server is told what is open before anything else is sent.
+ * - After a restart of the server it is told what is held before anything else is sent; after the end of the session
+ *   everything that was held is given up first.
+ * - `isValid` ends before the server can give this session up: the TTL counts from when something was sent that the
+ *   server has answered, on the monotonic clock, less a margin.
  */
 
 import type { Clock, Timespec } from "../base/clock.ts";
@@ -16,9 +19,12 @@ import { helloOf } from "../wire/hello.ts";
 import type { InodeId, SessionId } from "../wire/ids.ts";
 import type { LeaseMode } from "../wire/messages/inode.ts";
 import {
+  type ClientCounters,
+  type Held,
   LEASE_PUSHES,
   LEASESERVER,
   NAMESERVER,
+  RECLAIM_MAX,
   type RecallAnswer,
   type RecallPush,
   RETRY_SLOTS,
@@ -46,14 +52,26 @@ export interface ClusterSessionOptions {
   /** Milliseconds after which a call without a server fails with EIO; undefined: waits until it is back. */
   readonly softTimeoutMs?: number;
   readonly onRecall: (push: RecallPush) => Promise<RecallAnswer> | RecallAnswer;
-  /** What to reclaim after a reconnection. */
-  readonly openInodes: () => readonly { readonly ino: InodeId; readonly lease: LeaseMode }[];
+  /** What to reclaim after a restart of the server. */
+  readonly held: () => readonly Held[];
   /** The server's answer to it. */
-  readonly onReclaimed: (granted: ReadonlyMap<InodeId, LeaseMode>) => void;
+  readonly onReclaimed: (granted: ReadonlyMap<InodeId, LeaseMode>) => Promise<void>;
+  /** The session has ended: nothing that was held before holds. */
+  readonly onLost: () => Promise<void>;
+  /** The session is no longer valid, as the server was silent. */
+  readonly onFenced: () => void;
+  /** What to tell of this mount with each renewal. */
+  readonly counters: () => Omit<ClientCounters, "calls">;
 }
 
 const BACKOFF_MS_MIN = 50;
 const BACKOFF_MS_MAX = 1_000;
+/** Renewals in a TTL: the kernel may keep what it is told of for the TTL less a renewal and the margin. */
+const RENEWALS = 10;
+/** Part of the TTL by which a client stops before the server does. */
+const MARGIN = 0.2;
+/** A silent server is noticed that late at most, in parts of the TTL. */
+const FENCE_CHECKS = 20;
 /** Clocks that differ by less are taken for one: the measurement itself is no better over a slow network. */
 const CLOCK_TOLERANCE_MS = 50;
 
@@ -97,7 +115,12 @@ export class ClusterSession {
   #connecting: Promise<Link> | null = null;
   #clockOffsetMs = 0;
   #ttlMs = 10_000;
-  #renewal: Promise<void> | null = null;
+  #validUntilMs = -Infinity;
+  #isFenced = false;
+  #session: SessionId | undefined;
+  #run = "";
+  readonly #calls: Record<string, number> = {};
+  #renewal: Promise<unknown> | null = null;
   /** The nameserver's operations; changes go through `change`. */
   readonly nameserver: Client<typeof NAMESERVER>;
   readonly #leaseserver: Client<typeof LEASESERVER>;
@@ -115,7 +138,27 @@ export class ClusterSession {
   /** The first connection: fails with the reason instead of trying for ever. */
   async connect(): Promise<void> {
     await this.#establish();
-    this.#renewal = this.#renew();
+    this.#renewal = Promise.all([this.#renew(), this.#watch()]);
+  }
+
+  /** True while the server can't have given this session up. */
+  get isValid(): boolean {
+    return this.#options.clock.monotonicMs() < this.#validUntilMs;
+  }
+
+  /** Milliseconds for which the session stays valid without another word from the server. */
+  get validForMs(): number {
+    return Math.max(0, this.#validUntilMs - this.#options.clock.monotonicMs());
+  }
+
+  /** Waits until the session is valid again, or lost and another is; as any call does. */
+  async untilValid(interrupt?: CallOptions): Promise<void> {
+    while (!this.isValid) await this.#leaseserver.renew({}, interrupt);
+  }
+
+  /** Calls so far, by operation. */
+  get calls(): Readonly<Record<string, number>> {
+    return this.#calls;
   }
 
   /** The server's time, as near as it matters, so that times set here and there agree. */
@@ -143,8 +186,18 @@ export class ClusterSession {
     return this.#flushSlots.use(send);
   }
 
-  async releaseLeases(inodes: readonly InodeId[]): Promise<void> {
-    await this.#leaseserver.releaseLeases({ inodes });
+  /** Tells what is held from now on. Once only: what was not heard must be looked at anew before it is told again. */
+  async release(held: readonly Held[], unused: readonly InodeId[]): Promise<void> {
+    const link = this.#link;
+    if (link === null) throw new FsError("ENOTCONN", "the nameserver is not there");
+    const { op } = LEASESERVER.methods.release;
+    this.#count(op);
+    await link.channel.call(op, { held, unused });
+  }
+
+  #count(op: number): void {
+    const name = OPERATION_NAMES.get(op)!;
+    this.#calls[name] = (this.#calls[name] ?? 0) + 1;
   }
 
   /** Says goodbye, so that nobody waits for this client's leases. */
@@ -162,14 +215,11 @@ export class ClusterSession {
     await this.#renewal;
   }
 
-  /**
-   * Sends until it is answered. `call.signal` is looked at only while there is no server to wait for: a signal of
-   * another kind than a kill must not break an operation that is answered soon (programs do not expect EINTR).
-   */
+  /** Sends until it is answered, or `call.signal` aborts: who asked is being killed. */
   async #call(op: number, request: unknown, call: CallOptions = {}): Promise<unknown> {
     const startMs = this.#options.clock.monotonicMs();
     const isChange = (request as { retry?: RetryTag }).retry !== undefined;
-    const timed = call.timeoutMs === undefined ? undefined : { timeoutMs: call.timeoutMs };
+    this.#count(op);
     let sentIn: SessionId | undefined;
     for (;;) {
       if (this.#stopping.signal.aborted) throw new FsError("ENOTCONN", "the mount is stopping");
@@ -179,7 +229,10 @@ export class ClusterSession {
           throw new FsError("EIO", "the session ended while a change was under way; it may have been made");
         }
         sentIn = link.session;
-        return await link.channel.call(op, request, timed);
+        const sentMs = this.#options.clock.monotonicMs();
+        const reply = await link.channel.call(op, request, call);
+        if (this.#link === link) this.#heard(sentMs);
+        return reply;
       } catch (error) {
         if (!isTransportError(error)) throw error;
         // The server does not know this session any more: go through a new connection.
@@ -192,6 +245,16 @@ export class ClusterSession {
         if (this.#link !== null) await clock.sleep(BACKOFF_MS_MIN, call.signal);
       }
     }
+  }
+
+  /** The server answered what was sent at `sentMs`: it counts the TTL from then on, or later. */
+  #heard(sentMs: number): void {
+    const untilMs = sentMs + this.#ttlMs * (1 - MARGIN);
+    if (untilMs <= this.#validUntilMs) return;
+    this.#validUntilMs = untilMs;
+    if (!this.#isFenced) return;
+    this.#isFenced = false;
+    this.#options.log.info("the nameserver answers again", { session: this.#session });
   }
 
   #drop(): void {
@@ -254,22 +317,30 @@ export class ClusterSession {
       onPush: createPushHandler(LEASE_PUSHES, { recall: (push) => this.#options.onRecall(push) }),
     });
     try {
-      const leaseserver = createClient(LEASESERVER, (op, request, call) => channel.call(op, request, call));
+      const leaseserver = createClient(LEASESERVER, (op, request, call) => {
+        this.#count(op);
+        return channel.call(op, request, call);
+      });
       const sentMs = clock.monotonicMs();
-      const reply = await leaseserver.openSession({
+      const { session, resumed, ttlMs, run, now } = await leaseserver.openSession({
         clientId,
         host,
         mountpoint,
         ...(place === undefined ? {} : { place }),
       });
-      this.#measureClock(reply.now, clock.monotonicMs() - sentMs);
-      this.#ttlMs = reply.ttlMs;
+      this.#measureClock(now, clock.monotonicMs() - sentMs);
+      this.#ttlMs = ttlMs;
       this.#clusterId = clusterId;
-      const open = this.#options.openInodes();
-      const { granted } = await leaseserver.reclaim({ open });
-      this.#options.onReclaimed(new Map(open.map(({ ino }, i) => [ino, granted[i] ?? "none"])));
-      const link = { channel, session: reply.session };
+      if (this.#session !== undefined && (!resumed || session !== this.#session)) {
+        this.#validUntilMs = -Infinity;
+        await this.#options.onLost();
+      }
+      this.#session = session;
+      if (run !== this.#run) await this.#reclaim(leaseserver);
+      this.#run = run;
+      const link = { channel, session };
       this.#link = link;
+      this.#heard(sentMs);
       void channel.closed.then(() => {
         if (this.#link === link) this.#link = null;
         if (!this.#stopping.signal.aborted) void this.#reconnected({}).catch(() => {}); // it logs; it fails only when stopping
@@ -281,6 +352,18 @@ export class ClusterSession {
     }
   }
 
+  /** A new run of the server knows the session, but not what it holds. */
+  async #reclaim(leaseserver: Client<typeof LEASESERVER>): Promise<void> {
+    const held = this.#options.held();
+    const granted = new Map<InodeId, LeaseMode>();
+    for (let at = 0; at === 0 || at < held.length; at += RECLAIM_MAX) {
+      const part = held.slice(at, at + RECLAIM_MAX);
+      const reply = await leaseserver.reclaim({ held: part, last: at + RECLAIM_MAX >= held.length });
+      part.forEach(({ ino }, i) => granted.set(ino, reply.granted[i] ?? "none"));
+    }
+    if (held.length > 0) await this.#options.onReclaimed(granted);
+  }
+
   #measureClock(server: Timespec, roundTripMs: number): void {
     const local = this.#options.clock.now();
     const differenceMs = (server.seconds - local.seconds) * 1000 +
@@ -290,21 +373,43 @@ export class ClusterSession {
 
   async #renew(): Promise<void> {
     const { clock } = this.#options;
+    const { op } = LEASESERVER.methods.renew;
     while (!this.#stopping.signal.aborted) {
-      await clock.sleep(this.#ttlMs / 4, this.#stopping.signal);
+      await clock.sleep(this.#ttlMs / RENEWALS, this.#stopping.signal);
       const link = this.#link;
       if (link === null) continue;
       try {
         const sentMs = clock.monotonicMs();
         const timeoutMs = this.#ttlMs / 2;
-        const reply = await link.channel.call(LEASESERVER.methods.renew.op, {}, { timeoutMs }) as {
-          now: Timespec;
-        };
+        this.#count(op);
+        const counters = { ...this.#options.counters(), calls: this.#calls };
+        const reply = await link.channel.call(op, { counters }, { timeoutMs }) as { now: Timespec };
         this.#measureClock(reply.now, clock.monotonicMs() - sentMs);
+        if (this.#link === link) this.#heard(sentMs);
       } catch (error) {
         this.#options.log.debug("renewal failed", { error });
         if (this.#link === link) this.#drop();
       }
     }
   }
+
+  /** Notices that the session is no longer valid. */
+  async #watch(): Promise<void> {
+    const { clock, log } = this.#options;
+    while (!this.#stopping.signal.aborted) {
+      await clock.sleep(this.#ttlMs / FENCE_CHECKS, this.#stopping.signal);
+      if (this.isValid || this.#isFenced || this.#stopping.signal.aborted) continue;
+      this.#isFenced = true;
+      log.warn("the nameserver is silent: nothing is served from caches until it is back", {
+        session: this.#session,
+      });
+      this.#options.onFenced();
+    }
+  }
 }
+
+const OPERATION_NAMES: ReadonlyMap<number, string> = new Map(
+  [NAMESERVER, LEASESERVER].flatMap(({ methods }) =>
+    Object.entries(methods).map(([name, { op }]): [number, string] => [op, name])
+  ),
+);

@@ -5,28 +5,47 @@
  * into its cache, and must not be given what was true when an earlier part of it was read.
  */
 
-import { bytesOf } from "../base/bytes.ts";
+import { bytesKey, bytesOf } from "../base/bytes.ts";
 import type { InodeId } from "../wire/ids.ts";
-import type { DirectoryEntry } from "../wire/messages/inode.ts";
 import type { ClusterSession } from "./cluster_session.ts";
+import type { Found } from "./file_system.ts";
+import type { InodeTable } from "./inode_table.ts";
 import type { Interruptible } from "./open_file.ts";
 
 /** Entries asked for at first; most directories are small. */
 const FIRST_ENTRIES = 128;
 const ENTRIES_MIN = 16;
+/** Names of a larger directory are not kept for the question whether one is absent. */
+const COMPLETE_ENTRIES_MAX = 20_000;
 const DT_DIR = 4;
 const COOKIE_SELF = 1;
 const COOKIE_PARENT = 2;
 
+/** An entry as it is handed out; `found` only with inodes, and if it did not vanish meanwhile. */
+export interface ListedEntry {
+  readonly name: Uint8Array;
+  readonly ino: InodeId;
+  readonly type: number;
+  readonly cookie: number;
+  readonly found?: Found;
+}
+
 export class DirectoryStream {
   readonly ino: InodeId;
+  /** The kernel keeps what is handed out. */
+  readonly isCached: boolean;
   readonly #session: ClusterSession;
+  readonly #table: InodeTable;
   /** As many as the kernel took the last time: what it does not take is fetched for nothing. */
   #limit = FIRST_ENTRIES;
+  /** A reading from the start without a gap: since when, where it stands, and how many entries it has seen. */
+  #whole: { readonly since: number; position: number; count: number } | null = null;
 
-  constructor(session: ClusterSession, ino: InodeId) {
+  constructor(session: ClusterSession, table: InodeTable, ino: InodeId, isCached: boolean) {
     this.#session = session;
+    this.#table = table;
     this.ino = ino;
+    this.isCached = isCached;
   }
 
   /**
@@ -36,28 +55,53 @@ export class DirectoryStream {
   async read(
     cookie: number,
     withInodes: boolean,
-    take: (entry: DirectoryEntry) => boolean,
+    take: (entry: ListedEntry) => boolean,
     interrupt: Interruptible,
   ): Promise<void> {
     let position = Math.max(cookie, COOKIE_PARENT);
     let taken = 0;
     for (let isFirst = true;; isFirst = false) {
       const request = { ino: this.ino, cookie: position, limit: this.#limit, withInodes };
-      const { parent, entries, end } = await this.#session.nameserver.readDirectory(request, interrupt);
+      const askedAt = this.#table.moment;
+      const { parent, directory: lease, entries, end } = await this.#session.nameserver.readDirectory(
+        request,
+        interrupt,
+      );
+      const directory = this.#table.get(this.ino);
+      const isKept = directory !== undefined && this.#table.adoptLease(directory, lease, askedAt);
+      if (position === COOKIE_PARENT) this.#whole = { since: askedAt, position, count: 0 };
+      if (!isKept || this.#whole?.position !== position) this.#whole = null;
       if (isFirst && cookie < COOKIE_PARENT) {
+        // What is kept from here on is right only under the lease.
+        if (directory !== undefined && this.isCached) {
+          directory.hasPages = true;
+          if (!isKept) directory.hasStalePages = true;
+        }
         const self = { name: DOT, ino: this.ino, type: DT_DIR, cookie: COOKIE_SELF };
         if (cookie < COOKIE_SELF && !take(self)) return;
         if (!take({ name: DOT_DOT, ino: parent, type: DT_DIR, cookie: COOKIE_PARENT })) return;
       }
-      for (const entry of entries) {
-        if (!take(entry)) {
+      for (const { inode: reply, ...entry } of entries) {
+        // Noted before it is handed out, so that a recall finds whatever the kernel may have.
+        if (isKept) directory.setEntry(bytesKey(entry.name), entry.ino);
+        const inode = reply === undefined ? undefined : this.#table.adopt(reply, askedAt);
+        if (!take(inode === undefined ? entry : { ...entry, found: { inode, isKept } })) {
           this.#limit = Math.max(taken, ENTRIES_MIN);
           return;
         }
         taken++;
         position = entry.cookie;
+        if (this.#whole !== null) {
+          this.#whole.position = position;
+          this.#whole.count++;
+        }
       }
-      if (end) return;
+      if (!end) continue;
+      const whole = this.#whole;
+      if (whole !== null && directory !== undefined && whole.count <= COMPLETE_ENTRIES_MAX) {
+        if (!this.#table.isCrossed(this.ino, whole.since)) directory.isComplete = true;
+      }
+      return;
     }
   }
 }

@@ -1,75 +1,88 @@
 /**
- * The file system of one mount, in MaggieFS's own terms: the namespace through the nameserver, open files with their
- * caches, reading and writing. The kernel's handlers above only convert; the cluster's clients below only talk.
+ * The file system of one mount, in MaggieFS's own terms: names and attributes through the nameserver or from what a
+ * lease lets it keep, open files, reading and writing. The kernel's handlers above only convert; the cluster's clients
+ * below only talk. What is known here without asking is returned at once, not as a promise.
  *
  * Invariants:
  * - At most one OpenFile an inode; it exists while a handle does (and until its last commit is through).
- * - An inode that is open here is registered with the leaseserver; its release is told only after the last close,
- *   and before it is opened again.
+ * - What is returned as kept may stay in the kernel for as long as the session is valid: whoever changes it waits until
+ *   it was taken away (recalls.ts).
  */
 
+import { bytesKey } from "../base/bytes.ts";
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
-import type { InodeId } from "../wire/ids.ts";
-import {
-  type Attributes,
-  type InodeReply,
-  type LeaseMode,
-  S_ISGID,
-  S_ISUID,
-} from "../wire/messages/inode.ts";
+import { FsError } from "../wire/errno.ts";
+import { type InodeId, ROOT_INODE } from "../wire/ids.ts";
+import { type Attributes, type InodeReply, LEASE_RANK, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
 import type {
   CreateRequest,
+  EntryReply,
   MakeRequest,
-  OpenReply,
-  RecallAnswer,
-  RecallPush,
+  Removed,
   SetAttributesRequest,
   StatfsReply,
 } from "../wire/messages/nameserver.ts";
 import type { Blocks } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
-import { type Interruptible, OpenFile } from "./open_file.ts";
+import { type DataAccess, pagesOf } from "./data_access.ts";
+import { ABSENT, type Inode, UNKNOWN } from "./inode.ts";
+import type { InodeTable } from "./inode_table.ts";
+import type { ByteRange, KernelCache } from "./kernel_cache.ts";
+import { type Access, type Interruptible, OpenFile } from "./open_file.ts";
 import type { Reader } from "./reader.ts";
+import type { Releases } from "./releases.ts";
 import type { Writer } from "./writer.ts";
 
-const RELEASE_BATCH = 256;
+const RENAME_EXCHANGE = 2;
 const BACKGROUND_MS = 1_000;
 /** Buffered size and times reach the nameserver at the latest after this. */
 const DIRTY_MS_MAX = 3_000;
-const KNOWN_VERSIONS_MAX = 20_000;
 
 export interface FileSystemOptions {
   readonly session: ClusterSession;
+  readonly table: InodeTable;
+  readonly kernelCache: KernelCache;
+  readonly access: DataAccess;
+  readonly releases: Releases;
   readonly blocks: Blocks;
   readonly reader: Reader;
   readonly writer: Writer;
   readonly clock: Clock;
   readonly log: Logger;
-  /** Drops what the kernel caches of an inode; attributes only, or pages as well. Must not wait. */
-  readonly invalidate: (ino: InodeId, withData: boolean) => void;
+  /** Label of this host: a new file's first block is made near it. */
+  readonly host: string;
 }
 
-export interface OpenResult {
+/** What is under a name; `isKept`: the name may be cached. */
+export interface Found {
+  /** Null: there is no such name. */
+  readonly inode: Inode | null;
+  readonly isKept: boolean;
+}
+
+/** How a file was opened. */
+export interface OpenOptions {
+  readonly write: boolean;
+  readonly truncate: boolean;
+  readonly killSuidGid: boolean;
+}
+
+export interface Handle {
   readonly file: OpenFile;
+  readonly write: boolean;
+  /**
+   * Reads and writes bypass the kernel's page cache: what is written must not be seen there before it counts, and must
+   * not be held up by pages that a recall waits for. Of a file that is being written reads do so too, as the kernel
+   * passes over a size that it is told while a write of its own returns.
+   */
+  readonly isDirect: boolean;
   /** Pages that the kernel kept from before are still right. */
-  readonly keepCache: boolean;
+  readonly keepsPages: boolean;
 }
 
 export class FileSystem {
   readonly #options: FileSystemOptions;
-  readonly #open = new Map<InodeId, OpenFile>();
-  /** Opens under way, by inode: how many, and how many recalls came meanwhile. */
-  readonly #opening = new Map<InodeId, { count: number; recalls: number }>();
-  /** Creations under way; which inodes they will open is not known yet. */
-  #creating = 0;
-  /** All recalls so far. */
-  #recalls = 0;
-  /** Closed files whose release has not been told yet. */
-  readonly #releases = new Set<InodeId>();
-  #releasing: Promise<void> = Promise.resolve();
-  /** Version that an inode had when it was last closed here: pages of that version may be in the kernel. */
-  readonly #knownVersions = new Map<InodeId, number>();
 
   constructor(options: FileSystemOptions) {
     this.#options = options;
@@ -79,63 +92,144 @@ export class FileSystem {
     return this.#options.session;
   }
 
-  openFile(ino: InodeId): OpenFile | undefined {
-    return this.#open.get(ino);
+  get #table(): InodeTable {
+    return this.#options.table;
   }
 
-  /** What to show for a reply: our own unreported size and times over it. */
-  shown(reply: InodeReply): Attributes {
-    const file = this.#open.get(reply.attributes.ino);
-    return file === undefined ? reply.attributes : file.shown(reply.attributes);
+  inode(ino: InodeId): Inode | undefined {
+    return this.#table.get(ino);
+  }
+
+  /** Attributes as this mount's processes see them: our own unreported size and times over the nameserver's. */
+  shown(inode: Inode): Attributes {
+    return inode.file === null ? inode.attributes : inode.file.shown();
+  }
+
+  /** For how long the kernel may keep what is known of an inode. */
+  attributesForMs(inode: Inode): number {
+    return inode.isFresh ? this.#session.validForMs : 0;
+  }
+
+  namesForMs(isKept: boolean): number {
+    return isKept ? this.#session.validForMs : 0;
+  }
+
+  #isFresh(inode: Inode | undefined): inode is Inode {
+    return inode !== undefined && inode.isFresh && this.#session.isValid;
   }
 
   // ---- attributes and names
 
-  lookup(parent: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<InodeReply> {
-    return this.#session.nameserver.lookup({ parent, name }, interrupt);
+  lookup(parent: InodeId, name: Uint8Array, interrupt: Interruptible): Found | Promise<Found> {
+    const directory = this.#table.get(parent);
+    if (directory !== undefined && directory.lease !== "none" && this.#session.isValid) {
+      const key = bytesKey(name);
+      const ino = directory.entries?.get(key) ?? (directory.isComplete ? ABSENT : UNKNOWN);
+      if (ino === ABSENT) {
+        directory.setEntry(key, ABSENT); // the kernel has it from now on
+        return NOT_THERE;
+      }
+      const inode = ino === UNKNOWN ? undefined : this.#table.get(ino);
+      if (this.#isFresh(inode)) return { inode, isKept: true };
+    }
+    return this.#lookUp(parent, name, interrupt);
   }
 
-  async getattr(ino: InodeId, interrupt: Interruptible): Promise<Attributes> {
-    const file = this.#open.get(ino);
-    if (file === undefined) return this.shown(await this.#session.nameserver.getattr({ ino }, interrupt));
-    if (!file.isFresh) await this.#refresh(file, interrupt);
-    return file.shown();
+  async #lookUp(parent: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<Found> {
+    const askedAt = this.#table.moment;
+    const reply = await this.#session.nameserver.lookup({ parent, name }, interrupt);
+    const inode = reply.inode === undefined ? null : this.#table.adopt(reply.inode, askedAt);
+    const ino = inode?.ino ?? ABSENT;
+    return { inode, isKept: this.#table.adoptEntry(parent, name, ino, reply.directory, askedAt) };
   }
 
-  async #refresh(file: OpenFile, interrupt?: Interruptible): Promise<void> {
-    const { recalls } = file;
-    file.adopt(await this.#session.nameserver.getattr({ ino: file.ino }, interrupt), recalls);
+  getattr(ino: InodeId, interrupt: Interruptible): Inode | Promise<Inode> {
+    const inode = this.#table.get(ino);
+    return this.#isFresh(inode) ? inode : this.#refresh(ino, interrupt);
+  }
+
+  async #refresh(ino: InodeId, interrupt?: Interruptible): Promise<Inode> {
+    const askedAt = this.#table.moment;
+    return this.#table.adopt(await this.#session.nameserver.getattr({ ino }, interrupt), askedAt);
   }
 
   async setattr(
     request: Omit<SetAttributesRequest, "retry">,
     interrupt: Interruptible,
-  ): Promise<Attributes> {
-    const file = this.#open.get(request.ino);
+  ): Promise<Inode> {
+    const file = this.#table.get(request.ino)?.file;
     // What was written before has its size and time first; the change comes on top.
-    if (file !== undefined && (file.dirty || file.pending.size > 0)) {
-      await this.#options.writer.commit(file, false);
-    }
-    const recalls = file?.recalls ?? 0;
+    if (file?.isUnflushed) await this.#options.writer.commit(file, false);
+    const askedAt = this.#table.moment;
     const reply = await this.#session.change((retry) =>
       this.#session.nameserver.setattr({ ...request, retry }, interrupt)
     );
-    if (file === undefined) return this.shown(reply);
-    if (request.size !== undefined) file.blocks.clear();
-    file.adopt(reply, recalls);
-    return file.shown();
+    const inode = this.#table.adopt(reply, askedAt);
+    if (request.size !== undefined) {
+      inode.blocks?.clear();
+      if (request.size === 0 && inode.lease !== "none") inode.blocks?.learn(0, Number.MAX_SAFE_INTEGER, []);
+    }
+    return inode;
   }
 
-  make(request: Omit<MakeRequest, "retry">, interrupt: Interruptible): Promise<InodeReply> {
-    return this.#session.change((retry) => this.#session.nameserver.make({ ...request, retry }, interrupt));
+  async make(request: Omit<MakeRequest, "retry">, interrupt: Interruptible): Promise<Found> {
+    const askedAt = this.#beginChange(request.parent, request.name);
+    const reply = await this.#session.change((retry) =>
+      this.#session.nameserver.make({ ...request, retry }, interrupt)
+    );
+    const inode = this.#table.adopt(reply, askedAt);
+    // A directory that nobody else can have seen.
+    if (inode.lease !== "none" && inode.entries === null) inode.isComplete = true;
+    return this.#madeEntry(request.parent, request.name, inode, reply.directory, askedAt);
   }
 
-  async link(ino: InodeId, parent: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<InodeReply> {
+  /** A name changes by ours: where it leads is not known until the answer says so. The moment of the request. */
+  #beginChange(parent: InodeId, name: Uint8Array): number {
+    this.#table.get(parent)?.setEntry(bytesKey(name), UNKNOWN);
+    return this.#table.moment;
+  }
+
+  /** We put a name into a directory. */
+  #madeEntry(
+    parent: InodeId,
+    name: Uint8Array,
+    inode: Inode,
+    lease: EntryReply["directory"],
+    askedAt: number,
+  ): Found {
+    const isKept = this.#keepChange(parent, name, inode.ino, lease, askedAt);
+    this.#changed(parent);
+    return { inode, isKept };
+  }
+
+  /** Notes where a name leads after our change of it. */
+  #keepChange(
+    parent: InodeId,
+    name: Uint8Array,
+    ino: InodeId,
+    lease: EntryReply["directory"],
+    askedAt: number,
+  ): boolean {
+    const isKept = this.#table.adoptEntry(parent, name, ino, lease, askedAt);
+    if (!isKept) this.#table.get(parent)?.setEntry(bytesKey(name), UNKNOWN);
+    return isKept;
+  }
+
+  /**
+   * We changed an inode by a reply that does not tell its attributes. Answers that were on their way meanwhile may be from
+   * before, so this is a recall like any other.
+   */
+  #changed(ino: InodeId): void {
+    this.#table.get(ino)?.forgetAttributes();
+    this.#table.noteRecall(ino);
+  }
+
+  async link(ino: InodeId, parent: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<Found> {
+    const askedAt = this.#beginChange(parent, name);
     const reply = await this.#session.change((retry) =>
       this.#session.nameserver.link({ retry, ino, parent, name }, interrupt)
     );
-    this.#changed(ino);
-    return reply;
+    return this.#madeEntry(parent, name, this.#table.adopt(reply, askedAt), reply.directory, askedAt);
   }
 
   async remove(
@@ -144,10 +238,19 @@ export class FileSystem {
     directory: boolean,
     interrupt: Interruptible,
   ): Promise<void> {
-    const reply = await this.#session.change((retry) =>
-      this.#session.nameserver.remove({ retry, parent, name, directory }, interrupt)
-    );
-    this.#changed(reply.ino);
+    const known = this.#removed(parent, name);
+    const askedAt = this.#beginChange(parent, name);
+    if (known !== undefined) known.inode.removing++;
+    try {
+      const reply = await this.#session.change((retry) =>
+        this.#session.nameserver.remove({ retry, parent, name, directory, ...hintOf(known) }, interrupt)
+      );
+      this.#lostName(reply.ino, reply.nlink);
+      this.#keepChange(parent, name, ABSENT, reply.directory, askedAt);
+      this.#changed(parent);
+    } finally {
+      if (known !== undefined) known.inode.removing--;
+    }
   }
 
   async rename(
@@ -158,17 +261,56 @@ export class FileSystem {
     flags: number,
     interrupt: Interruptible,
   ): Promise<void> {
-    const reply = await this.#session.change((retry) =>
-      this.#session.nameserver.rename({ retry, parent, name, newParent, newName, flags }, interrupt)
-    );
-    this.#changed(reply.ino);
-    if (reply.replaced !== undefined) this.#changed(reply.replaced.ino);
+    const known = this.#removed(newParent, newName);
+    if (known !== undefined) known.inode.removing++;
+    // The kernel moves its entry, and its time-out with it, whatever our answer lets it keep.
+    this.#beginChange(newParent, newName);
+    const askedAt = this.#beginChange(parent, name);
+    let isKept = false;
+    try {
+      const reply = await this.#session.change((retry) =>
+        this.#session.nameserver.rename(
+          { retry, parent, name, newParent, newName, flags, ...hintOf(known) },
+          interrupt,
+        )
+      );
+      this.#changed(reply.ino);
+      if (reply.replaced !== undefined) this.#lostName(reply.replaced.ino, reply.replaced.nlink);
+      const isMoved = (flags & RENAME_EXCHANGE) === 0 && reply.ino !== known?.inode.ino;
+      const directory = isMoved ? reply.directory : "none";
+      isKept = this.#keepChange(newParent, newName, reply.ino, directory, askedAt);
+      isKept = this.#keepChange(parent, name, ABSENT, directory, askedAt) && isKept;
+      this.#changed(parent);
+      this.#changed(newParent);
+    } finally {
+      if (known !== undefined) known.inode.removing--;
+    }
+    // What the kernel moves though nothing lets it keep the name has the old epoch, so that it is looked up again.
+    if (!isKept) await this.#options.kernelCache.dropAllNames();
   }
 
-  /** We changed an inode ourselves, by a reply that does not carry its attributes. */
-  #changed(ino: InodeId): void {
-    const file = this.#open.get(ino);
-    if (file !== undefined) file.attributesKnown = false;
+  /** What we know of an inode that is about to lose a name, if anything. */
+  #removed(parent: InodeId, name: Uint8Array): { readonly inode: Inode; readonly removed: Removed } | undefined {
+    const ino = this.#table.get(parent)?.entries?.get(bytesKey(name));
+    const inode = ino === undefined ? undefined : this.#table.get(ino);
+    if (inode === undefined) return undefined;
+    const open = (inode.file?.handles ?? 0) > 0;
+    if (open) inode.isRegistered = true; // its last close must be told
+    return { inode, removed: { ino: inode.ino, open } };
+  }
+
+  #lostName(ino: InodeId, nlink: number): void {
+    this.#changed(ino);
+    const inode = this.#table.get(ino);
+    if (inode === undefined || nlink > 0 || inode.file !== null) return;
+    inode.forgetAll(); // as the server has
+  }
+
+  readlink(ino: InodeId, interrupt: Interruptible): Uint8Array | null | Promise<Uint8Array | null> {
+    // A target never changes, and an inode's number is never used again.
+    const target = this.#table.get(ino)?.target;
+    if (target !== undefined && target !== null) return target;
+    return this.#refresh(ino, interrupt).then((inode) => inode.target);
   }
 
   async setXattr(
@@ -178,25 +320,71 @@ export class FileSystem {
     flags: number,
     interrupt: Interruptible,
   ): Promise<void> {
-    await this.#session.change((retry) =>
-      this.#session.nameserver.setXattr({ retry, ino, name, value, flags }, interrupt)
-    );
-    this.#changed(ino);
+    await this.#changeXattrs(ino, (retry) =>
+      this.#session.nameserver.setXattr({ retry, ino, name, value, flags }, interrupt));
   }
 
   async removeXattr(ino: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<void> {
-    await this.#session.change((retry) =>
-      this.#session.nameserver.removeXattr({ retry, ino, name }, interrupt)
-    );
-    this.#changed(ino);
+    await this.#changeXattrs(ino, (retry) =>
+      this.#session.nameserver.removeXattr({ retry, ino, name }, interrupt));
   }
 
-  async getXattr(ino: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<Uint8Array> {
-    return (await this.#session.nameserver.getXattr({ ino, name }, interrupt)).value;
+  async #changeXattrs(
+    ino: InodeId,
+    send: Parameters<typeof ClusterSession.prototype.change<InodeReply>>[0],
+  ): Promise<void> {
+    const askedAt = this.#table.moment;
+    const reply = await this.#session.change(send);
+    this.#table.get(ino)?.forgetAttributes();
+    this.#table.adopt(reply, askedAt);
+    this.#table.noteRecall(ino); // values that are on their way may be from before
   }
 
-  async listXattrs(ino: InodeId, interrupt: Interruptible): Promise<readonly Uint8Array[]> {
-    return (await this.#session.nameserver.listXattrs({ ino }, interrupt)).names;
+  getXattr(ino: InodeId, name: Uint8Array, interrupt: Interruptible): Uint8Array | null | Promise<Uint8Array | null> {
+    const inode = this.#table.get(ino);
+    if (this.#isFresh(inode)) {
+      if (!inode.attributes.hasXattrs) return null;
+      const known = inode.xattrs?.get(bytesKey(name));
+      if (known !== undefined) return known;
+    }
+    return this.#fetchXattr(ino, name, interrupt);
+  }
+
+  async #fetchXattr(ino: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<Uint8Array | null> {
+    const askedAt = this.#table.moment;
+    let value: Uint8Array | null;
+    try {
+      value = (await this.#session.nameserver.getXattr({ ino, name }, interrupt)).value;
+    } catch (error) {
+      if (!(error instanceof FsError) || error.errno !== "ENODATA") throw error;
+      value = null;
+    }
+    const inode = this.#xattrsKeeper(ino, askedAt);
+    if (inode !== undefined) (inode.xattrs ??= new Map()).set(bytesKey(name), value);
+    return value;
+  }
+
+  /** The inode, if what was asked of its xattrs at `askedAt` may be kept. */
+  #xattrsKeeper(ino: InodeId, askedAt: number): Inode | undefined {
+    const inode = this.#table.get(ino);
+    return inode !== undefined && inode.isFresh && !this.#table.isCrossed(ino, askedAt) ? inode : undefined;
+  }
+
+  listXattrs(ino: InodeId, interrupt: Interruptible): readonly Uint8Array[] | Promise<readonly Uint8Array[]> {
+    const inode = this.#table.get(ino);
+    if (this.#isFresh(inode)) {
+      if (!inode.attributes.hasXattrs) return [];
+      if (inode.xattrNames !== null) return inode.xattrNames;
+    }
+    return this.#fetchXattrNames(ino, interrupt);
+  }
+
+  async #fetchXattrNames(ino: InodeId, interrupt: Interruptible): Promise<readonly Uint8Array[]> {
+    const askedAt = this.#table.moment;
+    const { names } = await this.#session.nameserver.listXattrs({ ino }, interrupt);
+    const inode = this.#xattrsKeeper(ino, askedAt);
+    if (inode !== undefined) inode.xattrNames = names;
+    return names;
   }
 
   statfs(interrupt: Interruptible): Promise<StatfsReply> {
@@ -210,176 +398,200 @@ export class FileSystem {
 
   // ---- open files
 
-  /** One more handle on the file. `truncate`: O_TRUNC. */
-  async open(
-    ino: InodeId,
-    options: { readonly write: boolean; readonly truncate: boolean; readonly killSuidGid: boolean },
-    interrupt: Interruptible,
-  ): Promise<OpenResult> {
-    if (options.truncate) {
-      const { killSuidGid } = options;
-      await this.setattr({ ino, size: 0, ...(killSuidGid ? { killSuidGid } : {}) }, interrupt);
+  /** One more handle on the file; at once when a lease allows it. */
+  open(ino: InodeId, options: OpenOptions, interrupt: Interruptible): Handle | Promise<Handle> {
+    const inode = this.#table.get(ino);
+    const needed = options.write ? 2 : 1;
+    const isAllowed = this.#isFresh(inode) && inode.removing === 0 && LEASE_RANK[inode.lease] >= needed &&
+      (inode.file === null || inode.file.revocation === null);
+    if (isAllowed && !options.truncate) {
+      this.#addHandle(inode, options.write);
+      return this.#handle(inode, options.write);
     }
-    const opening = this.#opening.get(ino) ?? { count: 0, recalls: 0 };
-    this.#opening.set(ino, opening);
-    opening.count++;
+    return this.#openByAsking(ino, options, interrupt);
+  }
+
+  async #openByAsking(ino: InodeId, options: OpenOptions, interrupt: Interruptible): Promise<Handle> {
+    const { write, truncate, killSuidGid } = options;
+    if (truncate) {
+      const kill = killSuidGid ? { killSuidGid } : {};
+      await this.setattr({ ino, size: 0, ...write ? { write } : {}, ...kill }, interrupt);
+    }
+    const inode = this.#table.get(ino) ?? await this.#refresh(ino, interrupt);
+    // Counted first: asked meanwhile whether it is open here, we say yes.
+    const file = this.#addHandle(inode, write);
     try {
-      await this.#beforeOpen(ino);
-      const { recalls } = opening;
-      const reply = await this.#session.nameserver.open({ ino, write: options.write }, interrupt);
-      return this.#opened(reply, opening.recalls !== recalls);
-    } finally {
-      if (--opening.count === 0) this.#opening.delete(ino);
-      // A handle that was closed meanwhile left the release to the last open.
-      if (opening.count === 0 && !this.#open.has(ino)) this.#releases.add(ino);
+      const needed = write ? 2 : 1;
+      const isHeld = LEASE_RANK[inode.lease] >= needed && inode.removing === 0 && this.#session.isValid;
+      if (!isHeld) await this.#options.access.acquire(file, write ? "write" : "read", interrupt);
+      if (!inode.isFresh) await this.#refresh(ino, interrupt);
+      return this.#handle(inode, write);
+    } catch (error) {
+      await this.#dropHandle(file, write);
+      throw error;
     }
   }
 
-  /** One more handle on what a reply opened. `isCrossed`: a recall came since the request. */
-  #opened(reply: OpenReply, isCrossed: boolean): OpenResult {
-    const { ino, version } = reply.attributes;
-    const known = this.#open.get(ino);
-    const file = known ?? this.#register(reply);
+  #addHandle(inode: Inode, write: boolean): OpenFile {
+    const file = inode.file ??= new OpenFile(inode);
     file.handles++;
-    if (known !== undefined) known.adopt(reply, isCrossed ? -1 : known.recalls);
-    if (isCrossed) {
-      file.lease = "none"; // until an answer that the server gave after the recall says more
-      file.attributesKnown = false;
-      if (known === undefined) file.blocks.clear();
-    }
-    return { file, keepCache: known !== undefined || this.#knownVersions.get(ino) === version };
+    if (write) file.writers++;
+    return file;
+  }
+
+  #handle(inode: Inode, write: boolean): Handle {
+    const keepsPages = !inode.hasStalePages;
+    inode.hasStalePages = false;
+    const file = inode.file!;
+    return { file, write, isDirect: write || file.writers > 0 || inode.isShared, keepsPages };
   }
 
   /** creat(2): makes the file, or opens the one that is there (without O_EXCL). */
   async create(
-    request: Omit<CreateRequest, "retry">,
-    options: { readonly truncate: boolean },
+    request: Omit<CreateRequest, "retry" | "host">,
+    options: Pick<OpenOptions, "truncate">,
     interrupt: Interruptible,
-  ): Promise<OpenResult & { readonly reply: InodeReply }> {
-    const recalls = this.#recalls;
-    this.#creating++;
+  ): Promise<{ readonly handle: Handle; readonly found: Found }> {
+    const { session, releases, host } = this.#options;
+    const { write, parent, name } = request;
+    const askedAt = this.#beginChange(parent, name);
+    const known = releases.beginCreate();
     try {
-      const reply = await this.#session.change((retry) =>
-        this.#session.nameserver.create({ ...request, retry }, interrupt)
+      const reply = await session.change((retry) =>
+        session.nameserver.create({ ...request, retry, ...write ? { host } : {} }, interrupt)
       );
-      const opened = this.#opened(reply, this.#recalls !== recalls);
-      const { file } = opened;
-      if (!reply.created && options.truncate) await this.setattr({ ino: file.ino, size: 0 }, interrupt);
-      return { ...opened, reply: { ...reply, attributes: file.shown() } };
+      const inode = this.#table.adopt(reply, askedAt);
+      const found = this.#madeEntry(parent, name, inode, reply.directory, askedAt);
+      if (!reply.created) inode.isShared = reply.isShared;
+      if (write || !reply.created) inode.isRegistered = true;
+      const file = this.#addHandle(inode, write);
+      known.end(inode.ino);
+      try {
+        if (reply.created) releases.noteUnused(file, reply.blocks.length > 0);
+        else if (options.truncate) await this.setattr({ ino: inode.ino, size: 0, ...write ? { write } : {} }, interrupt);
+        return { handle: this.#handle(inode, write), found };
+      } catch (error) {
+        await this.#dropHandle(file, write);
+        throw error;
+      }
     } finally {
-      this.#creating--;
+      known.end();
     }
   }
 
-  #register(reply: OpenReply): OpenFile {
-    const file = new OpenFile(reply);
-    const last = reply.blocks.at(-1);
-    const knownTo = reply.blocksComplete || last === undefined
-      ? Number.MAX_SAFE_INTEGER
-      : last.start + last.length;
-    file.blocks.learn(0, knownTo, reply.blocks);
-    this.#open.set(file.ino, file);
-    // Opened again before its release was told: it is simply open.
-    this.#releases.delete(file.ino);
-    return file;
-  }
-
-  /** A release of this inode that is on its way must arrive before the next open is registered. */
-  async #beforeOpen(ino: InodeId): Promise<void> {
-    if (this.#releases.delete(ino)) return;
-    await this.#releasing;
-  }
-
   /** One handle less; the last one takes the OpenFile with it. Errors were told by flush; late ones are logged. */
-  async close(file: OpenFile): Promise<void> {
+  async close({ file, write }: Handle): Promise<void> {
+    await this.#dropHandle(file, write);
+  }
+
+  async #dropHandle(file: OpenFile, write: boolean): Promise<void> {
     file.handles--;
+    if (write) file.writers--;
     if (file.handles > 0) return;
-    if (file.dirty || file.pending.size > 0) {
+    if (file.isUnflushed) {
       try {
         await this.#options.writer.commit(file, false);
       } catch (error) {
         this.#options.log.error("closed file could not be committed", { ino: file.ino, error });
       }
     }
-    if (file.handles > 0 || this.#open.get(file.ino) !== file) return;
-    this.#open.delete(file.ino);
-    if (file.attributesKnown) this.#remember(file.ino, file.attributes.version);
-    // Another open of it is registered with the server already, or will be.
-    if (this.#opening.has(file.ino)) return;
-    this.#releases.add(file.ino);
-    if (this.#releases.size >= RELEASE_BATCH) this.#sendReleases();
+    while (file.revocation !== null) await file.revocation.ended;
+    const { inode } = file;
+    if (file.handles > 0 || inode.file !== file) return;
+    inode.file = null;
+    this.#options.releases.closed(inode, file);
   }
 
-  #remember(ino: InodeId, version: number): void {
-    this.#knownVersions.delete(ino);
-    this.#knownVersions.set(ino, version);
-    if (this.#knownVersions.size > KNOWN_VERSIONS_MAX) {
-      const oldest = this.#knownVersions.keys().next().value;
-      if (oldest !== undefined) this.#knownVersions.delete(oldest);
-    }
-  }
-
-  #sendReleases(): void {
-    if (this.#releases.size === 0) return;
-    const inodes = [...this.#releases];
-    this.#releases.clear();
-    this.#releasing = this.#releasing.then(() => this.#session.releaseLeases(inodes)).catch((error) => {
-      // The session's end releases them, too.
-      this.#options.log.debug("releases were not told", { count: inodes.length, error });
-    });
+  /** The kernel has forgotten the inode `count` of the times that it was told of it. */
+  forget(ino: InodeId, count: number): void {
+    const inode = this.#table.get(ino);
+    if (inode === undefined || ino === ROOT_INODE) return;
+    inode.lookups = Math.max(0, inode.lookups - count);
+    if (inode.lookups > 0) return;
+    inode.hasPages = false;
+    this.#options.releases.forgotten(inode);
   }
 
   // ---- data
 
-  async read(file: OpenFile, offset: number, size: number, interrupt: Interruptible): Promise<Uint8Array[]> {
-    if (file.lease === "none") {
-      // Others may write: size and blocks are looked up each time.
-      await this.#refresh(file, interrupt);
-      if (file.lease === "none") file.blocks.clear();
-    }
-    return await this.#options.reader.read(file, offset, size, interrupt);
+  read({ file }: Handle, offset: number, size: number, interrupt: Interruptible): Promise<Uint8Array[]> {
+    // Also of a direct handle: the kernel may be filling a page for a mapping of it.
+    const access: Access = { ...pagesOf(offset, size), isWrite: false, isPaged: true, isWriteback: false };
+    return this.#options.access.use(
+      file,
+      access,
+      interrupt,
+      () => this.#options.reader.read(file, offset, size, interrupt),
+    );
   }
 
   async write(
-    file: OpenFile,
+    { file }: Handle,
     offset: number,
     data: Uint8Array,
-    options: { readonly append: boolean; readonly killSuidGid: boolean },
+    options: { readonly append: boolean; readonly isWriteback: boolean; readonly killSuidGid: boolean },
     interrupt: Interruptible,
   ): Promise<void> {
+    const { append, isWriteback, killSuidGid } = options;
+    const access: Access = {
+      ...pagesOf(offset, data.length),
+      isWrite: true,
+      isPaged: isWriteback,
+      isWriteback,
+    };
     let position = offset;
-    if (options.append && file.lease !== "write") {
-      await this.#refresh(file, interrupt);
-      position = file.size;
-    }
-    await this.#options.writer.write(file, position, data, options.killSuidGid);
+    await this.#options.access.use(file, access, interrupt, async () => {
+      if (append && !file.inode.attributesKnown) await this.#refresh(file.ino);
+      if (append) position = file.size;
+      await this.#options.writer.write(file, position, data, killSuidGid);
+    });
+    // Pages that a mapping brought in while the write was on its way. Outside of the access, as a read may hold them.
+    if (!isWriteback && file.inode.hasPages) await this.#dropPages(file.inode, pagesOf(position, data.length));
+  }
+
+  /** Drops what the kernel has of a file whose data we changed under it. Must not be waited for by who holds its pages. */
+  #dropPages(inode: Inode, range: ByteRange): Promise<void> {
+    return this.#options.kernelCache.dropRanges(inode, [range]);
+  }
+
+  /** An operation on all of a file's data that is neither a read nor a write of the kernel's. */
+  #exclusively<T>(file: OpenFile, write: boolean, interrupt: Interruptible, run: () => Promise<T>): Promise<T> {
+    const access: Access = { start: 0, end: Infinity, isWrite: write, isPaged: false, isWriteback: false };
+    return this.#options.access.use(file, access, interrupt, run);
   }
 
   /** close(2) of a descriptor: all replicas and the nameserver have what was written; tells a failure once. */
-  async flush(file: OpenFile): Promise<void> {
-    if (file.dirty || file.pending.size > 0) await this.#options.writer.commit(file, false);
+  async flush({ file }: Handle): Promise<void> {
+    if (file.isUnflushed) await this.#options.writer.commit(file, false);
     this.#options.writer.throwWriteError(file);
   }
 
-  async fsync(file: OpenFile): Promise<void> {
+  async fsync({ file }: Handle): Promise<void> {
     await this.#options.writer.sync(file);
     this.#options.writer.throwWriteError(file);
   }
 
   /** Allocates blocks over the holes of [offset, end); `grow` also moves the end of the file. */
-  async allocate(file: OpenFile, offset: number, end: number, grow: boolean): Promise<void> {
+  allocate(
+    { file }: Handle,
+    offset: number,
+    end: number,
+    grow: boolean,
+    interrupt: Interruptible,
+  ): Promise<void> {
     const { blocks } = this.#options;
-    if (file.lease === "none") file.blocks.clear();
-    for (let at = offset; at < end;) {
-      await blocks.know(file, at, at + 1);
-      const block = file.blocks.at(at) ?? await blocks.allocate(file, at);
-      at = block.start + block.length;
-    }
-    if (grow) await this.#growTo(file, end);
+    return this.#exclusively(file, true, interrupt, async () => {
+      for (let at = offset; at < end;) {
+        await blocks.know(file, at, at + 1);
+        const block = file.blocks.at(at) ?? await blocks.allocate(file, at);
+        at = block.start + block.length;
+      }
+      if (grow) await this.#growTo(file, end);
+    });
   }
 
   async #growTo(file: OpenFile, end: number): Promise<void> {
-    if (!file.isFresh) await this.#refresh(file);
+    if (!file.inode.isFresh) await this.#refresh(file.ino);
     if (end <= file.size) return;
     file.wrote(end, this.#session.now(), this.#options.clock.monotonicMs());
     await this.#options.writer.commit(file, false);
@@ -387,121 +599,92 @@ export class FileSystem {
 
   /** [offset, end) reads as zeros from now on; whole blocks in it are given back. */
   async zeroRange(
-    file: OpenFile,
+    { file }: Handle,
     offset: number,
     end: number,
     grow: boolean,
     interrupt: Interruptible,
   ): Promise<void> {
     const { writer } = this.#options;
-    await writer.commit(file, false);
-    if (!file.isFresh) await this.#refresh(file, interrupt);
-    const stop = Math.min(end, file.size);
-    if (stop > offset) {
-      const { recalls } = file;
-      const reply = await this.#session.change((retry) =>
-        this.#session.nameserver.punch({ retry, ino: file.ino, offset, length: stop - offset }, interrupt)
-      );
-      file.blocks.clear();
-      file.adopt(reply, recalls);
-      await writer.zero(file, offset, stop);
+    await this.#exclusively(file, true, interrupt, async () => {
       await writer.commit(file, false);
-    }
-    if (grow) await this.#growTo(file, end);
+      if (!file.inode.isFresh) await this.#refresh(file.ino, interrupt);
+      const stop = Math.min(end, file.size);
+      if (stop > offset) {
+        const { ino } = file;
+        const askedAt = this.#table.moment;
+        const reply = await this.#session.change((retry) =>
+          this.#session.nameserver.punch({ retry, ino, offset, length: stop - offset }, interrupt)
+        );
+        file.blocks.clear();
+        this.#table.adopt(reply, askedAt);
+        await writer.zero(file, offset, stop);
+        await writer.commit(file, false);
+      }
+      if (grow) await this.#growTo(file, end);
+    });
     // Zeros were written under the kernel's pages.
-    this.#options.invalidate(file.ino, true);
+    await this.#dropPages(file.inode, { start: 0, end: Infinity });
   }
 
   /** What a change of the data by an ordinary user takes off an executable. */
-  async dropPrivileges(file: OpenFile, interrupt: Interruptible): Promise<void> {
-    if (!file.isFresh) await this.#refresh(file, interrupt);
+  async dropPrivileges({ file }: Handle, interrupt: Interruptible): Promise<void> {
+    if (!file.inode.isFresh) await this.#refresh(file.ino, interrupt);
     if ((file.shown().mode & (S_ISUID | S_ISGID)) === 0) return;
     await this.setattr({ ino: file.ino, killSuidGid: true }, interrupt);
   }
 
   /** SEEK_DATA and SEEK_HOLE by blocks; undefined past the end (ENXIO). */
-  async seek(file: OpenFile, offset: number, wantsData: boolean): Promise<number | undefined> {
-    await file.settled(0, Infinity);
-    if (!file.isFresh) await this.#refresh(file);
-    if (file.lease === "none") file.blocks.clear();
-    if (offset >= file.size) return undefined;
-    for (let at = offset; at < file.size;) {
-      await this.#options.blocks.know(file, at, at + 1);
-      const block = file.blocks.at(at);
-      const isData = block !== undefined && file.hasData(block);
-      if (isData === wantsData) return at;
-      if (block !== undefined) {
-        at = block.start + block.length;
-        continue;
+  seek(
+    { file }: Handle,
+    offset: number,
+    wantsData: boolean,
+    interrupt: Interruptible,
+  ): Promise<number | undefined> {
+    return this.#exclusively(file, false, interrupt, async () => {
+      await file.settled(0, Infinity);
+      if (!file.inode.isFresh) await this.#refresh(file.ino);
+      if (offset >= file.size) return undefined;
+      for (let at = offset; at < file.size;) {
+        await this.#options.blocks.know(file, at, at + 1);
+        const block = file.blocks.at(at);
+        const isData = block !== undefined && file.hasData(block);
+        if (isData === wantsData) return at;
+        if (block !== undefined) {
+          at = block.start + block.length;
+          continue;
+        }
+        const next = file.blocks.nextStart(at);
+        if (next < file.size) {
+          at = next;
+          continue;
+        }
+        await this.#options.blocks.know(file, at, file.size);
+        if (file.blocks.at(at) === undefined && file.blocks.nextStart(at) >= file.size) break;
       }
-      const next = file.blocks.nextStart(at);
-      if (next < file.size) {
-        at = next;
-        continue;
-      }
-      await this.#options.blocks.know(file, at, file.size);
-      if (file.blocks.at(at) === undefined && file.blocks.nextStart(at) >= file.size) break;
-    }
-    return wantsData ? undefined : file.size;
-  }
-
-  // ---- leases
-
-  /** The leaseserver takes something back, or asks whether a removed inode is open here. */
-  async recall({ ino, keep, removed }: RecallPush): Promise<RecallAnswer> {
-    this.#recalls++;
-    // The answer to an open may have come right before this: it is taken in first.
-    if (this.#creating > 0 || this.#opening.has(ino)) await turnOfTheEventLoop();
-    const opening = this.#opening.get(ino);
-    if (opening !== undefined) opening.recalls++;
-    const file = this.#open.get(ino);
-    if (file === undefined) {
-      this.#knownVersions.delete(ino);
-      this.#options.invalidate(ino, false);
-      return { open: opening !== undefined };
-    }
-    file.recalls++;
-    file.attributesKnown = false;
-    const open = file.handles > 0 || opening !== undefined;
-    if (removed) return { open };
-    const hadWrite = file.lease === "write";
-    if (keep === "none" || file.lease === "none") file.lease = "none";
-    else file.lease = file.lease === "write" ? keep : "read";
-    if (hadWrite && (file.dirty || file.pending.size > 0)) await this.#options.writer.commit(file, false);
-    if (keep === "none") file.blocks.clear();
-    this.#options.invalidate(ino, keep === "none");
-    return { open };
-  }
-
-  openInodes(): { readonly ino: InodeId; readonly lease: LeaseMode }[] {
-    return [...this.#open.values()].map((file) => ({
-      ino: file.ino,
-      lease: file.lease === "write" || file.dirty ? "write" : file.lease,
-    }));
-  }
-
-  /** A new connection: what is granted is what was asked back; all else is looked up again. */
-  reclaimed(granted: ReadonlyMap<InodeId, LeaseMode>): void {
-    for (const file of this.#open.values()) {
-      file.recalls++;
-      file.attributesKnown = false;
-      file.lease = granted.get(file.ino) ?? "none";
-      if (file.lease === "none") this.#options.invalidate(file.ino, true);
-    }
+      return wantsData ? undefined : file.size;
+    });
   }
 
   // ---- background
 
+  #openFiles(): OpenFile[] {
+    const files: OpenFile[] = [];
+    for (const { file } of this.#table.values()) if (file !== null) files.push(file);
+    return files;
+  }
+
   /** Commits what has been dirty for long and tells releases, about once a second. */
   async run(signal: AbortSignal): Promise<void> {
+    const { clock, releases, writer, log } = this.#options;
     while (!signal.aborted) {
-      await this.#options.clock.sleep(BACKGROUND_MS, signal);
-      this.#sendReleases();
-      const nowMs = this.#options.clock.monotonicMs();
-      for (const file of this.#open.values()) {
+      await clock.sleep(BACKGROUND_MS, signal);
+      releases.send();
+      const nowMs = clock.monotonicMs();
+      for (const file of this.#openFiles()) {
         if (!file.dirty || nowMs - file.dirtySinceMs < DIRTY_MS_MAX) continue;
-        this.#options.writer.commit(file, false).catch((error) => {
-          this.#options.log.warn("size and times not committed yet", { ino: file.ino, error });
+        writer.commit(file, false).catch((error) => {
+          log.warn("size and times not committed yet", { ino: file.ino, error });
         });
       }
     }
@@ -509,18 +692,19 @@ export class FileSystem {
 
   /** Before the end: everything accepted is with the cluster. */
   async finish(): Promise<void> {
-    for (const file of this.#open.values()) {
-      if (!file.dirty && file.pending.size === 0) continue;
-      await this.#options.writer.commit(file, false).catch((error) => {
-        this.#options.log.error("written data was not committed", { ino: file.ino, error });
+    const { releases, writer, log } = this.#options;
+    for (const file of this.#openFiles()) {
+      if (!file.isUnflushed) continue;
+      await writer.commit(file, false).catch((error) => {
+        log.error("written data was not committed", { ino: file.ino, error });
       });
     }
-    this.#sendReleases();
-    await this.#releasing;
+    await releases.send();
   }
 }
 
-/** Until what has come in already was handled. */
-function turnOfTheEventLoop(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, 0));
+const NOT_THERE: Found = { inode: null, isKept: true };
+
+function hintOf(known: { readonly removed: Removed } | undefined): { readonly removed?: Removed } {
+  return known === undefined ? {} : { removed: known.removed };
 }

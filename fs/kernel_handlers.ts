@@ -9,7 +9,6 @@ import { ERRNO, FsError, isErrno } from "../wire/errno.ts";
 import { asInodeId, type InodeId } from "../wire/ids.ts";
 import {
   type Attributes,
-  type InodeReply,
   NAME_BYTES_MAX,
   S_IFDIR,
   S_IFLNK,
@@ -19,17 +18,20 @@ import {
 import type { Credentials } from "../wire/messages/nameserver.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import { DirectoryStream } from "./directory_stream.ts";
-import type { FileSystem } from "./file_system.ts";
+import type { FileSystem, Found, Handle } from "./file_system.ts";
+import type { Inode } from "./inode.ts";
+import type { InodeTable } from "./inode_table.ts";
 import type {
   AttributesAnswer,
   EntryAnswer,
   FileSystemHandlers,
   KernelAttributes,
+  NegativeErrno,
   OpenAnswer,
   RequestContext,
 } from "./kernel/handlers.ts";
-import { FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE } from "./kernel/protocol.ts";
-import type { OpenFile } from "./open_file.ts";
+import { FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH } from "./kernel/protocol.ts";
+import type { KernelCache } from "./kernel_cache.ts";
 
 const BLOCK_SIZE = 4096;
 const FALLOCATE_SUPPORTED = libc.FALLOC_FL_KEEP_SIZE | libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_ZERO_RANGE;
@@ -39,143 +41,136 @@ const SEEK_HOLE = 4;
 export interface KernelHandlersOptions {
   readonly fileSystem: FileSystem;
   readonly session: ClusterSession;
-  /** How long the kernel may keep names and attributes that no lease guards. */
-  readonly cacheMs: number;
-  /** Drops the kernel's attributes of an inode; must not wait. */
-  readonly invalidateAttributes: (ino: InodeId) => void;
+  readonly table: InodeTable;
+  readonly kernelCache: KernelCache;
 }
 
-/** Inodes whose last shown version is remembered. */
-const SHOWN_MAX = 20_000;
-
 export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandlers {
-  const { fileSystem, session, cacheMs } = options;
-  const files = new Map<number, OpenFile>();
+  const { fileSystem, session, table, kernelCache } = options;
+  const files = new Map<number, Handle>();
+  /** Any open handle of an inode, for requests that only guess one. */
+  const handleOfInode = new Map<InodeId, Handle>();
   const directories = new Map<number, DirectoryStream>();
   let nextHandle = 1;
 
-  /** Attributes of a file that is written from elsewhere are asked for each time. */
-  const attributeTimeoutMs = (ino: InodeId): number =>
-    fileSystem.openFile(ino)?.lease === "none" ? 0 : cacheMs;
-
-  /** Versions of attributes that the kernel was given, newest last, so that an open knows whether they still hold. */
-  const shownVersions = new Map<InodeId, number>();
-  const noteShown = (attributes: Attributes): void => {
-    shownVersions.delete(attributes.ino);
-    shownVersions.set(attributes.ino, attributes.version);
-    if (shownVersions.size <= SHOWN_MAX) return;
-    const oldest = shownVersions.keys().next().value;
-    if (oldest !== undefined) shownVersions.delete(oldest);
+  /** Marks operations that hold a directory's lock in the kernel until they are answered. */
+  const within = <T>(nodeid: number, work: T | Promise<T>, other = nodeid): T | Promise<T> => {
+    if (!(work instanceof Promise)) return work;
+    const inodes = other === nodeid ? [asInodeId(nodeid)] : [asInodeId(nodeid), asInodeId(other)];
+    for (const ino of inodes) kernelCache.enter(ino);
+    return work.finally(() => {
+      for (const ino of inodes) kernelCache.leave(ino);
+    });
   };
 
-  const entryOf = (reply: InodeReply): EntryAnswer => {
-    const attributes = fileSystem.shown(reply);
-    noteShown(attributes);
+  /** What the kernel is told of a name; counts, as the kernel does. */
+  const entryOf = ({ inode, isKept }: Found): EntryAnswer | NegativeErrno => {
+    if (inode === null) {
+      if (!isKept) return -ERRNO.ENOENT;
+      return { ...ABSENT_ENTRY, entryTimeoutMs: fileSystem.namesForMs(true) };
+    }
+    inode.lookups++;
     return {
-      nodeid: attributes.ino,
+      nodeid: inode.ino,
       generation: 0, // inode ids are never used again
-      entryTimeoutMs: cacheMs,
-      attributeTimeoutMs: attributeTimeoutMs(attributes.ino),
-      attributes: kernelAttributes(attributes),
+      entryTimeoutMs: fileSystem.namesForMs(isKept),
+      attributeTimeoutMs: fileSystem.attributesForMs(inode),
+      attributes: kernelAttributes(fileSystem.shown(inode)),
     };
   };
 
-  const answerOf = (attributes: Attributes): AttributesAnswer => {
-    noteShown(attributes);
-    return {
-      attributeTimeoutMs: attributeTimeoutMs(attributes.ino),
-      attributes: kernelAttributes(attributes),
-    };
-  };
+  const answerOf = (inode: Inode): AttributesAnswer => ({
+    attributeTimeoutMs: fileSystem.attributesForMs(inode),
+    attributes: kernelAttributes(fileSystem.shown(inode)),
+  });
 
-  const file = (fh: number): OpenFile => {
+  const handle = (fh: number): Handle => {
     const found = files.get(fh);
     if (found === undefined) throw new FsError("EBADF", `no open file ${fh}`);
     return found;
   };
 
   /** Writeback of a mapping guesses its handle; any handle of the inode serves. */
-  const fileOf = (nodeid: number, fh: number): OpenFile =>
-    files.get(fh) ?? fileSystem.openFile(asInodeId(nodeid)) ?? file(fh);
+  const handleOf = (nodeid: number, fh: number): Handle =>
+    files.get(fh) ?? handleOfInode.get(asInodeId(nodeid)) ?? handle(fh);
 
-  const addFile = (opened: { readonly file: OpenFile; readonly keepCache: boolean }): OpenAnswer => {
+  const addHandle = (opened: Handle): OpenAnswer => {
     const fh = nextHandle++;
-    files.set(fh, opened.file);
-    const openFlags = opened.file.lease === "none"
-      ? FOPEN_DIRECT_IO
-      : opened.keepCache
-      ? FOPEN_KEEP_CACHE
-      : 0;
+    files.set(fh, opened);
+    handleOfInode.set(opened.file.ino, opened);
+    let openFlags = opened.isDirect ? FOPEN_DIRECT_IO : 0;
+    if (opened.keepsPages) openFlags |= FOPEN_KEEP_CACHE;
+    // Nothing is written through it, so that close(2) has nothing to wait for.
+    if (!opened.write) openFlags |= FOPEN_NOFLUSH;
     return { fh, openFlags };
   };
 
   return {
-    async lookup(context, parent, name) {
-      return entryOf(await fileSystem.lookup(asInodeId(parent), name, context));
+    lookup: (context, parent, name) =>
+      within(parent, then(fileSystem.lookup(asInodeId(parent), name, context), entryOf)),
+
+    forget(nodeid, lookups) {
+      fileSystem.forget(asInodeId(nodeid), lookups);
     },
 
-    async getattr(context, nodeid) {
-      return answerOf(await staleIfGone(fileSystem.getattr(asInodeId(nodeid), context)));
-    },
+    getattr: (context, nodeid) =>
+      staleIfGone(then(fileSystem.getattr(asInodeId(nodeid), context), answerOf)),
 
-    async setattr(context, nodeid, changes) {
+    setattr(context, nodeid, changes) {
       const { mode, uid, gid, size, atime, mtime, killSuidGid } = changes;
-      return answerOf(
-        await fileSystem.setattr({
-          ino: asInodeId(nodeid),
-          ...(mode === undefined ? {} : { mode }),
-          ...(uid === undefined ? {} : { uid }),
-          ...(gid === undefined ? {} : { gid }),
-          ...(size === undefined ? {} : { size }),
-          ...(atime === undefined ? {} : { atime }),
-          ...(mtime === undefined ? {} : { mtime }),
-          killSuidGid,
-        }, context),
-      );
+      const changed = fileSystem.setattr({
+        ino: asInodeId(nodeid),
+        ...(mode === undefined ? {} : { mode }),
+        ...(uid === undefined ? {} : { uid }),
+        ...(gid === undefined ? {} : { gid }),
+        ...(size === undefined ? {} : { size }),
+        ...(atime === undefined ? {} : { atime }),
+        ...(mtime === undefined ? {} : { mtime }),
+        killSuidGid,
+      }, context);
+      return within(nodeid, changed.then(answerOf));
     },
 
-    async readlink(context, nodeid) {
-      const { target } = await session.nameserver.getattr({ ino: asInodeId(nodeid) }, context);
-      return target ?? -ERRNO.EINVAL;
-    },
+    readlink: (context, nodeid) =>
+      then(fileSystem.readlink(asInodeId(nodeid), context), (target) => target ?? -ERRNO.EINVAL),
 
-    async symlink(context, parent, name, target) {
+    symlink(context, parent, name, target) {
       const request = { parent: asInodeId(parent), name, mode: S_IFLNK | 0o777, target };
-      return entryOf(await fileSystem.make({ ...request, credentials: credentialsOf(context) }, context));
+      const made = fileSystem.make({ ...request, credentials: credentialsOf(context) }, context);
+      return within(parent, made.then(entryOf));
     },
 
-    async mknod(context, parent, name, mode, rdev, umask) {
+    mknod(context, parent, name, mode, rdev, umask) {
       const type = (mode & S_IFMT) === 0 ? S_IFREG : mode & S_IFMT;
       const request = { parent: asInodeId(parent), name, mode: type | (mode & 0o7777 & ~umask), rdev };
-      return entryOf(await fileSystem.make({ ...request, credentials: credentialsOf(context) }, context));
+      const made = fileSystem.make({ ...request, credentials: credentialsOf(context) }, context);
+      return within(parent, made.then(entryOf));
     },
 
-    async mkdir(context, parent, name, mode, umask) {
+    mkdir(context, parent, name, mode, umask) {
       const request = { parent: asInodeId(parent), name, mode: S_IFDIR | (mode & 0o7777 & ~umask) };
-      return entryOf(await fileSystem.make({ ...request, credentials: credentialsOf(context) }, context));
+      const made = fileSystem.make({ ...request, credentials: credentialsOf(context) }, context);
+      return within(parent, made.then(entryOf));
     },
 
-    async unlink(context, parent, name) {
-      await fileSystem.remove(asInodeId(parent), name, false, context);
-      return 0;
+    unlink: (context, parent, name) =>
+      within(parent, fileSystem.remove(asInodeId(parent), name, false, context).then(() => 0)),
+
+    rmdir: (context, parent, name) =>
+      within(parent, fileSystem.remove(asInodeId(parent), name, true, context).then(() => 0)),
+
+    rename(context, parent, name, newParent, newName, flags) {
+      const renamed = fileSystem.rename(asInodeId(parent), name, asInodeId(newParent), newName, flags, context);
+      return within(parent, renamed.then(() => 0), newParent);
     },
 
-    async rmdir(context, parent, name) {
-      await fileSystem.remove(asInodeId(parent), name, true, context);
-      return 0;
+    link(context, nodeid, newParent, newName) {
+      const linked = fileSystem.link(asInodeId(nodeid), asInodeId(newParent), newName, context);
+      return within(newParent, linked.then(entryOf));
     },
 
-    async rename(context, parent, name, newParent, newName, flags) {
-      await fileSystem.rename(asInodeId(parent), name, asInodeId(newParent), newName, flags, context);
-      return 0;
-    },
-
-    async link(context, nodeid, newParent, newName) {
-      return entryOf(await fileSystem.link(asInodeId(nodeid), asInodeId(newParent), newName, context));
-    },
-
-    async create(context, parent, name, flags, mode, umask) {
-      const opened = await fileSystem.create(
+    create(context, parent, name, flags, mode, umask) {
+      const created = fileSystem.create(
         {
           parent: asInodeId(parent),
           name,
@@ -187,63 +182,75 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         { truncate: (flags & libc.O_TRUNC) !== 0 },
         context,
       );
-      return { entry: entryOf(opened.reply), open: addFile(opened) };
+      return within(
+        parent,
+        created.then(({ handle: opened, found }) => ({
+          entry: entryOf(found) as EntryAnswer,
+          open: addHandle(opened),
+        })),
+      );
     },
 
-    async open(context, nodeid, flags, killSuidGid) {
-      const write = (flags & libc.O_ACCMODE) !== libc.O_RDONLY;
-      const truncate = (flags & libc.O_TRUNC) !== 0;
-      const ino = asInodeId(nodeid);
-      const opened = await staleIfGone(fileSystem.open(ino, { write, truncate, killSuidGid }, context));
-      const { file: openFile } = opened;
-      // The kernel may have attributes from a look before the open: the size must not be older than the open.
-      if (openFile.lease === "none" || shownVersions.get(ino) !== openFile.attributes.version) {
-        options.invalidateAttributes(ino);
-      }
-      return addFile(opened);
+    open(context, nodeid, flags, killSuidGid) {
+      const opened = fileSystem.open(asInodeId(nodeid), {
+        write: (flags & libc.O_ACCMODE) !== libc.O_RDONLY,
+        truncate: (flags & libc.O_TRUNC) !== 0,
+        killSuidGid,
+      }, context);
+      return staleIfGone(then(opened, addHandle));
     },
 
-    read(context, nodeid, fh, offset, size) {
-      return fileSystem.read(fileOf(nodeid, fh), offset, size, context);
-    },
+    read: (context, nodeid, fh, offset, size) =>
+      fileSystem.read(handleOf(nodeid, fh), offset, size, context),
 
     async write(context, nodeid, fh, offset, data, { openFlags, fromPageCache, killSuidGid }) {
       const append = (openFlags & libc.O_APPEND) !== 0 && !fromPageCache;
-      await fileSystem.write(fileOf(nodeid, fh), offset, data, { append, killSuidGid }, context);
+      const how = { append, killSuidGid, isWriteback: fromPageCache };
+      await fileSystem.write(handleOf(nodeid, fh), offset, data, how, context);
       return data.length;
     },
 
     async flush(_context, _nodeid, fh) {
-      await fileSystem.flush(file(fh));
+      await fileSystem.flush(handle(fh));
       return 0;
     },
 
     async release(_context, _nodeid, fh) {
-      const closing = file(fh);
+      const closing = handle(fh);
       files.delete(fh);
+      if (handleOfInode.get(closing.file.ino) === closing) handleOfInode.delete(closing.file.ino);
       await fileSystem.close(closing);
       return 0;
     },
 
     async fsync(_context, _nodeid, fh) {
-      await fileSystem.fsync(file(fh));
+      await fileSystem.fsync(handle(fh));
       return 0;
     },
 
     opendir(_context, nodeid) {
+      const ino = asInodeId(nodeid);
+      const inode = table.get(ino);
+      const isCached = inode !== undefined && inode.lease !== "none" && session.isValid;
+      const keeps = isCached && inode.hasPages && !inode.hasStalePages;
+      if (isCached && !keeps) inode.hasStalePages = false; // what there is goes with this open
       const fh = nextHandle++;
-      directories.set(fh, new DirectoryStream(session, asInodeId(nodeid)));
-      return { fh, openFlags: 0 };
+      directories.set(fh, new DirectoryStream(session, table, ino, isCached));
+      return { fh, openFlags: isCached ? FOPEN_CACHE_DIR | (keeps ? FOPEN_KEEP_CACHE : 0) : 0 };
     },
 
-    async readdir(context, _nodeid, fh, cookie, writer, plus) {
+    readdir(context, nodeid, fh, cookie, writer, plus) {
       const stream = directories.get(fh);
       if (stream === undefined) return -ERRNO.EBADF;
-      await stream.read(cookie, plus, ({ name, ino, type, cookie: next, inode }) => {
+      const done = stream.read(cookie, plus, ({ name, ino, type, cookie: next, found }) => {
         if (!plus) return writer.add(name, ino, type, next);
-        return writer.addPlus(name, ino, type, next, inode === undefined ? null : entryOf(inode));
+        if (found === undefined) return writer.addPlus(name, ino, type, next, null);
+        // One that does not fit is not told, and not counted.
+        const isTold = writer.addPlus(name, ino, type, next, entryOf(found) as EntryAnswer);
+        if (!isTold) found.inode!.lookups--;
+        return isTold;
       }, context);
-      return 0;
+      return within(nodeid, done.then(() => 0));
     },
 
     releasedir(_context, _nodeid, fh) {
@@ -271,25 +278,21 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       };
     },
 
-    async setxattr(context, nodeid, name, value, flags) {
+    setxattr(context, nodeid, name, value, flags) {
       if (isSystemXattr(name)) return -ERRNO.EOPNOTSUPP;
-      await fileSystem.setXattr(asInodeId(nodeid), name, value, flags, context);
-      return 0;
+      return within(nodeid, fileSystem.setXattr(asInodeId(nodeid), name, value, flags, context).then(() => 0));
     },
 
-    async getxattr(context, nodeid, name) {
+    getxattr(context, nodeid, name) {
       if (isSystemXattr(name)) return -ERRNO.EOPNOTSUPP;
-      return await fileSystem.getXattr(asInodeId(nodeid), name, context);
+      return then(fileSystem.getXattr(asInodeId(nodeid), name, context), (value) => value ?? -ERRNO.ENODATA);
     },
 
-    listxattr(context, nodeid) {
-      return fileSystem.listXattrs(asInodeId(nodeid), context);
-    },
+    listxattr: (context, nodeid) => fileSystem.listXattrs(asInodeId(nodeid), context),
 
-    async removexattr(context, nodeid, name) {
+    removexattr(context, nodeid, name) {
       if (isSystemXattr(name)) return -ERRNO.EOPNOTSUPP;
-      await fileSystem.removeXattr(asInodeId(nodeid), name, context);
-      return 0;
+      return within(nodeid, fileSystem.removeXattr(asInodeId(nodeid), name, context).then(() => 0));
     },
 
     async fallocate(context, _nodeid, fh, offset, length, mode) {
@@ -297,39 +300,67 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       const end = offset + length;
       if (!Number.isSafeInteger(end)) return -ERRNO.EFBIG;
       const grow = (mode & libc.FALLOC_FL_KEEP_SIZE) === 0;
-      if (context.uid !== 0) await fileSystem.dropPrivileges(file(fh), context);
+      if (context.uid !== 0) await fileSystem.dropPrivileges(handle(fh), context);
       if ((mode & (libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_ZERO_RANGE)) !== 0) {
-        await fileSystem.zeroRange(file(fh), offset, end, grow, context);
+        await fileSystem.zeroRange(handle(fh), offset, end, grow, context);
       } else {
-        await fileSystem.allocate(file(fh), offset, end, grow);
+        await fileSystem.allocate(handle(fh), offset, end, grow, context);
       }
       return 0;
     },
 
-    async lseek(_context, _nodeid, fh, offset, whence) {
+    async lseek(context, _nodeid, fh, offset, whence) {
       if (whence !== SEEK_DATA && whence !== SEEK_HOLE) return -ERRNO.EINVAL;
-      const found = await fileSystem.seek(file(fh), offset, whence === SEEK_DATA);
+      const found = await fileSystem.seek(handle(fh), offset, whence === SEEK_DATA, context);
       return found === undefined ? -ERRNO.ENXIO : { offset: found };
     },
   };
+}
+
+/** `next` of what is there already is there, too. */
+function then<T, U>(value: T | Promise<T>, next: (value: T) => U): U | Promise<U> {
+  return value instanceof Promise ? value.then(next) : next(value);
 }
 
 /**
  * An inode that is gone was removed by another client, under a name that this kernel still has: ESTALE makes it look the
  * name up again, and make the file where that is asked for.
  */
-async function staleIfGone<T>(operation: Promise<T>): Promise<T> {
-  try {
-    return await operation;
-  } catch (error) {
+function staleIfGone<T>(operation: T | Promise<T>): T | Promise<T> {
+  if (!(operation instanceof Promise)) return operation;
+  return operation.catch((error) => {
     if (!isErrno(error, "ENOENT")) throw error;
     throw new FsError("ESTALE", error.message, { op: error.op, cause: error });
-  }
+  });
 }
 
 function credentialsOf({ uid, gid }: RequestContext): Credentials {
   return { uid, gid };
 }
+
+const NO_TIME = { seconds: 0, nanoseconds: 0 };
+/** No such name: node 0. */
+const ABSENT_ENTRY: EntryAnswer = {
+  nodeid: 0,
+  generation: 0,
+  entryTimeoutMs: 0,
+  attributeTimeoutMs: 0,
+  attributes: {
+    ino: 0,
+    size: 0,
+    blocks: 0,
+    atime: NO_TIME,
+    mtime: NO_TIME,
+    ctime: NO_TIME,
+    btime: NO_TIME,
+    mode: 0,
+    nlink: 0,
+    uid: 0,
+    gid: 0,
+    rdev: 0,
+    blockSize: 0,
+  },
+};
 
 /** POSIX ACLs and the like, which the server does not keep yet: as on a file system mounted without them. */
 function isSystemXattr(name: Uint8Array): boolean {

@@ -1,20 +1,22 @@
 /**
- * A file that is open on this mount: its attributes as known, what may be cached of it, its block map, and what was
- * written here but not yet reported to the nameserver. One object an inode, shared by all its handles.
+ * A file that is open on this mount: what was written here but not yet reported to the nameserver, and the accesses to
+ * its data that are under way. One object an inode, shared by all its handles; what may be cached is the Inode's.
  *
  * Invariants:
  * - `size` is what this mount's processes see: the nameserver's, or the end of our own uncommitted writes if that is
  *   larger. A commit reports that end only, never a size that it was told: another client may have cut the file.
- * - A lease in a reply counts only if no recall came between the request and the reply (`recalls`).
- * - Attributes are replaced only by newer ones (`version`).
+ * - Data is read and written only within an access (data_access.ts), which holds a lease.
  */
 
+import { timespecCompare } from "../base/clock.ts";
 import type { Timespec } from "../base/clock.ts";
 import type { FsError } from "../wire/errno.ts";
 import type { BlockId, InodeId } from "../wire/ids.ts";
-import type { Attributes, Block, InodeReply, LeaseMode } from "../wire/messages/inode.ts";
+import type { Attributes, Block, LeaseMode } from "../wire/messages/inode.ts";
 import { S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
 import { BlockMap } from "./block_map.ts";
+import type { Inode } from "./inode.ts";
+import type { ByteRange } from "./kernel_cache.ts";
 
 /** Something that a user may give up on; the signal is made when it is first looked at. */
 export interface Interruptible {
@@ -29,17 +31,33 @@ export interface PendingWrite {
   readonly done: Promise<void>;
 }
 
+/** A read or write of data that is under way, or waits for its lease. */
+export interface Access extends ByteRange {
+  readonly isWrite: boolean;
+  /** The kernel may hold locks on its pages until it is answered, and keeps them in its cache afterwards. */
+  readonly isPaged: boolean;
+  /** The kernel writes back a mapping: it can't be held up while the pages are being taken away. */
+  readonly isWriteback: boolean;
+}
+
+/** How a lease is being taken back, step by step; see data_access.ts. */
+export interface Revocation {
+  readonly keep: LeaseMode;
+  /** Paged accesses since the pages' invalidation began. */
+  touched: ByteRange[];
+  invalidating: readonly ByteRange[];
+  /** New accesses wait, but those that the invalidation waits for. */
+  isHolding: boolean;
+  readonly ended: Promise<void>;
+  readonly end: () => void;
+}
+
 export class OpenFile {
-  readonly ino: InodeId;
-  attributes: Attributes;
-  /** False: ask the nameserver before showing attributes. */
-  attributesKnown = true;
-  lease: LeaseMode;
-  /** Counts recalls, so that a lease in a reply that crossed one is not believed. */
-  recalls = 0;
+  readonly inode: Inode;
   /** Open handles; at 0 the object goes. */
   handles = 0;
-  readonly blocks = new BlockMap();
+  /** Of those, the ones that may write. */
+  writers = 0;
   /** The highest end of a write since the last commit, while `dirty`. */
   reach = 0;
   /** Something here is not yet committed: size, times or written blocks. */
@@ -58,34 +76,43 @@ export class OpenFile {
   /** Commits of this file run one after the other, and so do allocations of its blocks. */
   committing: Promise<unknown> = Promise.resolve();
   allocating: Promise<unknown> = Promise.resolve();
+  /** Counts losses of the session: what was accepted under an earlier one is not sent any more. */
+  tenure = 0;
 
-  constructor(reply: InodeReply) {
-    this.ino = reply.attributes.ino;
-    this.attributes = reply.attributes;
-    this.lease = reply.lease;
-    this.mtime = reply.attributes.mtime;
+  readonly accesses = new Set<Access>();
+  /** Accesses that wait for a lease. */
+  readonly held = new Set<Access>();
+  revocation: Revocation | null = null;
+  acquiring: Promise<void> | null = null;
+  /** Woken when an access has ended or a revocation has come a step further. */
+  readonly waiters = new Set<() => void>();
+
+  constructor(inode: Inode) {
+    this.inode = inode;
+    this.mtime = inode.attributes.mtime;
+    inode.blocks ??= new BlockMap();
+  }
+
+  get ino(): InodeId {
+    return this.inode.ino;
+  }
+
+  get blocks(): BlockMap {
+    return this.inode.blocks!;
   }
 
   get size(): number {
-    return this.dirty ? Math.max(this.attributes.size, this.reach) : this.attributes.size;
+    const { size } = this.inode.attributes;
+    return this.dirty ? Math.max(size, this.reach) : size;
   }
 
-  /** Takes over what a reply says. `recallsBefore`: `recalls` when its request was sent. */
-  adopt(reply: InodeReply, recallsBefore: number): void {
-    if (this.recalls === recallsBefore) this.lease = reply.lease;
-    if (reply.attributes.version < this.attributes.version) return;
-    this.attributes = reply.attributes;
-    this.attributesKnown = true;
-    if (!this.dirty) this.mtime = reply.attributes.mtime;
-  }
-
-  /** True when attributes can be shown without asking. */
-  get isFresh(): boolean {
-    return this.attributesKnown && this.lease !== "none";
+  /** Accepted writes or uncommitted ones. */
+  get isUnflushed(): boolean {
+    return this.dirty || this.pending.size > 0;
   }
 
   /** Attributes with what is ours put over them. */
-  shown(attributes: Attributes = this.attributes): Attributes {
+  shown(attributes: Attributes = this.inode.attributes): Attributes {
     if (!this.dirty) return attributes;
     const size = Math.max(attributes.size, this.reach);
     let mode = attributes.mode;
@@ -93,13 +120,14 @@ export class OpenFile {
       mode &= ~S_ISUID;
       if ((mode & 0o010) !== 0) mode &= ~S_ISGID;
     }
+    const { mtime } = this;
     return {
       ...attributes,
       mode,
       size,
       allocatedBytes: attributes.allocatedBytes + size - attributes.size,
-      mtime: this.mtime,
-      ctime: this.mtime,
+      mtime,
+      ctime: timespecCompare(attributes.ctime, mtime) > 0 ? attributes.ctime : mtime,
     };
   }
 
@@ -133,5 +161,9 @@ export class OpenFile {
     while (this.hasPending(start, end)) {
       await Promise.all(this.#overlapping(start, end).map((write) => write.done));
     }
+  }
+
+  wake(): void {
+    for (const wake of [...this.waiters]) wake();
   }
 }

@@ -10,13 +10,15 @@
  */
 
 import { copyBytes } from "../base/bytes.ts";
-import type { Clock } from "../base/clock.ts";
+import { type Clock, timespecCompare } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import { asFsError, FsError } from "../wire/errno.ts";
-import type { Block } from "../wire/messages/inode.ts";
+import type { Attributes, Block } from "../wire/messages/inode.ts";
 import { FILE_BYTES_MAX } from "../wire/messages/inode.ts";
-import { type Blocks, isDropped } from "./blocks.ts";
+import { type Blocks, isDropped, leaseLost } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
+import type { Inode } from "./inode.ts";
+import type { InodeTable } from "./inode_table.ts";
 import type { OpenFile, PendingWrite } from "./open_file.ts";
 
 const WINDOW_BYTES = 8 * 1024 * 1024;
@@ -29,6 +31,9 @@ const ZEROS = new Uint8Array(256 * 1024);
 
 export interface WriterOptions {
   readonly session: ClusterSession;
+  readonly table: InodeTable;
+  /** The nameserver made something else of a commit than was shown before. Must not wait. */
+  readonly attributesChanged: (inode: Inode) => void;
   readonly blocks: Blocks;
   readonly clock: Clock;
   readonly log: Logger;
@@ -52,7 +57,7 @@ export class Writer {
       await this.#roomFor(file, data.length);
       await file.settled(offset, end);
     } while (!this.#hasRoom(file, data.length) || file.hasPending(offset, end));
-    const isBuffered = file.lease === "write";
+    const isBuffered = file.inode.lease === "write";
     if (killSuidGid) file.killSuidGid = true;
     // The view belongs to the request; what outlives it is copied.
     const bytes = isBuffered ? copyBytes(data) : data;
@@ -63,7 +68,7 @@ export class Writer {
     this.#acceptedBytes += bytes.length;
     if (isBuffered) this.#note(file, end);
     let failure: FsError | undefined;
-    const sent = this.#send(file, offset, bytes).catch((error) => {
+    const sent = this.#send(file, offset, bytes, file.tenure).catch((error) => {
       failure = asFsError(error, "write");
       if (!isBuffered) return; // the caller hears it at once
       this.#options.log.error("written data could not be stored", { ino: file.ino, offset, error: failure });
@@ -103,14 +108,14 @@ export class Writer {
     }
   }
 
-  async #send(file: OpenFile, offset: number, bytes: Uint8Array): Promise<void> {
+  async #send(file: OpenFile, offset: number, bytes: Uint8Array, tenure: number): Promise<void> {
     let at = 0;
     const parts: Promise<void>[] = [];
     while (at < bytes.length) {
       const position = offset + at;
       const block = await this.#blockAt(file, position);
       const length = Math.min(bytes.length - at, block.start + block.length - position);
-      parts.push(this.#sendPart(file, block, position, bytes.subarray(at, at + length)));
+      parts.push(this.#sendPart(file, block, position, bytes.subarray(at, at + length), tenure));
       at += length;
     }
     await Promise.all(parts);
@@ -119,12 +124,17 @@ export class Writer {
   /** The block at `position`, allocated if need be. Allocations of one file run one after the other. */
   async #blockAt(file: OpenFile, position: number): Promise<Block> {
     const { blocks } = this.#options;
-    if (file.lease === "none") file.blocks.clear();
     await blocks.know(file, position, position + 1);
     return file.blocks.at(position) ?? await blocks.allocate(file, position);
   }
 
-  async #sendPart(file: OpenFile, block: Block, position: number, body: Uint8Array): Promise<void> {
+  async #sendPart(
+    file: OpenFile,
+    block: Block,
+    position: number,
+    body: Uint8Array,
+    tenure: number,
+  ): Promise<void> {
     const offset = position - block.start;
     try {
       const used = await this.#options.blocks.onChain(
@@ -143,6 +153,7 @@ export class Writer {
             },
             { timeoutMs: WRITE_TIMEOUT_MS + chain.length * CHAIN_STEP_TIMEOUT_MS },
           ),
+        tenure,
       );
       file.written.set(used.id, used.start);
       file.unsynced.set(used.id, used.start);
@@ -150,7 +161,7 @@ export class Writer {
       // The block was dropped under us (a truncate from elsewhere): the bytes go where the file is now.
       if (!isDropped(error)) throw error;
       file.blocks.clear();
-      await this.#send(file, position, body);
+      await this.#send(file, position, body, tenure);
     }
   }
 
@@ -167,26 +178,21 @@ export class Writer {
       if (durable) await this.#options.session.nameserver.sync({});
       return;
     }
-    const { session } = this.#options;
-    const recalls = file.recalls;
-    const { reach, mtime, killSuidGid } = file;
+    const { session, table, attributesChanged } = this.#options;
+    const askedAt = table.moment;
+    const { reach, mtime, killSuidGid, tenure } = file;
     const written = [...file.written].map(([block, start]) => ({ block, start }));
-    const reply = await session.flushChange((retry) =>
-      session.nameserver.commit({
-        retry,
-        ino: file.ino,
-        size: reach,
-        mtime,
-        killSuidGid,
-        durable,
-        written,
-      })
-    );
+    const reply = await session.flushChange((retry) => {
+      if (file.tenure !== tenure) throw leaseLost();
+      return session.nameserver.commit({ retry, ino: file.ino, size: reach, mtime, killSuidGid, durable, written });
+    });
+    if (file.tenure !== tenure) throw leaseLost();
     for (const { block, start } of written) {
       file.written.delete(block);
       const known = file.blocks.at(start);
       if (known?.id === block && !known.written) file.blocks.put({ ...known, written: true });
     }
+    const shown = file.shown();
     // Writes that came meanwhile keep the file dirty.
     const isClean = file.written.size === 0 && file.pending.size === 0 && file.reach === reach &&
       file.mtime === mtime;
@@ -194,7 +200,8 @@ export class Writer {
       file.dirty = false;
       file.killSuidGid = false;
     }
-    file.adopt(reply, recalls);
+    table.adopt(reply, askedAt);
+    if (!isShownRight(shown, file.shown())) attributesChanged(file.inode);
   }
 
   /** fsync(2) and fdatasync(2): every replica's disk, then the nameserver's. */
@@ -243,9 +250,14 @@ export class Writer {
         continue;
       }
       const length = Math.min(ZEROS.length, end - at, block.start + block.length - at);
-      await this.#sendPart(file, block, at, ZEROS.subarray(0, length));
+      await this.#sendPart(file, block, at, ZEROS.subarray(0, length), file.tenure);
       at += length;
     }
     this.#note(file, 0);
   }
+}
+
+function isShownRight(shown: Attributes, now: Attributes): boolean {
+  return shown.size === now.size && shown.allocatedBytes === now.allocatedBytes && shown.mode === now.mode &&
+    timespecCompare(shown.mtime, now.mtime) === 0 && timespecCompare(shown.ctime, now.ctime) === 0;
 }

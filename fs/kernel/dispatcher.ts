@@ -10,6 +10,7 @@ import type { Logger } from "../../base/log.ts";
 import { asFsError, ERRNO, FsError } from "../../wire/errno.ts";
 import type { FileSystemHandlers } from "./handlers.ts";
 import { type ConnectionFeatures, type ConnectionOptions, negotiate } from "./init.ts";
+import { watchForKill } from "./kill_watch.ts";
 import { type Operation, operationName, operationOf } from "./operations.ts";
 import * as P from "./protocol.ts";
 import { DirectoryBuffer, ReplyBuffer } from "./reply.ts";
@@ -50,6 +51,8 @@ export class Dispatcher {
   /** Requests whose handler has not settled yet, by `unique`. */
   readonly #pending = new Map<number, KernelRequest>();
   readonly #strayInterrupts = new Set<number>();
+  /** Requests so far, by opcode. */
+  readonly #counts = new Float64Array(P.OPCODE_LIMIT);
 
   constructor(options: DispatcherOptions) {
     this.#handlers = options.handlers;
@@ -61,6 +64,18 @@ export class Dispatcher {
       const operation = operationOf(opcode);
       return operation && options.handlers[operation.handler] ? operation : undefined;
     });
+  }
+
+  get requestCount(): number {
+    return this.#counts.reduce((sum, count) => sum + count, 0);
+  }
+
+  get requestCounts(): Record<string, number> {
+    const counts: Record<string, number> = {};
+    this.#counts.forEach((count, opcode) => {
+      if (count > 0) counts[operationName(opcode)] = count;
+    });
+    return counts;
   }
 
   /** Requests that wait for their handler. */
@@ -78,8 +93,9 @@ export class Dispatcher {
       return false;
     }
     const request = new KernelRequest(buffer.view);
+    if (request.opcode < P.OPCODE_LIMIT) this.#counts[request.opcode]! += 1;
     if (this.#trace !== null) this.#trace.request(request, length);
-    if (this.#strayInterrupts.size !== 0 && this.#strayInterrupts.delete(request.key)) request.interrupt();
+    const isInterrupted = this.#strayInterrupts.size !== 0 && this.#strayInterrupts.delete(request.key);
 
     const operation = this.#operations[request.opcode];
     let answer: unknown;
@@ -96,6 +112,7 @@ export class Dispatcher {
     }
     if (answer instanceof Promise) {
       this.#pending.set(request.key, request);
+      if (isInterrupted) this.#interrupt(request);
       void this.#finishLater(operation, request, answer, request.usesBuffer ? buffer : null);
       return request.usesBuffer;
     }
@@ -246,7 +263,7 @@ export class Dispatcher {
       this.#reader.u32(P.INTERRUPT_IN.unique + 4),
     );
     const request = this.#pending.get(key);
-    if (request !== undefined) return request.interrupt();
+    if (request !== undefined) return this.#interrupt(request);
     // Usually it has just been answered. Forgetting the oldest keeps the set bounded.
     if (this.#strayInterrupts.size >= STRAY_INTERRUPTS_MAX) {
       for (const oldest of this.#strayInterrupts) {
@@ -255,6 +272,15 @@ export class Dispatcher {
       }
     }
     this.#strayInterrupts.add(key);
+  }
+
+  /** Who waits for a lock is told of any signal (EINTR); all else goes on unless its caller is being killed. */
+  #interrupt(request: KernelRequest): void {
+    if (request.opcode === P.OP_SETLKW) return request.interrupt();
+    const isWaiting = () => this.#pending.get(request.key) === request;
+    void watchForKill(request.pid, isWaiting).then((isKilled) => {
+      if (isKilled) request.interrupt();
+    });
   }
 
   #serveForget(request: KernelRequest): void {

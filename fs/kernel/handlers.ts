@@ -19,7 +19,10 @@ export interface RequestContext {
   readonly gid: number;
   /** Thread id of the caller, 0 when not visible. */
   readonly pid: number;
-  /** Aborts when the kernel sent INTERRUPT for this request; made on first use, so it costs nothing unread. */
+  /**
+   * Aborts when the caller is being killed (SETLKW: when it got any signal); made on first use, so it costs nothing
+   * unread.
+   */
   readonly signal: AbortSignal;
 }
 

@@ -2,8 +2,8 @@
  * Notifications to the kernel: drop cached attributes, pages or names. Those that may wait for a lock which
  * the kernel holds until we answer something (INVAL_ENTRY, DELETE, INVAL_INODE with a range) are written only
  * by threads of the pool, a few at a time; the serving thread never writes one (fuse.md, trap 3).
- * What does not wait (attributes only, INC_EPOCH) is written here and now while no other is under way; otherwise by
- * the pool too, as an unmount that waits for a stuck notification would hold it up.
+ * What does not wait (attributes only, INC_EPOCH) is written here and now. Attributes share a semaphore with an unmount
+ * that waits for a stuck notification; but while one is stuck an operation is in flight, and nothing can be unmounted.
  * A handler must not await a notification that concerns what it is serving.
  * Not cached (ENOENT) is success: the promises tell only whether the kernel had something to drop.
  */
@@ -27,7 +27,7 @@ import { setU64 } from "./reply.ts";
 
 export interface KernelNotifierOptions {
   readonly fd: number;
-  /** Threads of the pool that may be waiting in the kernel. Default 4. */
+  /** Threads of the pool that may be waiting in the kernel. Default 8. */
   readonly concurrency?: number;
   /** Notifications that may wait for a thread; equal ones are joined. Default 65536. */
   readonly queueMax?: number;
@@ -61,7 +61,7 @@ export class KernelNotifier {
 
   constructor(options: KernelNotifierOptions, device: NotifyDevice = libc) {
     this.#fd = options.fd;
-    this.#concurrency = options.concurrency ?? 4;
+    this.#concurrency = options.concurrency ?? 8;
     this.#queueMax = options.queueMax ?? 65536;
     this.#device = device;
   }
@@ -81,7 +81,7 @@ export class KernelNotifier {
     setU64(view, BODY + NOTIFY_INVAL_INODE_OUT.ino, nodeid);
     setU64(view, BODY + NOTIFY_INVAL_INODE_OUT.off, offset);
     setU64(view, BODY + NOTIFY_INVAL_INODE_OUT.len, length);
-    if (offset < 0) return this.#sendLockless(message, `a${nodeid}`);
+    if (offset < 0) return this.#sendLockless(message);
     return this.#enqueue(message, `i${nodeid}:${offset}:${length}`);
   }
 
@@ -118,7 +118,7 @@ export class KernelNotifier {
    * older than Linux 6.16 (`features.hasIncrementEpoch`).
    */
   incrementEpoch(): Promise<boolean> {
-    return this.#sendLockless(newMessage(NOTIFY_INC_EPOCH, 0), "epoch");
+    return this.#sendLockless(newMessage(NOTIFY_INC_EPOCH, 0));
   }
 
   /**
@@ -134,9 +134,8 @@ export class KernelNotifier {
     await this.#idle.promise;
   }
 
-  #sendLockless(message: Uint8Array<ArrayBuffer>, key: string): Promise<boolean> {
+  #sendLockless(message: Uint8Array<ArrayBuffer>): Promise<boolean> {
     if (this.#isClosed) return Promise.resolve(false);
-    if (this.#running > 0) return this.#enqueue(message, key);
     return Promise.resolve(this.#device.write(this.#fd, message) >= 0);
   }
 

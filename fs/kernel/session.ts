@@ -102,6 +102,16 @@ export class KernelSession implements ReplySink {
     return this.#features;
   }
 
+  /** Requests so far. */
+  get requestCount(): number {
+    return this.#dispatcher.requestCount;
+  }
+
+  /** Requests so far, by operation. */
+  get requestCounts(): Record<string, number> {
+    return this.#dispatcher.requestCounts;
+  }
+
   /** Requests whose handler is still at work. */
   get pendingCount(): number {
     return this.#dispatcher.pendingCount;

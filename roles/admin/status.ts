@@ -2,7 +2,13 @@
 
 import { type Dialer, tcpDialer } from "../../wire/dialer.ts";
 import { helloOf } from "../../wire/hello.ts";
-import { type DataserverStatus, NAMESERVER, type StatusReply } from "../../wire/messages/nameserver.ts";
+import {
+  type DataserverStatus,
+  type LeaseStatus,
+  NAMESERVER,
+  type SessionStatus,
+  type StatusReply,
+} from "../../wire/messages/nameserver.ts";
 import { createClient } from "../../wire/service.ts";
 
 const STATUS_TIMEOUT_MS = 10_000;
@@ -36,10 +42,11 @@ export function formatStatus(status: StatusReply): string {
     ["space", `${size(used)} in blocks, ${size(status.freeBytes)} free of ${size(status.totalBytes)}`],
     ["files", `${status.inodes} inodes, ${status.blocks} blocks, ${status.replicas} replicas`],
     ["health", health(status)],
-    ["clients", `${status.sessions} sessions, ${status.leases} leases`],
+    ["leases", leases(status.leases)],
   ];
   const lines = facts.map(([name, value]) => `${name.padEnd(12)} ${value}`);
-  if (status.dataservers.length > 0) lines.push("", ...table(status.dataservers));
+  if (status.dataservers.length > 0) lines.push("", ...table(dataserverRows(status.dataservers)));
+  if (status.sessions.length > 0) lines.push("", ...table(sessionRows(status.sessions)));
   return lines.join("\n");
 }
 
@@ -51,7 +58,19 @@ function health(status: StatusReply): string {
   return problems.length === 0 ? "good: 0 under-replicated, 0 missing" : problems.join(", ");
 }
 
-function table(servers: readonly DataserverStatus[]): string[] {
+function leases(status: LeaseStatus): string {
+  const { read, write, recalls, recalledInodes, recallMs, recallMsMax, waitingTurns, waitingRecalls } = status;
+  const parts = [`${read} read, ${write} write`, `${recalls} recalls of ${recalledInodes} inodes`];
+  if (recalls > 0) parts.push(`${(recallMs / recalls).toFixed(1)} ms each, ${recallMsMax} ms at most`);
+  if (waitingTurns + waitingRecalls > 0) {
+    parts.push(`${waitingRecalls} awaited, ${waitingTurns} operations in line`);
+  }
+  if (status.evicted > 0) parts.push(`${status.evicted} over the limit of ${status.perSessionMax} a client`);
+  if (status.fenced > 0) parts.push(`${status.fenced} files fenced`);
+  return parts.join("; ");
+}
+
+function dataserverRows(servers: readonly DataserverStatus[]): string[][] {
   const rows: string[][] = [["NODE", "HOST", "ADDRESS", "STATE", "VOLUME", "BLOCKS", "USED", "FREE", "PATH"]];
   for (const server of servers) {
     const seen = Math.round(server.lastHeartbeatSeconds);
@@ -73,6 +92,30 @@ function table(servers: readonly DataserverStatus[]): string[] {
       ])
     );
   }
+  return rows;
+}
+
+function sessionRows(sessions: readonly SessionStatus[]): string[][] {
+  const rows: string[][] = [["CLIENT", "HOST", "STATE", "READ", "WRITE", "CALLS", "REQUESTS", "MOUNT"]];
+  for (const session of sessions) {
+    const { counters } = session;
+    const calls = counters === undefined ? "-" : String(sum(Object.values(counters.calls)));
+    const state = session.connected ? "connected" : `away for ${duration(session.lastSeenSeconds)}`;
+    rows.push([
+      String(session.session),
+      session.host,
+      state,
+      String(session.readLeases),
+      String(session.writeLeases),
+      calls,
+      counters === undefined ? "-" : String(counters.kernelRequests),
+      session.mountpoint,
+    ]);
+  }
+  return rows;
+}
+
+function table(rows: readonly (readonly string[])[]): string[] {
   const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
   return rows.map((row) => row.map((cell, i) => cell.padEnd(widths[i]!)).join("  ").trimEnd());
 }

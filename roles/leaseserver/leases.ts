@@ -1,194 +1,469 @@
 /**
- * Who may cache what: for each inode that some session holds open, what each of them may cache, and the recalls
- * that come before a change. Policy of grants: one holder alone may have WRITE if it writes, else READ; several
- * readers have READ; as soon as one of several writes, nobody caches.
+ * Who may cache what. A session holds READ on whatever it was told of, shared with others, or WRITE on the data of a
+ * regular file, alone. Before anything changes, all others give up what they know of it: that is the happens-before
+ * between clients.
  *
  * Invariants:
- * - At most one session holds WRITE on an inode, and then no other holds READ.
- * - While a recall on an inode runs, no lease on it is granted (`lease` answers "none").
- * - After a restart nobody looks or changes before all sessions have said what they hold, or are over.
+ * - While a session holds WRITE on an inode, no other holds anything of it.
+ * - While the turn on an inode is taken, or a change of its names waits for acknowledgements, nothing of it is granted
+ *   (`lease` answers "none") but to who has the turn.
  * - A session is taken for a holder until it released the inode, ended, or acknowledged the recall.
+ * - What a session could write when it ended is fenced before anybody gets a lease on it.
+ * - After a restart nobody looks or changes before all sessions have said what they hold, or are over.
+ *
+ * No cycle of waits: operations wait for turns in ascending order, then for acknowledgements; a client acknowledges
+ * without waiting for an operation of its own, and its flush takes no turn (`mayCommit`).
  */
 
+import type { Clock } from "../../base/clock.ts";
 import { FsError } from "../../wire/errno.ts";
 import type { InodeId, SessionId } from "../../wire/ids.ts";
-import type { LeaseMode } from "../../wire/messages/inode.ts";
-import { LEASE_PUSHES, type RecallAnswer, type RecallPush } from "../../wire/messages/nameserver.ts";
+import { LEASE_RANK, type LeaseMode, type OpenMode } from "../../wire/messages/inode.ts";
+import {
+  type Held,
+  LEASE_PUSHES,
+  type LeaseStatus,
+  type RecallAnswer,
+  type RecallItem,
+  type RecallPush,
+} from "../../wire/messages/nameserver.ts";
 import type { SessionTable } from "./sessions.ts";
+import { Turns } from "./turns.ts";
 
 interface Holder {
   readonly session: SessionId;
+  readonly ino: InodeId;
   lease: LeaseMode;
-  /** Has it open for writing. */
-  writes: boolean;
+  /** As it said last. */
+  open: OpenMode;
+  /** Recalls that it has not acknowledged yet. */
+  recalls: number;
 }
 
-const RANK: Readonly<Record<LeaseMode, number>> = { none: 0, read: 1, write: 2 };
+export interface LeaseTableOptions {
+  readonly sessions: SessionTable;
+  readonly clock: Clock;
+  /** Leases that one session may hold; beyond it the oldest are recalled. */
+  readonly perSessionMax: number;
+  /** The session is over and may have writes of this file on their way: resolves when they would be refused. */
+  readonly fence: (ino: InodeId) => Promise<void>;
+}
+
+/** Recalled at once when a session holds too many. */
+const EVICTION_BATCH = 1_024;
+const SESSION_ENDED = () => new FsError("ESHUTDOWN", "the session has ended", { op: "lease" });
 
 export class LeaseTable {
-  readonly #sessions: SessionTable;
+  readonly #options: LeaseTableOptions;
   readonly #holders = new Map<InodeId, Holder[]>();
-  readonly #bySession = new Map<SessionId, Set<InodeId>>();
-  /** Recalls under way, by inode. */
-  readonly #recalling = new Map<InodeId, Promise<void>>();
+  /** The same holders in the order in which they came. */
+  readonly #bySession = new Map<SessionId, Map<InodeId, Holder>>();
+  readonly #turns = new Turns();
+  /** Changes of names that wait for acknowledgements, by directory. */
+  readonly #suspended = new Map<InodeId, number>();
+  readonly #fencing = new Map<InodeId, Promise<void>>();
+  readonly #evicting = new Set<SessionId>();
+  #granted = 0;
+  #recalls = 0;
+  #recalledInodes = 0;
+  #recallMs = 0;
+  #recallMsMax = 0;
+  #waitingRecalls = 0;
+  #evicted = 0;
+  #fenced = 0;
 
-  constructor(sessions: SessionTable) {
-    this.#sessions = sessions;
+  constructor(options: LeaseTableOptions) {
+    this.#options = options;
   }
 
-  /** Inodes that sessions hold, counted once a session. */
-  get size(): number {
-    let count = 0;
-    for (const inodes of this.#bySession.values()) count += inodes.size;
-    return count;
+  status(): LeaseStatus {
+    let write = 0;
+    let read = 0;
+    for (const holders of this.#holders.values()) {
+      for (const { lease } of holders) {
+        if (lease === "write") write++;
+        else if (lease === "read") read++;
+      }
+    }
+    return {
+      read,
+      write,
+      perSessionMax: this.#options.perSessionMax,
+      granted: this.#granted,
+      recalls: this.#recalls,
+      recalledInodes: this.#recalledInodes,
+      recallMs: Math.round(this.#recallMs),
+      recallMsMax: Math.round(this.#recallMsMax),
+      waitingTurns: this.#turns.waiting,
+      waitingRecalls: this.#waitingRecalls,
+      evicted: this.#evicted,
+      fenced: this.#fenced,
+    };
+  }
+
+  /** How many leases a session holds. */
+  countOf(session: SessionId): { readonly read: number; readonly write: number } {
+    let read = 0;
+    let write = 0;
+    for (const { lease } of this.#bySession.get(session)?.values() ?? []) {
+      if (lease === "write") write++;
+      else if (lease === "read") read++;
+    }
+    return { read, write };
+  }
+
+  // ---- granting
+
+  #isBusy(ino: InodeId): boolean {
+    return this.#turns.isTaken(ino) || (this.#suspended.size > 0 && this.#suspended.has(ino)) ||
+      (this.#fencing.size > 0 && this.#fencing.has(ino));
+  }
+
+  /** As #isBusy, for who is counted there once itself. */
+  #isChangedByOthers(ino: InodeId): boolean {
+    return this.#suspended.size > 0 && (this.#suspended.get(ino) ?? 0) > 1;
   }
 
   /**
-   * Registers an open and says what the session may cache. Immediate unless others must give something up first.
+   * What a reply that shows `ino` to `session` lets it cache: never WRITE, unless it has that already. `hasTurn`: asked
+   * for by what `change` or `acquire` runs.
    */
-  open(ino: InodeId, session: SessionId, write: boolean): LeaseMode | Promise<LeaseMode> {
-    if (!this.#sessions.isAlive(session)) throw new FsError("ESHUTDOWN", "the session has ended");
+  lease(ino: InodeId, session: SessionId, hasTurn = false): LeaseMode {
+    const { sessions } = this.#options;
+    if (!sessions.isAlive(session) || sessions.unreclaimed(session).length > 0) return "none";
+    if (hasTurn ? this.#isChangedByOthers(ino) : this.#isBusy(ino)) return "none";
+    const holders = this.#holders.get(ino);
+    if (holders !== undefined) {
+      for (const holder of holders) {
+        if (holder.session !== session && holder.lease === "write") return "none";
+      }
+    }
     const holder = this.#register(ino, session);
-    holder.writes ||= write;
-    const recall = this.#makeRoom(ino, session);
-    if (recall === undefined) return this.lease(ino, session);
-    return recall.then(() => this.lease(ino, session));
+    if (holder.lease === "none") this.#grant(holder, "read");
+    return holder.lease;
   }
 
-  /** What `session` may cache of `ino` from this reply on. Sessions that do not hold it open get no lease. */
-  lease(ino: InodeId, session: SessionId): LeaseMode {
+  /** WRITE to who has just made the inode, or changed it while nobody else had anything of it. */
+  grantWrite(ino: InodeId, session: SessionId): void {
+    if (!this.#options.sessions.isAlive(session)) throw SESSION_ENDED();
+    const holder = this.#register(ino, session);
+    holder.open = "write";
+    this.#grant(holder, "write");
+  }
+
+  #grant(holder: Holder, lease: LeaseMode): void {
+    holder.lease = lease;
+    this.#granted++;
+  }
+
+  /**
+   * Waits for the turn and for what others must give up, grants, and runs `look` before anybody else has a turn.
+   * Errors: EINTR (`signal`), ESHUTDOWN; what `look` throws takes the grant back.
+   */
+  async acquire<T>(
+    ino: InodeId,
+    session: SessionId,
+    mode: "read" | "write",
+    look: (isWrittenByOthers: boolean) => T | Promise<T>,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    await this.#options.sessions.allReclaimed(session);
+    await this.#turns.take(ino, signal);
+    try {
+      await this.#recallOthers(session, [{ ino, keep: mode === "write" ? "none" : "read" }]);
+      if (!this.#options.sessions.isAlive(session)) throw SESSION_ENDED();
+      const others = this.#holders.get(ino)?.filter((holder) => holder.session !== session) ?? [];
+      const holder = this.#register(ino, session);
+      const before = holder.lease;
+      if (LEASE_RANK[mode] > LEASE_RANK[before]) this.#grant(holder, mode);
+      if (holder.open !== "write") holder.open = mode;
+      try {
+        // Within the turn, so that no recall of the lease overtakes the answer that brings it.
+        return await look(others.some(({ open }) => open === "write"));
+      } catch (error) {
+        if (before === "none") this.#unregister(holder);
+        else holder.lease = before;
+        throw error;
+      }
+    } finally {
+      this.#turns.giveAll([ino]);
+    }
+  }
+
+  // ---- before looks and changes
+
+  /**
+   * Runs `look` when what other sessions have buffered of the inodes has come in. `look` is told whether it has the
+   * turn on them; it shows what it sees in its first synchronous step.
+   */
+  look<T>(
+    session: SessionId,
+    inodes: readonly InodeId[],
+    look: (hasTurn: boolean) => T | Promise<T>,
+  ): T | Promise<T> {
+    const isQuiet = this.#options.sessions.unreclaimed(session).length === 0 &&
+      !inodes.some((ino) => this.#isWrittenByOthers(ino, session));
+    if (isQuiet) return look(false);
+    return this.change(session, inodes.map((ino) => ({ ino, keep: "read" })), () => look(true));
+  }
+
+  #isWrittenByOthers(ino: InodeId, session: SessionId): boolean {
+    if (this.#fencing.size > 0 && this.#fencing.has(ino)) return true;
     const holders = this.#holders.get(ino);
-    const holder = holders?.find((other) => other.session === session);
-    if (holders === undefined || holder === undefined) return "none";
-    if (this.#recalling.has(ino) || this.#sessions.unreclaimed(session).length > 0) return "none";
-    const others = holders.filter((other) => other !== holder);
-    const allowed: LeaseMode = others.length === 0
-      ? (holder.writes ? "write" : "read")
-      : (holder.writes || others.some((other) => other.writes || other.lease === "write") ? "none" : "read");
-    // Never lowered here: the client has what it was granted before until it acknowledged a recall of it.
-    if (RANK[allowed] > RANK[holder.lease]) holder.lease = allowed;
-    return allowed;
+    return holders !== undefined &&
+      holders.some((holder) => holder.session !== session && holder.lease === "write");
   }
 
-  /** Recalls what others hold beyond what a new holder leaves them. */
-  #makeRoom(ino: InodeId, session: SessionId): Promise<void> | undefined {
-    const holders = this.#holders.get(ino)!;
-    if (holders.length === 1) return undefined;
-    const shared = holders.some((holder) => holder.writes);
-    return this.#recall(ino, session, shared ? "none" : "read");
+  /**
+   * Runs `run` after all other sessions gave up what it is about to change; `run` makes the change in its first
+   * synchronous step. It gets the sessions in which inodes that are `removed` are open. Items with `names` are of
+   * directories, which are not reserved: changes of their names go on side by side.
+   */
+  change<T>(
+    session: SessionId,
+    items: readonly RecallItem[],
+    run: (openIn: readonly SessionId[]) => T | Promise<T>,
+  ): Promise<T> {
+    const { sessions } = this.#options;
+    const isQuiet = sessions.unreclaimed(session).length === 0 &&
+      items.every((item) => !this.#isBusy(item.ino) && this.#conflicting(session, item, NOBODY).length === 0);
+    // Nothing to wait for, and nothing can come between this line and the change.
+    if (isQuiet) return (async () => await run([]))();
+    return this.#changeAfterRecalls(session, items, run);
   }
 
-  /** Before `session` looks at the inode: another's buffered writes and size come in first. */
-  settle(ino: InodeId, session: SessionId): Promise<void> | undefined {
-    const reclaimed = this.#sessions.allReclaimed(session);
-    if (reclaimed !== undefined) return reclaimed.then(() => this.settle(ino, session));
-    return this.#recall(ino, session, "read");
+  async #changeAfterRecalls<T>(
+    session: SessionId,
+    items: readonly RecallItem[],
+    run: (openIn: readonly SessionId[]) => T | Promise<T>,
+  ): Promise<T> {
+    const { sessions } = this.#options;
+    const directories = items.filter(({ names }) => names !== undefined).map(({ ino }) => ino);
+    const inodes = items.filter(({ names }) => names === undefined).map(({ ino }) => ino);
+    await sessions.allReclaimed(session);
+    await this.#turns.takeAll(inodes);
+    for (const ino of directories) this.#suspended.set(ino, (this.#suspended.get(ino) ?? 0) + 1);
+    let result: T | Promise<T>;
+    try {
+      const openIn = await this.#recallOthers(session, items);
+      result = run(openIn);
+    } finally {
+      for (const ino of directories) {
+        const count = this.#suspended.get(ino)! - 1;
+        if (count === 0) this.#suspended.delete(ino);
+        else this.#suspended.set(ino, count);
+      }
+      this.#turns.giveAll(inodes);
+    }
+    return await result;
   }
 
-  /** Before `session` changes the inode: nobody else caches it any more. */
-  beforeChange(ino: InodeId, session: SessionId): Promise<void> | undefined {
-    const reclaimed = this.#sessions.allReclaimed(session);
-    if (reclaimed !== undefined) return reclaimed.then(() => this.beforeChange(ino, session));
-    return this.#recall(ino, session, "none");
+  /** A flush needs no turn: it comes from who holds WRITE, or is what a recall waits for. */
+  mayCommit(ino: InodeId, session: SessionId): boolean {
+    const holder = this.#bySession.get(session)?.get(ino);
+    return holder !== undefined && (holder.lease === "write" || holder.recalls > 0);
   }
 
-  /** Lowers what others hold to `keep`; undefined when nothing has to be waited for. */
-  #recall(ino: InodeId, session: SessionId, keep: LeaseMode): Promise<void> | undefined {
-    const holders = this.#holders.get(ino);
-    if (holders === undefined) return undefined;
-    const conflicting = holders.filter((holder) =>
-      holder.session !== session && RANK[holder.lease] > RANK[keep]
-    );
-    if (conflicting.length === 0) return undefined;
-    return this.#exclusively(ino, async () => {
-      await Promise.all(conflicting.map(async (holder) => {
-        if (RANK[holder.lease] <= RANK[keep]) return; // a recall before this one did it
-        await this.#push(holder.session, { ino, keep, removed: false });
-        if (RANK[holder.lease] > RANK[keep]) holder.lease = keep;
-      }));
+  // ---- recalls
+
+  /** Others that `item` takes something from, or that it has a question for, and that were not asked yet. */
+  #conflicting(session: SessionId, item: RecallItem, asked: ReadonlySet<Holder>): Holder[] {
+    const holders = this.#holders.get(item.ino);
+    if (holders === undefined) return [];
+    return holders.filter((holder) => {
+      if (holder.session === session) return false;
+      if (LEASE_RANK[holder.lease] > LEASE_RANK[item.keep]) return true;
+      if (asked.has(holder)) return false;
+      if (item.removed === true) return true;
+      return holder.lease !== "none" && (item.attributes === true || item.names !== undefined);
     });
   }
 
-  /** Runs recalls of one inode one after the other; the latest promise stands for all before it. */
-  #exclusively(ino: InodeId, run: () => Promise<void>): Promise<void> {
-    const before = this.#recalling.get(ino);
-    const promise = (before === undefined ? run() : before.then(run)).finally(() => {
-      if (this.#recalling.get(ino) === promise) this.#recalling.delete(ino);
-    });
-    this.#recalling.set(ino, promise);
-    return promise;
+  /** Recalls until nothing conflicts; the sessions that say that something `removed` is open there. */
+  async #recallOthers(session: SessionId, items: readonly RecallItem[]): Promise<SessionId[]> {
+    const asked = new Set<Holder>();
+    const openIn = new Set<SessionId>();
+    for (;;) {
+      for (const { ino } of items) {
+        // Waits for as long as no replica answers: nobody could read the file then anyway.
+        for (let fence = this.#fencing.get(ino); fence !== undefined; fence = this.#fencing.get(ino)) await fence;
+      }
+      const batches = new Map<SessionId, { readonly item: RecallItem; readonly holder: Holder }[]>();
+      for (const item of items) {
+        for (const holder of this.#conflicting(session, item, asked)) {
+          asked.add(holder);
+          const batch = batches.get(holder.session);
+          if (batch === undefined) batches.set(holder.session, [{ item, holder }]);
+          else batch.push({ item, holder });
+        }
+      }
+      if (batches.size === 0) return [...openIn];
+      await Promise.all([...batches].map(([other, batch]) => this.#recall(other, batch, openIn)));
+    }
   }
 
-  async #push(session: SessionId, push: RecallPush): Promise<RecallAnswer | undefined> {
-    return await this.#sessions.push(session, LEASE_PUSHES.methods.recall.op, push) as
-      | RecallAnswer
-      | undefined;
+  async #recall(
+    session: SessionId,
+    batch: readonly { readonly item: RecallItem; readonly holder: Holder }[],
+    openIn: Set<SessionId>,
+  ): Promise<void> {
+    const { clock, sessions } = this.#options;
+    const push: RecallPush = { items: batch.map(({ item }) => item) };
+    const startMs = clock.monotonicMs();
+    this.#recalls++;
+    this.#recalledInodes += batch.length;
+    this.#waitingRecalls++;
+    for (const { holder } of batch) holder.recalls++;
+    try {
+      const answer = await sessions.push(session, LEASE_PUSHES.methods.recall.op, push) as
+        | RecallAnswer
+        | undefined;
+      if (answer === undefined) return; // it has ended, and holds nothing any more
+      batch.forEach(({ item, holder }, i) => {
+        holder.open = answer.open[i] ?? "no";
+        if (item.removed === true && holder.open !== "no") openIn.add(session);
+        const isDropped = item.removed === true && holder.open === "no";
+        if (isDropped || LEASE_RANK[holder.lease] > LEASE_RANK[item.keep]) {
+          holder.lease = isDropped ? "none" : item.keep;
+        }
+        if (holder.lease === "none" && holder.open === "no") this.#unregister(holder);
+      });
+    } finally {
+      for (const { holder } of batch) holder.recalls--;
+      this.#waitingRecalls--;
+      const ms = clock.monotonicMs() - startMs;
+      this.#recallMs += ms;
+      this.#recallMsMax = Math.max(this.#recallMsMax, ms);
+    }
   }
 
-  /** Sessions other than `session` that hold the inode. */
-  otherHolders(ino: InodeId, session: SessionId): SessionId[] {
-    const others = this.#holders.get(ino)?.filter((holder) => holder.session !== session);
-    return others?.map((holder) => holder.session) ?? [];
+  /** The session holds too much: what it got first goes, a batch at a time. */
+  async #evict(session: SessionId): Promise<void> {
+    if (this.#evicting.has(session)) return;
+    this.#evicting.add(session);
+    try {
+      // Not within the operation that went over the limit.
+      await this.#options.clock.sleep(0);
+      for (;;) {
+        const held = this.#bySession.get(session);
+        if (held === undefined || held.size <= this.#options.perSessionMax) return;
+        const batch = [];
+        for (const holder of held.values()) {
+          if (batch.length >= Math.min(EVICTION_BATCH, held.size - this.#options.perSessionMax + 64)) break;
+          if (holder.lease === "none" || holder.open !== "no" || !this.#turns.tryTake(holder.ino)) continue;
+          batch.push({ item: { ino: holder.ino, keep: "none" } as const, holder });
+        }
+        if (batch.length === 0) return; // all that is left is open
+        try {
+          await this.#recall(session, batch, new Set());
+          this.#evicted += batch.length;
+        } finally {
+          this.#turns.giveAll(batch.map(({ holder }) => holder.ino));
+        }
+      }
+    } finally {
+      this.#evicting.delete(session);
+    }
   }
+
+  // ---- open files, and the end of things
 
   /** True while the session has the inode open, as far as it has told. */
-  holds(ino: InodeId, session: SessionId): boolean {
-    return this.#bySession.get(session)?.has(ino) ?? false;
+  isOpenIn(ino: InodeId, session: SessionId): boolean {
+    return (this.#bySession.get(session)?.get(ino)?.open ?? "no") !== "no";
+  }
+
+  /** True when nobody but `session` can know anything of the inode, nor come to without a later request. */
+  isAlone(ino: InodeId, session: SessionId): boolean {
+    return !this.#isBusy(ino) && !(this.#holders.get(ino)?.some((holder) => holder.session !== session) ?? false);
+  }
+
+  /** Asks a session whether it has an inode open that is about to be removed by itself. */
+  async askOpen(ino: InodeId, session: SessionId): Promise<boolean> {
+    const holder = this.#bySession.get(session)?.get(ino);
+    if (holder === undefined) return false;
+    const openIn = new Set<SessionId>();
+    await this.#recall(session, [{ item: { ino, keep: holder.lease, removed: true }, holder }], openIn);
+    return openIn.size > 0;
   }
 
   /** The inode is gone for good. */
   forget(ino: InodeId): void {
-    for (const { session } of this.#holders.get(ino) ?? []) this.#bySession.get(session)?.delete(ino);
+    for (const { session } of this.#holders.get(ino) ?? []) this.#dropFrom(session, ino);
     this.#holders.delete(ino);
   }
 
-  /** The inode loses its last name: which of these sessions have it open? */
-  async askOpen(ino: InodeId, sessions: readonly SessionId[]): Promise<SessionId[]> {
-    const answers = await Promise.all(sessions.map((session) => {
-      const keep = this.#holders.get(ino)?.find((holder) => holder.session === session)?.lease ?? "none";
-      return this.#push(session, { ino, keep, removed: true });
-    }));
-    return sessions.filter((_, i) => answers[i]?.open === true);
-  }
-
-  /** The session dropped these inodes. */
-  release(session: SessionId, inodes: readonly InodeId[]): void {
-    const held = this.#bySession.get(session);
-    if (held === undefined) return;
-    for (const ino of inodes) {
-      if (held.delete(ino)) this.#unregister(ino, session);
+  /** What the session holds from now on of these inodes; never more than before. */
+  lower(session: SessionId, held: readonly Held[]): void {
+    const mine = this.#bySession.get(session);
+    if (mine === undefined) return;
+    for (const { ino, lease, open } of held) {
+      const holder = mine.get(ino);
+      if (holder === undefined) continue;
+      if (LEASE_RANK[lease] < LEASE_RANK[holder.lease]) holder.lease = lease;
+      holder.open = open;
+      if (holder.lease === "none" && open === "no") this.#unregister(holder);
     }
-    if (held.size === 0) this.#bySession.delete(session);
   }
 
-  /** The session holds only these: what else it was taken to hold was closed while it could not say so. */
-  keepOnly(session: SessionId, open: ReadonlySet<InodeId>): void {
-    this.release(session, [...this.#bySession.get(session) ?? []].filter((ino) => !open.has(ino)));
+  /** After a restart the session says what it holds: granted again, as far as others did not say otherwise before. */
+  reclaim(session: SessionId, { ino, lease, open }: Held): LeaseMode {
+    const others = this.#holders.get(ino)?.filter((holder) => holder.session !== session) ?? [];
+    const isTaken = others.some((holder) =>
+      holder.lease === "write" || (lease === "write" && holder.lease !== "none")
+    );
+    const holder = this.#register(ino, session);
+    holder.open = open;
+    this.#grant(holder, isTaken ? "none" : lease);
+    if (holder.lease === "none" && open === "no") this.#unregister(holder);
+    return holder.lease;
   }
 
-  /** The session is over. */
+  /** The session is over. What it could write is fenced before anybody else may. */
   dropSession(session: SessionId): void {
-    for (const ino of this.#bySession.get(session) ?? []) this.#unregister(ino, session);
-    this.#bySession.delete(session);
+    for (const holder of [...this.#bySession.get(session)?.values() ?? []]) {
+      if (holder.lease === "write") this.#fence(holder.ino);
+      this.#unregister(holder);
+    }
+  }
+
+  #fence(ino: InodeId): void {
+    this.#fenced++;
+    const fence: Promise<void> = this.#options.fence(ino).finally(() => {
+      if (this.#fencing.get(ino) === fence) this.#fencing.delete(ino);
+    });
+    this.#fencing.set(ino, fence);
   }
 
   #register(ino: InodeId, session: SessionId): Holder {
-    let holders = this.#holders.get(ino);
-    if (holders === undefined) this.#holders.set(ino, holders = []);
-    let holder = holders.find((other) => other.session === session);
-    if (holder === undefined) {
-      holders.push(holder = { session, lease: "none", writes: false });
-      let held = this.#bySession.get(session);
-      if (held === undefined) this.#bySession.set(session, held = new Set());
-      held.add(ino);
-    }
+    let mine = this.#bySession.get(session);
+    if (mine === undefined) this.#bySession.set(session, mine = new Map());
+    let holder = mine.get(ino);
+    if (holder !== undefined) return holder;
+    holder = { session, ino, lease: "none", open: "no", recalls: 0 };
+    mine.set(ino, holder);
+    const holders = this.#holders.get(ino);
+    if (holders === undefined) this.#holders.set(ino, [holder]);
+    else holders.push(holder);
+    if (mine.size > this.#options.perSessionMax) void this.#evict(session); // it never rejects: push gives up by itself
     return holder;
   }
 
-  #unregister(ino: InodeId, session: SessionId): void {
-    const holders = this.#holders.get(ino)!;
-    const rest = holders.filter((holder) => holder.session !== session);
-    if (rest.length === 0) this.#holders.delete(ino);
-    else this.#holders.set(ino, rest);
+  #unregister(holder: Holder): void {
+    this.#dropFrom(holder.session, holder.ino);
+    const holders = this.#holders.get(holder.ino);
+    const at = holders?.indexOf(holder) ?? -1;
+    if (at < 0) return;
+    if (holders!.length === 1) this.#holders.delete(holder.ino);
+    else holders!.splice(at, 1);
+  }
+
+  #dropFrom(session: SessionId, ino: InodeId): void {
+    const mine = this.#bySession.get(session);
+    if (mine === undefined) return;
+    mine.delete(ino);
+    if (mine.size === 0) this.#bySession.delete(session);
   }
 }
+
+const NOBODY: ReadonlySet<Holder> = new Set();

@@ -5,24 +5,35 @@
 
 import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
+import { FsError } from "../../wire/errno.ts";
 import type { InodeId, SessionId } from "../../wire/ids.ts";
-import { LEASESERVER } from "../../wire/messages/nameserver.ts";
+import { LEASESERVER, RECLAIM_MAX, type SessionStatus } from "../../wire/messages/nameserver.ts";
 import type { Handlers } from "../../wire/service.ts";
 import { LeaseTable } from "./leases.ts";
 import { type SessionRecord, type SessionStore, SessionTable } from "./sessions.ts";
 
+export const SESSION_TTL_MS_DEFAULT = 10_000;
+export const LEASES_PER_SESSION_DEFAULT = 500_000;
+
 export interface LeaseserverOptions {
-  readonly sessionTtlMs: number;
+  readonly sessionTtlMs?: number;
+  readonly leasesPerSession?: number;
+  /** Names this run of the server. */
+  readonly run: string;
   readonly clock: Clock;
   readonly log: Logger;
   readonly store: SessionStore;
   readonly stored: readonly SessionRecord[];
   /** A session is over: its orphans and remembered answers can go. */
   readonly onSessionEnd: (session: SessionId) => void;
+  /** As LeaseTableOptions'. */
+  readonly fence: (ino: InodeId) => Promise<void>;
   /** A session closed its last handles of these. */
   readonly onRelease: (session: SessionId, inodes: readonly InodeId[]) => Promise<void>;
+  /** A session closed these files without writing to the block that they were made with. */
+  readonly onUnused: (inodes: readonly InodeId[]) => Promise<void>;
   /** A session said what it holds open; what else was kept for it can go. */
-  readonly onReclaim: (session: SessionId, open: ReadonlySet<InodeId>) => Promise<void>;
+  readonly onReclaim: (session: SessionId, isOpen: (ino: InodeId) => boolean) => Promise<void>;
 }
 
 export class Leaseserver {
@@ -31,42 +42,52 @@ export class Leaseserver {
   readonly handlers: Handlers<typeof LEASESERVER>;
 
   constructor(options: LeaseserverOptions) {
+    const { clock, store, log, stored, run, fence } = options;
+    const ttlMs = options.sessionTtlMs ?? SESSION_TTL_MS_DEFAULT;
     this.sessions = new SessionTable(
       {
-        ttlMs: options.sessionTtlMs,
-        clock: options.clock,
-        store: options.store,
-        log: options.log,
+        ttlMs,
+        clock,
+        store,
+        log,
         onEnd: (session) => {
           this.leases.dropSession(session);
           options.onSessionEnd(session);
         },
       },
-      options.stored,
+      stored,
     );
-    this.leases = new LeaseTable(this.sessions);
+    const perSessionMax = options.leasesPerSession ?? LEASES_PER_SESSION_DEFAULT;
+    this.leases = new LeaseTable({ sessions: this.sessions, clock, perSessionMax, fence });
     this.handlers = {
       openSession: async (request, { peer }) => {
         const { session, resumed } = await this.sessions.open(request, peer);
-        return { session, resumed, ttlMs: options.sessionTtlMs, now: options.clock.now() };
+        return { session, resumed, ttlMs, now: clock.now(), run };
       },
-      renew: (_request, { peer }) => {
+      renew: ({ counters }, { peer }) => {
         this.sessions.of(peer);
-        return { now: options.clock.now() };
+        if (counters !== undefined) this.sessions.count(peer, counters);
+        return { now: clock.now() };
       },
-      reclaim: async (request, { peer }) => {
+      reclaim: async ({ held, last }, { peer }) => {
         const session = this.sessions.of(peer);
-        const open = new Set(request.open.map(({ ino }) => ino));
-        for (const { ino, lease } of request.open) await this.leases.open(ino, session, lease === "write");
-        this.sessions.markReclaimed(session);
-        this.leases.keepOnly(session, open);
-        await options.onReclaim(session, open);
-        return { granted: request.open.map(({ ino }) => this.leases.lease(ino, session)) };
+        checkLength(held);
+        const granted = held.map((one) => this.leases.reclaim(session, one));
+        if (last) {
+          this.sessions.markReclaimed(session);
+          await options.onReclaim(session, (ino) => this.leases.isOpenIn(ino, session));
+        }
+        return { granted };
       },
-      releaseLeases: async (request, { peer }) => {
+      release: async ({ held, unused }, { peer }) => {
         const session = this.sessions.of(peer);
-        this.leases.release(session, request.inodes);
-        await options.onRelease(session, request.inodes);
+        checkLength(held);
+        this.leases.lower(session, held);
+        // Who has looked at the file meanwhile knows the block: it stays.
+        const dropped = unused.filter((ino) => this.leases.isAlone(ino, session));
+        if (dropped.length > 0) await options.onUnused(dropped);
+        const closed = held.filter(({ open }) => open === "no").map(({ ino }) => ino);
+        if (closed.length > 0) await options.onRelease(session, closed);
         return { ok: true };
       },
       closeSession: (_request, { peer }) => {
@@ -74,5 +95,27 @@ export class Leaseserver {
         return { ok: true };
       },
     };
+  }
+
+  status(): SessionStatus[] {
+    return this.sessions.describe().map(({ record, connected, silentMs, counters }) => {
+      const { read, write } = this.leases.countOf(record.session);
+      return {
+        session: record.session,
+        host: record.host,
+        mountpoint: record.mountpoint,
+        connected,
+        lastSeenSeconds: Math.round(silentMs / 100) / 10,
+        readLeases: read,
+        writeLeases: write,
+        ...(counters === undefined ? {} : { counters }),
+      };
+    });
+  }
+}
+
+function checkLength(held: readonly unknown[]): void {
+  if (held.length > RECLAIM_MAX) {
+    throw new FsError("EINVAL", `${held.length} inodes in one message, at most ${RECLAIM_MAX} are possible`);
   }
 }

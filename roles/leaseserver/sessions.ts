@@ -9,7 +9,7 @@ import type { Logger } from "../../base/log.ts";
 import { FsError } from "../../wire/errno.ts";
 import { asSessionId, type SessionId } from "../../wire/ids.ts";
 import type { Peer } from "../../wire/service.ts";
-import type { OpenSessionRequest } from "../../wire/messages/nameserver.ts";
+import type { ClientCounters, OpenSessionRequest } from "../../wire/messages/nameserver.ts";
 
 export interface SessionRecord {
   readonly session: SessionId;
@@ -33,8 +33,10 @@ class Session {
   /** Resolves when its record is stored. */
   saved: Promise<void> = Promise.resolve();
   ended = false;
-  /** Woken when the session is reached again or ends. */
-  waiting: (() => void)[] = [];
+  /** What the client told of itself last. */
+  counters: ClientCounters | undefined;
+  /** Called when the session is reached again or ends. */
+  readonly waiting = new Set<() => void>();
 
   constructor(record: SessionRecord, nowMs: number) {
     this.record = record;
@@ -42,10 +44,16 @@ class Session {
   }
 
   wake(): void {
-    const waiting = this.waiting;
-    this.waiting = [];
-    for (const wake of waiting) wake();
+    for (const wake of [...this.waiting]) wake();
   }
+}
+
+/** A session as `mfs status` shows it. */
+export interface SessionState {
+  readonly record: SessionRecord;
+  readonly connected: boolean;
+  readonly silentMs: number;
+  readonly counters: ClientCounters | undefined;
 }
 
 export interface SessionTableOptions {
@@ -58,7 +66,9 @@ export interface SessionTableOptions {
 }
 
 const SESSIONS_MAX = 10_000;
-const PUSH_TIMEOUT_MS = 3_000;
+/** A client that renews its session but does not acknowledge a recall is given up after so many times the TTL. */
+const PUSH_TTLS_MAX = 3;
+const PUSH_RETRY_MS = 200;
 
 export class SessionTable {
   readonly #options: SessionTableOptions;
@@ -191,33 +201,55 @@ export class SessionTable {
     return this.#sessions.has(id);
   }
 
+  /** What was heard of a session's client. */
+  describe(): readonly SessionState[] {
+    const nowMs = this.#options.clock.monotonicMs();
+    return [...this.#sessions.values()].map(({ record, peer, lastSeenMs, counters }) => ({
+      record,
+      connected: peer !== null,
+      silentMs: nowMs - lastSeenMs,
+      counters,
+    }));
+  }
+
+  /** The client of a peer counted these. */
+  count(peer: Peer, counters: ClientCounters): void {
+    const session = peer.state;
+    if (session instanceof Session) session.counters = counters;
+  }
+
   /**
-   * Sends a push until it is acknowledged: the answer, or undefined when the session ended first. Waits at most
-   * about the TTL, since a client that does not answer is silent.
+   * Sends a push until it is acknowledged: the answer, or undefined when the session ended first. A client that is
+   * stopped or cut off is silent, so that this lasts for the TTL at most; one that lives must answer at some time, too.
    */
   async push(id: SessionId, op: number, message: unknown): Promise<unknown> {
-    const deadlineMs = this.#options.clock.monotonicMs() + this.#options.ttlMs + PUSH_TIMEOUT_MS;
+    const { clock, ttlMs, log } = this.#options;
+    const deadlineMs = clock.monotonicMs() + PUSH_TTLS_MAX * ttlMs;
     for (;;) {
       const session = this.#sessions.get(id);
       if (session === undefined) return undefined;
-      if (this.#options.clock.monotonicMs() > deadlineMs) {
-        this.#options.log.warn("session does not answer recalls", { session: id });
+      const leftMs = deadlineMs - clock.monotonicMs();
+      if (leftMs <= 0) {
+        log.warn("session does not answer recalls", { session: id });
         this.end(id, "it did not answer a recall");
         return undefined;
       }
       if (session.peer !== null) {
         try {
-          const answer = await session.peer.push(op, message, { timeoutMs: PUSH_TIMEOUT_MS });
+          const answer = await untilEnded(session, session.peer.push(op, message, { timeoutMs: leftMs }));
+          if (session.ended) return undefined;
           this.#touch(session);
           return answer;
         } catch (error) {
-          this.#options.log.debug("push failed", { session: id, error });
+          log.debug("push failed", { session: id, error });
         }
       }
       // Until it is back, ended, or a little later: whichever comes first.
       const abort = new AbortController();
-      session.waiting.push(() => abort.abort());
-      await this.#options.clock.sleep(200, abort.signal);
+      const wake = () => abort.abort();
+      session.waiting.add(wake);
+      await clock.sleep(PUSH_RETRY_MS, abort.signal);
+      session.waiting.delete(wake);
     }
   }
 
@@ -253,4 +285,17 @@ export class SessionTable {
       this.#byClient.delete(session.record.clientId);
     }
   }
+}
+
+/** What `work` comes to, or undefined as soon as the session has ended. */
+function untilEnded(session: Session, work: Promise<unknown>): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    const onWake = () => {
+      if (!session.ended) return;
+      session.waiting.delete(onWake);
+      resolve(undefined);
+    };
+    session.waiting.add(onWake);
+    work.then(resolve, reject).finally(() => session.waiting.delete(onWake));
+  });
 }

@@ -9,8 +9,12 @@ import type { Logger } from "../../base/log.ts";
 import { randomHexId } from "../../base/random.ts";
 import { Blocks } from "../../fs/blocks.ts";
 import { ClusterSession } from "../../fs/cluster_session.ts";
+import { DataAccess } from "../../fs/data_access.ts";
 import { Dataservers } from "../../fs/dataservers.ts";
 import { FileSystem } from "../../fs/file_system.ts";
+import type { Inode } from "../../fs/inode.ts";
+import { InodeTable } from "../../fs/inode_table.ts";
+import { KernelCache } from "../../fs/kernel_cache.ts";
 import { kernelHandlers } from "../../fs/kernel_handlers.ts";
 import {
   abortConnection,
@@ -22,7 +26,10 @@ import {
 } from "../../fs/kernel/mount.ts";
 import { KernelNotifier } from "../../fs/kernel/notify.ts";
 import { KernelSession } from "../../fs/kernel/session.ts";
+import type { OpenFile } from "../../fs/open_file.ts";
 import { Reader } from "../../fs/reader.ts";
+import { Recalls } from "../../fs/recalls.ts";
+import { Releases } from "../../fs/releases.ts";
 import { Writer } from "../../fs/writer.ts";
 import { FsError } from "../../wire/errno.ts";
 import { type Dialer, ProcessDialer } from "../../wire/dialer.ts";
@@ -31,8 +38,6 @@ import type { MountOptions } from "./options.ts";
 export { parseMountOptions } from "./options.ts";
 export { type MountOptions } from "./options.ts";
 
-/** Names and attributes that no lease guards stay in the kernel at most this long. */
-const CACHE_MS = 1_000;
 const READ_AHEAD_KIB = 1_024;
 const INIT_TIMEOUT_MS = 10_000;
 /** A stopping mount waits that long for its data to reach the cluster. */
@@ -57,6 +62,8 @@ export interface Mount extends AsyncDisposable {
   readonly mountpoint: string;
   /** Resolves when the kernel session has ended, also when it was unmounted from outside. */
   readonly ended: Promise<void>;
+  /** Requests of the kernel and calls to the nameserver so far, by operation. */
+  counters(): { readonly kernel: Readonly<Record<string, number>>; readonly calls: Readonly<Record<string, number>> };
   /** Unmounts (lazily when it is busy) after what was written has reached the cluster. */
   stop(): Promise<void>;
 }
@@ -68,7 +75,9 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
   if (start.createMountpoint === true) await makeMountpoint(mountpoint);
 
   const soft = options.softTimeoutMs === undefined ? {} : { softTimeoutMs: options.softTimeoutMs };
-  let notifier: KernelNotifier | null = null;
+  const table = new InodeTable();
+  const kernelCache = new KernelCache({ clock, log });
+  let kernelSession: KernelSession | null = null;
   const session: ClusterSession = new ClusterSession({
     nameserver,
     clientId: randomHexId(),
@@ -79,24 +88,41 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     clock,
     log,
     ...soft,
-    onRecall: (push) => fileSystem.recall(push),
-    openInodes: () => fileSystem.openInodes(),
-    onReclaimed: (granted) => fileSystem.reclaimed(granted),
+    onRecall: (push) => recalls.recall(push),
+    held: () => recalls.held(),
+    onReclaimed: (granted) => recalls.reclaimed(granted),
+    onLost: () => recalls.lost(),
+    onFenced: () => recalls.fenced(),
+    counters: () => ({
+      kernelRequests: kernelSession?.requestCount ?? 0,
+      inodes: table.size,
+      recalls: recalls.count,
+      recallMs: Math.round(recalls.ms),
+      fences: recalls.fences,
+    }),
   });
   const isLocal = (address: string) => dialer instanceof ProcessDialer && dialer.isLocal(address);
   const dataservers = new Dataservers({ dialer, host, clusterId: () => session.clusterId, isLocal });
   const blocks = new Blocks({ session, dataservers, host, clock, log, ...soft });
   const reader = new Reader({ dataservers, blocks, clock, log, ...soft });
-  const writer = new Writer({ session, blocks, clock, log });
-  const fileSystem: FileSystem = new FileSystem({
+  const attributesChanged = (inode: Inode) => void kernelCache.dropAttributes(inode);
+  const writer: Writer = new Writer({ session, table, blocks, clock, log, attributesChanged });
+  const commit = (file: OpenFile) => writer.commit(file, false);
+  const access = new DataAccess({ session, table, kernelCache, clock, log, commit });
+  const releases = new Releases({ session, table, log });
+  const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log });
+  const fileSystem = new FileSystem({
     session,
+    table,
+    kernelCache,
+    access,
+    releases,
     blocks,
     reader,
     writer,
     clock,
     log,
-    // Not waited for: the kernel may hold what it needs until we answer something else.
-    invalidate: (ino, withData) => void notifier?.invalidateInode(ino, withData ? 0 : -1, 0),
+    host,
   });
   await session.connect();
 
@@ -118,17 +144,13 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
   }
   const kernel = new KernelSession({
     fd: mount.fd,
-    handlers: kernelHandlers({
-      fileSystem,
-      session,
-      cacheMs: CACHE_MS,
-      invalidateAttributes: (ino) => void notifier?.invalidateInode(ino, -1, 0),
-    }),
+    handlers: kernelHandlers({ fileSystem, session, table, kernelCache }),
     log,
-    options: { trace: start.trace ?? false },
+    options: { trace: start.trace ?? false, cacheSymlinks: true },
   });
-  const kernelNotifier = new KernelNotifier({ fd: mount.fd });
-  notifier = kernelNotifier;
+  kernelSession = kernel;
+  const notifier = new KernelNotifier({ fd: mount.fd });
+  kernelCache.attach(notifier);
   const stopping = new AbortController();
   const background = fileSystem.run(stopping.signal);
   const ended = kernel.run(stopping.signal);
@@ -138,8 +160,8 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
   const end = async (): Promise<void> => {
     // What is buffered goes out first: unmounting must not depend on a cluster that may be gone.
     await within(fileSystem.finish(), FINISH_TIMEOUT_MS);
-    notifier = null;
-    const notified = kernelNotifier.close();
+    kernelCache.attach(null);
+    const notified = notifier.close();
     try {
       await unmountFuse(mount.mountpoint);
     } catch (error) {
@@ -168,7 +190,13 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
   log.info("mounted", { mountpoint: mount.mountpoint, nameserver });
   // Unmounted from outside: the rest ends, too.
   void ended.then(() => stop());
-  return { mountpoint: mount.mountpoint, ended: ended.then(() => stop()), stop, [Symbol.asyncDispose]: stop };
+  return {
+    mountpoint: mount.mountpoint,
+    ended: ended.then(() => stop()),
+    counters: () => ({ kernel: kernel.requestCounts, calls: { ...session.calls } }),
+    stop,
+    [Symbol.asyncDispose]: stop,
+  };
 }
 
 /** Names a mount point among all machines, boots and mount namespaces. */

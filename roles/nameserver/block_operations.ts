@@ -166,6 +166,16 @@ export function punchExtents(tx: Transaction, inode: InodeRecord, offset: number
   inode.ctime = tx.now;
 }
 
+/** Drops the block that a file was made with, if nothing was ever written to the file. */
+export function dropUnused(tx: Transaction, ino: InodeId): void {
+  const inode = tx.findInode(ino);
+  if (inode === undefined || (inode.mode & S_IFMT) !== S_IFREG || inode.size > 0) return;
+  const extents = extentsIn(tx, inode, 0, Infinity, 2);
+  if (extents.length !== 1 || extents[0]!.written) return;
+  tx.change(inode);
+  dropExtent(tx, inode, extents[0]!);
+}
+
 /** Drops all extents of an inode that is being removed. */
 export function dropExtents(tx: Transaction, inode: InodeRecord): void {
   for (const extent of extentsIn(tx, inode, 0, Infinity, Infinity)) dropExtent(tx, inode, extent);

@@ -6,6 +6,8 @@
  * - The new generation is durable on every survivor before the namespace names it: a replica that missed the
  *   change can never be taken for a current one.
  * - A block keeps at least one replica; when no survivor answers, nothing changes and the caller tries again.
+ *
+ * The same bars a client whose session has ended from writing: `fence` gives all blocks of a file a new generation.
  */
 
 import type { Logger } from "../../base/log.ts";
@@ -13,13 +15,17 @@ import { FsError, isErrno } from "../../wire/errno.ts";
 import { asGeneration, type BlockId, type Generation, type InodeId, type VolumeId } from "../../wire/ids.ts";
 import { DATASERVER_PUSHES } from "../../wire/messages/dataserver.ts";
 import { changeReplicas, regularFile } from "./block_operations.ts";
-import { extentAt } from "./extents.ts";
+import { extentAt, extentsIn } from "./extents.ts";
 import type { Namespace } from "./namespace.ts";
 import type { Extent } from "./records.ts";
 import type { Registry } from "./registry.ts";
 import type { Transaction } from "./transaction.ts";
 
 const GENERATION_TIMEOUT_MS = 2_000;
+/** A block none of whose replicas answers for so long is left as it is: nobody could write to it either. */
+const FENCE_MS_MAX = 30_000;
+const FENCE_RETRY_MS = 500;
+const FENCE_PAGE = 256;
 
 export class BlockRecovery {
   readonly #namespace: Namespace;
@@ -56,6 +62,42 @@ export class BlockRecovery {
     }
   }
 
+  /** From now on dataservers refuse writes to the file that were begun before. Never rejects. */
+  async fence(ino: InodeId): Promise<void> {
+    try {
+      for (let from = 0;;) {
+        const page = await this.#namespace.look((tx) => {
+          const inode = tx.findInode(ino);
+          return inode === undefined ? [] : extentsIn(tx, inode, from, Infinity, FENCE_PAGE);
+        });
+        await Promise.all(page.map((extent) => this.#fenceExtent(ino, extent)));
+        const last = page.at(-1);
+        if (last === undefined || page.length < FENCE_PAGE) return;
+        from = last.start + last.length;
+      }
+    } catch (error) {
+      this.#log.error("file not fenced", { ino, error });
+    }
+  }
+
+  async #fenceExtent(ino: InodeId, extent: Extent): Promise<void> {
+    const { clock } = this.#namespace;
+    const untilMs = clock.monotonicMs() + FENCE_MS_MAX;
+    for (;;) {
+      try {
+        await this.replicasFailed(ino, extent.start, extent.block, extent.generation, []);
+        return;
+      } catch (error) {
+        if (isErrno(error, "ENOENT")) return; // dropped meanwhile
+        if (!isErrno(error, "EHOSTUNREACH") || clock.monotonicMs() > untilMs) {
+          this.#log.warn("block not fenced", { ino, block: extent.block, error });
+          return;
+        }
+        await clock.sleep(FENCE_RETRY_MS);
+      }
+    }
+  }
+
   async #change(
     ino: InodeId,
     start: number,
@@ -77,13 +119,11 @@ export class BlockRecovery {
       if (now.generation !== extent.generation) return now;
       return changeReplicas(tx, regularFile(tx, ino), now, survivors);
     });
-    this.#log.warn("replicas taken off a block", {
-      block,
-      ino,
-      generation: changed.generation,
-      left: changed.volumes,
-      failed: extent.volumes.filter((volume) => !changed.volumes.includes(volume)),
-    });
+    const lost = extent.volumes.filter((volume) => !changed.volumes.includes(volume));
+    if (lost.length > 0) {
+      const { generation, volumes: left } = changed;
+      this.#log.warn("replicas taken off a block", { block, ino, generation, left, failed: lost });
+    }
     return changed;
   }
 

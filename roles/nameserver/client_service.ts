@@ -2,25 +2,38 @@
  * The nameserver's service for clients: unpacks a request, asks the leaseserver what must be recalled first, runs the
  * operation, and puts the reply together. Operations that have to wait for a recall wait before their transaction,
  * and look again afterwards.
+ * Invariant: what a reply lets its receiver cache is decided in the same synchronous step in which it was seen.
  */
 
-import { FsError } from "../../wire/errno.ts";
+import { FsError, isErrno } from "../../wire/errno.ts";
 import { EMPTY_BYTES } from "../../base/bytes.ts";
+import { timespecCompare } from "../../base/clock.ts";
 import { type InodeId, type SessionId, type VolumeId } from "../../wire/ids.ts";
-import { type Block, type InodeReply, S_IFLNK, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
 import {
+  type Block,
+  type InodeReply,
+  type LeaseMode,
+  S_IFLNK,
+  S_IFMT,
+  S_IFREG,
+} from "../../wire/messages/inode.ts";
+import {
+  type AcquireReply,
   type CreateRequest,
+  type EntryReply,
   NAMESERVER,
-  type OpenReply,
   type ReadDirectoryReply,
+  type RecallItem,
+  type Removed,
   type RemoveReply,
+  type RenameReply,
   type RetryTag,
 } from "../../wire/messages/nameserver.ts";
 import type { CallContext, Handlers } from "../../wire/service.ts";
 import type { Leaseserver } from "../leaseserver/leaseserver.ts";
 import { allocateBlock, extendBlock, markWritten, punchExtents, regularFile } from "./block_operations.ts";
 import type { BlockRecovery } from "./block_recovery.ts";
-import { directory, findEntry } from "./entries.ts";
+import { directory } from "./entries.ts";
 import { extentAt, extentsIn } from "./extents.ts";
 import { fieldRange, getU64, TABLE_ORDER } from "./keys.ts";
 import type { Namespace } from "./namespace.ts";
@@ -36,6 +49,10 @@ import { getXattr, listXattrs, removeXattr, setXattr } from "./xattrs.ts";
 const OPEN_BLOCKS = 64;
 const PAGE_BLOCKS = 256;
 const ENTRIES_MAX = 4096;
+/** Files of so many blocks bring them along wherever they are shown. */
+const SMALL_BLOCKS = 1;
+/** Readings of a directory that changes under them before one is handed out that may not be kept. */
+const STEADY_TRIES = 3;
 
 export interface ClientServiceOptions {
   readonly namespace: Namespace;
@@ -47,6 +64,11 @@ export interface ClientServiceOptions {
   readonly replication: number;
 }
 
+/** The name changes, and with it the directory's listing and attributes. */
+function nameItem(parent: InodeId, name: Uint8Array): RecallItem {
+  return { ino: parent, keep: "read", names: [name] };
+}
+
 export function clientHandlers(options: ClientServiceOptions): Handlers<typeof NAMESERVER> {
   const { namespace, registry, leaseserver, blockBytes } = options;
   const { leases, sessions } = leaseserver;
@@ -55,8 +77,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
   const sessionOf = ({ peer }: CallContext): SessionId => sessions.of(peer);
   const callerOf = ({ peer }: CallContext): SessionId => sessions.ofOrNone(peer);
 
-  const replyOf = (inode: InodeRecord, session: SessionId): InodeReply => {
-    const reply = { attributes: attributesOf(inode), lease: leases.lease(inode.ino, session) };
+  const replyOf = (inode: InodeRecord, session: SessionId, hasTurn = false): InodeReply => {
+    const reply = { attributes: attributesOf(inode), lease: leases.lease(inode.ino, session, hasTurn) };
     return (inode.mode & S_IFMT) === S_IFLNK ? { ...reply, target: inode.target } : reply;
   };
 
@@ -69,14 +91,31 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     replicas: extent.volumes.map((volume) => registry.location(volume)),
   });
 
-  const openReplyOf = (tx: Transaction, inode: InodeRecord, session: SessionId): OpenReply => {
-    const extents = (inode.mode & S_IFMT) === S_IFREG
-      ? extentsIn(tx, inode, 0, Infinity, OPEN_BLOCKS + 1)
-      : [];
+  /** As replyOf, and of a small file its blocks, so that it can be read without another question. */
+  const wholeReplyOf = (
+    tx: Transaction,
+    inode: InodeRecord,
+    session: SessionId,
+    hasTurn = false,
+  ): InodeReply => {
+    const reply = replyOf(inode, session, hasTurn);
+    if ((inode.mode & S_IFMT) !== S_IFREG || reply.lease === "none" || inode.pages.length > 1) return reply;
+    const extents = extentsIn(tx, inode, 0, Infinity, SMALL_BLOCKS + 1);
+    return extents.length > SMALL_BLOCKS ? reply : { ...reply, blocks: extents.map(blockOf) };
+  };
+
+  const acquireReplyOf = (
+    tx: Transaction,
+    inode: InodeRecord,
+    session: SessionId,
+    isShared: boolean,
+  ): AcquireReply => {
+    const extents = extentsIn(tx, inode, 0, Infinity, OPEN_BLOCKS + 1);
     return {
-      ...replyOf(inode, session),
+      ...replyOf(inode, session, true),
       blocks: extents.slice(0, OPEN_BLOCKS).map(blockOf),
       blocksComplete: extents.length <= OPEN_BLOCKS,
+      isShared,
     };
   };
 
@@ -84,158 +123,217 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
   const lookAt = async <T>(
     ino: InodeId,
     session: SessionId,
-    operation: (tx: Transaction) => T,
-  ): Promise<T> => {
-    const wait = leases.settle(ino, session);
-    if (wait !== undefined) await wait;
-    return await namespace.look(operation);
-  };
+    operation: (tx: Transaction, hasTurn: boolean) => T,
+  ): Promise<T> =>
+    await leases.look(session, [ino], (hasTurn) => namespace.look((tx) => operation(tx, hasTurn)));
 
-  /** A change of one inode that others may cache. */
+  /** A change of one inode that others may cache; `more` are other inodes that it touches. */
   const changeInode = (
     context: CallContext,
     request: { readonly ino: InodeId; readonly retry: RetryTag },
+    keep: LeaseMode,
     operation: (tx: Transaction) => InodeRecord,
-    durable = false,
+    options: { readonly durable?: boolean; readonly write?: boolean; readonly more?: RecallItem[] } = {},
   ): Promise<InodeReply> => {
     const session = sessionOf(context);
+    const { ino } = request;
+    const { durable = false, write = false, more = [] } = options;
     return retries.once(
       session,
       request.retry,
-      async (record) => {
-        const wait = leases.beforeChange(request.ino, session);
-        if (wait !== undefined) await wait;
-        return await namespace.change((tx) => {
-          const inode = operation(tx);
-          record(tx, inode.ino);
-          return replyOf(inode, session);
-        }, durable);
-      },
-      () => namespace.change((tx) => replyOf(tx.inode(request.ino), session), durable),
+      (record) =>
+        leases.change(session, [{ ino, keep, attributes: true }, ...more], () =>
+          namespace.change((tx) => {
+            const inode = operation(tx);
+            record(tx, inode.ino);
+            if (write) leases.grantWrite(ino, session);
+            return replyOf(inode, session, true);
+          }, durable)),
+      () => namespace.change((tx) => replyOf(tx.inode(ino), session), durable),
     );
   };
 
-  /** Who else holds open what is about to lose its name; asks before the change, holding nothing. */
-  const openElsewhere = async (
-    parent: InodeId,
-    name: Uint8Array,
-    session: SessionId,
-  ): Promise<{ ino: InodeId | undefined; open: SessionId[]; asked: readonly SessionId[] }> => {
-    const target = await namespace.look((tx) => operations.removalTarget(tx, parent, name));
-    if (target === undefined || isDirectory(target)) return { ino: target?.ino, open: [], asked: [] };
-    const asked = leases.otherHolders(target.ino, session);
-    const open = asked.length === 0 ? [] : await leases.askOpen(target.ino, asked);
-    // Sessions that have not yet told what they hold since a restart may hold it.
-    return { ino: target.ino, open: [...open, ...sessions.unreclaimed(session)], asked };
+  /** What a change that takes `name` away tells the others, besides that the name changes. */
+  const removalItems = (target: InodeRecord | undefined): RecallItem[] => {
+    if (target === undefined) return [];
+    const { ino } = target;
+    if (isDirectory(target)) return [{ ino, keep: "none" }];
+    return [{ ino, keep: "read", attributes: true, ...(target.nlink === 1 ? { removed: true } : {}) }];
   };
 
   /**
    * Runs a change that may take the last name of an inode: `attempt` gets the sessions that hold it open, and says
-   * by "again" that another inode has taken its place meanwhile.
+   * by "again" that something else is under the name by now.
    */
-  const withOpenHolders = async <T>(
-    parent: InodeId,
-    name: Uint8Array,
+  const removing = async <T>(
+    request: { readonly parent: InodeId; readonly name: Uint8Array; readonly removed?: Removed },
     session: SessionId,
-    attempt: (ino: InodeId | undefined, open: readonly SessionId[]) => Promise<T | "again">,
+    more: (target: InodeRecord | undefined) => readonly RecallItem[],
+    attempt: (openIn: readonly SessionId[], isSame: (tx: Transaction) => boolean) => Promise<T | "again">,
   ): Promise<T> => {
+    const { parent, name, removed } = request;
     for (let tries = 0; tries < 100; tries++) {
-      const { ino, open, asked } = await openElsewhere(parent, name, session);
-      const isAskedAll = ino === undefined ||
-        leases.otherHolders(ino, session).every((holder) => asked.includes(holder));
-      if (!isAskedAll) continue; // somebody opened it since
-      const isOpenHere = ino !== undefined && leases.holds(ino, session);
-      const result = await attempt(ino, isOpenHere ? [...open, session] : open);
+      const target = await namespace.look((tx) => operations.removalTarget(tx, parent, name));
+      const isLast = target !== undefined && !isDirectory(target) && target.nlink === 1;
+      const isOpenHere = isLast &&
+        (removed?.ino === target.ino ? removed.open : await leases.askOpen(target.ino, session));
+      const isSame = (tx: Transaction): boolean => {
+        const now = operations.removalTarget(tx, parent, name);
+        return now?.ino === target?.ino && now?.nlink === target?.nlink;
+      };
+      const result = await leases.change(
+        session,
+        [...removalItems(target), ...more(target)],
+        (openIn) => attempt(isOpenHere ? [...openIn, session] : openIn, isSame),
+      );
       if (result !== "again") return result;
     }
     throw new FsError("EAGAIN", "the name changes faster than its holders can be asked");
   };
 
   /** The inode may have lost its last name: it is an orphan of those that hold it open, or gone. */
-  const afterRemoval = (inode: InodeRecord, open: readonly SessionId[]): void => {
+  const afterRemoval = (inode: InodeRecord, openIn: readonly SessionId[]): void => {
     if (inode.nlink > 0) return;
-    if (open.length > 0) namespace.noteOrphan(inode.ino, open);
+    if (openIn.length > 0) namespace.noteOrphan(inode.ino, openIn);
     else leases.forget(inode.ino);
   };
 
-  const openExisting = async (ino: InodeId, write: boolean, session: SessionId): Promise<OpenReply> => {
-    await leases.open(ino, session, write);
-    try {
-      return await lookAt(ino, session, (tx) => openReplyOf(tx, tx.inode(ino), session));
-    } catch (error) {
-      leases.release(session, [ino]);
-      throw error;
-    }
-  };
+  const acquire = (
+    ino: InodeId,
+    mode: "read" | "write",
+    session: SessionId,
+    signal?: AbortSignal,
+  ): Promise<AcquireReply> =>
+    leases.acquire(
+      ino,
+      session,
+      mode,
+      (isShared) => namespace.look((tx) => acquireReplyOf(tx, regularFile(tx, ino), session, isShared)),
+      signal,
+    );
 
   const create = async (
     request: CreateRequest,
     session: SessionId,
     record: (tx: Transaction, ino: number) => void,
-  ): Promise<OpenReply & { readonly created: boolean }> => {
-    const { parent, name, credentials, mode, exclusive, write } = request;
-    const made = await namespace.change((tx) => {
-      directory(tx, parent);
-      const existing = findEntry(tx, parent, name);
-      if (existing !== undefined) {
-        if (exclusive) throw new FsError("EEXIST", "the name is taken");
-        const inode = tx.inode(existing.ino);
-        if (isDirectory(inode)) throw new FsError("EISDIR", "a directory has that name");
-        if ((inode.mode & S_IFMT) === S_IFLNK) throw new FsError("ELOOP", "a symlink has that name");
-        return { existing: inode.ino };
+  ): Promise<EntryReply & AcquireReply & { readonly created: boolean }> => {
+    for (let tries = 0; tries < 100; tries++) {
+      // What is there is opened, and nobody's names change.
+      const existing = await namespace.look((tx) => openable(tx, request));
+      try {
+        if (existing === undefined) return await makeFile(request, session, record);
+        const reply = await acquire(existing, request.write ? "write" : "read", session);
+        return { ...reply, directory: leases.lease(request.parent, session), created: false };
+      } catch (error) {
+        // Made or removed by another meanwhile.
+        const isOvertaken = isErrno(error, existing === undefined ? "EEXIST" : "ENOENT");
+        if (!isOvertaken || request.exclusive) throw error;
       }
-      const inode = operations.make(tx, parent, name, {
-        credentials,
-        mode: S_IFREG | (mode & 0o7777),
-        rdev: 0,
-        target: EMPTY_BYTES,
-      });
-      record(tx, inode.ino);
-      // Nobody else can know the inode yet, so this grants at once.
-      void leases.open(inode.ino, session, write);
-      return { reply: openReplyOf(tx, inode, session) };
-    });
-    if ("reply" in made) return { ...made.reply!, created: true };
-    return { ...await openExisting(made.existing!, write, session), created: false };
+    }
+    throw new FsError("EAGAIN", "the name comes and goes faster than it can be opened");
+  };
+
+  const makeFile = (
+    request: CreateRequest,
+    session: SessionId,
+    record: (tx: Transaction, ino: number) => void,
+  ): Promise<EntryReply & AcquireReply & { readonly created: boolean }> => {
+    const { parent, name, credentials, mode, write, host } = request;
+    return leases.change(session, [nameItem(parent, name)], () =>
+      namespace.change((tx) => {
+        const what = { credentials, mode: S_IFREG | (mode & 0o7777), rdev: 0, target: EMPTY_BYTES };
+        const inode = operations.make(tx, parent, name, what);
+        if (write && host !== undefined) allocateFirst(tx, inode, host);
+        record(tx, inode.ino);
+        if (write) leases.grantWrite(inode.ino, session);
+        const reply = acquireReplyOf(tx, inode, session, false);
+        return { ...reply, directory: leases.lease(parent, session, true), created: true };
+      }));
+  };
+
+  /** The file that creat(2) opens instead of making one; undefined when there is none. */
+  const openable = (tx: Transaction, { parent, name, exclusive }: CreateRequest): InodeId | undefined => {
+    const inode = operations.lookup(tx, parent, name);
+    if (inode === undefined) return undefined;
+    if (exclusive) throw new FsError("EEXIST", "the name is taken");
+    if (isDirectory(inode)) throw new FsError("EISDIR", "a directory has that name");
+    if ((inode.mode & S_IFMT) === S_IFLNK) throw new FsError("ELOOP", "a symlink has that name");
+    if ((inode.mode & S_IFMT) !== S_IFREG) throw new FsError("EINVAL", "a special file has that name");
+    return inode.ino;
+  };
+
+  /** The first block of a new file, whose maker is about to write it; when there is no room the write will say so. */
+  const allocateFirst = (tx: Transaction, inode: InodeRecord, host: string): void => {
+    let volumes: VolumeId[];
+    try {
+      volumes = registry.place(inode.replication || options.replication, host, []);
+    } catch {
+      return;
+    }
+    allocateBlock(tx, inode, 0, blockBytes, () => volumes);
   };
 
   return {
     lookup: async ({ parent, name }, context) => {
       const session = callerOf(context);
-      const inode = await namespace.look((tx) => operations.lookup(tx, parent, name));
-      const wait = leases.settle(inode.ino, session);
-      if (wait === undefined) return replyOf(inode, session);
-      await wait;
-      return await namespace.look((tx) => replyOf(operations.lookup(tx, parent, name), session));
+      const find = (tx: Transaction) => operations.lookup(tx, parent, name);
+      for (;;) {
+        const ino = await namespace.look((tx) => find(tx)?.ino);
+        if (ino === undefined) {
+          const reply = await namespace.look((tx) =>
+            find(tx) === undefined ? { directory: leases.lease(parent, session) } : undefined
+          );
+          if (reply !== undefined) return reply;
+          continue;
+        }
+        const reply = await lookAt(ino, session, (tx, hasTurn) => {
+          const inode = find(tx);
+          if (inode?.ino !== ino) return undefined; // another by now, whose buffered size may be elsewhere
+          return {
+            inode: wholeReplyOf(tx, inode, session, hasTurn),
+            directory: leases.lease(parent, session),
+          };
+        });
+        if (reply !== undefined) return reply;
+      }
     },
 
     getattr: ({ ino }, context) => {
       const session = callerOf(context);
-      return lookAt(ino, session, (tx) => replyOf(tx.inode(ino), session));
+      return lookAt(ino, session, (tx, hasTurn) => replyOf(tx.inode(ino), session, hasTurn));
     },
 
-    setattr: (request, context) =>
-      changeInode(context, request, (tx) => operations.setAttributes(tx, request)),
+    setattr: (request, context) => {
+      const isCut = request.size !== undefined;
+      const write = isCut && request.write === true;
+      const operation = (tx: Transaction) => operations.setAttributes(tx, request);
+      return changeInode(context, request, isCut ? "none" : "read", operation, { write });
+    },
 
     make: (request, context) => {
       const session = sessionOf(context);
       const { parent, name, credentials, mode } = request;
+      const entryOf = (inode: InodeRecord, hasTurn = false): EntryReply => ({
+        ...replyOf(inode, session),
+        directory: leases.lease(parent, session, hasTurn),
+      });
       return retries.once(
         session,
         request.retry,
         (record) =>
-          namespace.change((tx) => {
-            const what = {
-              credentials,
-              mode,
-              rdev: request.rdev ?? 0,
-              target: request.target ?? EMPTY_BYTES,
-            };
-            const inode = operations.make(tx, parent, name, what);
-            record(tx, inode.ino);
-            return replyOf(inode, session);
-          }),
-        ({ ino }) => namespace.look((tx) => replyOf(tx.inode(ino as InodeId), session)),
+          leases.change(session, [nameItem(parent, name)], () =>
+            namespace.change((tx) => {
+              const what = {
+                credentials,
+                mode,
+                rdev: request.rdev ?? 0,
+                target: request.target ?? EMPTY_BYTES,
+              };
+              const inode = operations.make(tx, parent, name, what);
+              record(tx, inode.ino);
+              return entryOf(inode, true);
+            })),
+        ({ ino }) => namespace.look((tx) => entryOf(tx.inode(ino as InodeId))),
       );
     },
 
@@ -245,7 +343,10 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         session,
         request.retry,
         (record) => create(request, session, record),
-        async ({ ino }) => ({ ...await openExisting(ino as InodeId, request.write, session), created: true }),
+        async ({ ino }) => {
+          const reply = await acquire(ino as InodeId, request.write ? "write" : "read", session);
+          return { ...reply, directory: leases.lease(request.parent, session), created: true };
+        },
       );
     },
 
@@ -256,56 +357,96 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         session,
         request.retry,
         (record) =>
-          withOpenHolders(parent, name, session, (asked, open) =>
+          removing(request, session, () => [nameItem(parent, name)], (openIn, isSame) =>
             namespace.change((tx) => {
-              if (findEntry(tx, parent, name)?.ino !== asked) return "again";
-              const inode = operations.remove(tx, parent, name, request.directory, open);
+              if (!isSame(tx)) return "again";
+              const inode = operations.remove(tx, parent, name, request.directory, openIn);
               record(tx, inode.ino);
-              afterRemoval(inode, open);
-              return { ino: inode.ino, nlink: inode.nlink };
+              afterRemoval(inode, openIn);
+              const { ino, nlink } = inode;
+              return { ino, nlink, directory: leases.lease(parent, session, true) };
             })),
         ({ ino }) =>
-          namespace.look((tx) => ({ ino: ino as InodeId, nlink: tx.findInode(ino as InodeId)?.nlink ?? 0 })),
+          namespace.look((tx) => {
+            const nlink = tx.findInode(ino as InodeId)?.nlink ?? 0;
+            return { ino: ino as InodeId, nlink, directory: "none" };
+          }),
       );
     },
 
     rename: (request, context) => {
       const session = sessionOf(context);
       const { parent, name, newParent, newName, flags } = request;
-      return retries.once(
+      const names = parent === newParent
+        ? [{ ino: parent, keep: "read", names: [name, newName] } as const]
+        : [nameItem(parent, name), nameItem(newParent, newName)];
+      /** What is moved has a new ctime; a directory's ".." leads elsewhere. */
+      const movedItems = (moved: InodeRecord | undefined, target: InodeRecord | undefined): RecallItem[] =>
+        moved === undefined || moved.ino === target?.ino
+          ? []
+          : [{ ino: moved.ino, keep: "read", attributes: true }];
+      const target = { parent: newParent, name: newName, ...(request.removed && { removed: request.removed }) };
+      const run = async (record: (tx: Transaction, ino: number, other?: number) => void) => {
+        for (let tries = 0; tries < 100; tries++) {
+          const moved = await namespace.look((tx) => operations.removalTarget(tx, parent, name));
+          const result = await removing<RenameReply | "moved">(
+            target,
+            session,
+            (replaced) => [...names, ...movedItems(moved, replaced)],
+            (openIn, isSame) =>
+              namespace.change((tx) => {
+                if (!isSame(tx)) return "again";
+                if (operations.removalTarget(tx, parent, name)?.ino !== moved?.ino) return "moved";
+                const { inode, replaced } = operations.rename(
+                  tx,
+                  parent,
+                  name,
+                  newParent,
+                  newName,
+                  flags,
+                  openIn,
+                );
+                record(tx, inode.ino, replaced?.ino);
+                const here = leases.lease(parent, session, true);
+                const there = leases.lease(newParent, session, true);
+                const reply: RenameReply = { ino: inode.ino, directory: here === "none" ? here : there };
+                if (replaced === undefined) return reply;
+                afterRemoval(replaced, openIn);
+                return { ...reply, replaced: { ino: replaced.ino, nlink: replaced.nlink } };
+              }),
+          );
+          if (result !== "moved") return result;
+        }
+        throw new FsError("EAGAIN", "the name changes faster than its holders can be asked");
+      };
+      return retries.once<RenameReply>(
         session,
         request.retry,
-        (record) =>
-          withOpenHolders(newParent, newName, session, (asked, open) =>
-            namespace.change((tx) => {
-              if (findEntry(tx, newParent, newName)?.ino !== asked) return "again";
-              const { inode, replaced } = operations.rename(
-                tx,
-                parent,
-                name,
-                newParent,
-                newName,
-                flags,
-                open,
-              );
-              record(tx, inode.ino, replaced?.ino);
-              if (replaced === undefined) return { ino: inode.ino };
-              afterRemoval(replaced, open);
-              return { ino: inode.ino, replaced: { ino: replaced.ino, nlink: replaced.nlink } };
-            })),
+        run,
         ({ ino, other }) =>
           namespace.look((tx) => {
-            if (other === 0) return { ino: ino as InodeId };
+            const reply: RenameReply = { ino: ino as InodeId, directory: "none" };
+            if (other === 0) return reply;
             const nlink = tx.findInode(other as InodeId)?.nlink ?? 0;
-            return { ino: ino as InodeId, replaced: { ino: other as InodeId, nlink } };
+            return { ...reply, replaced: { ino: other as InodeId, nlink } };
           }),
       );
     },
 
-    link: (request, context) =>
-      changeInode(context, request, (tx) => operations.link(tx, request.ino, request.parent, request.name)),
+    link: async (request, context) => {
+      const { ino, parent, name } = request;
+      const session = sessionOf(context);
+      let directoryLease: LeaseMode = "none";
+      const operation = (tx: Transaction) => {
+        const inode = operations.link(tx, ino, parent, name);
+        directoryLease = leases.lease(parent, session, true);
+        return inode;
+      };
+      const reply = await changeInode(context, request, "read", operation, { more: [nameItem(parent, name)] });
+      return { ...reply, directory: directoryLease };
+    },
 
-    open: ({ ino, write }, context) => openExisting(ino, write, sessionOf(context)),
+    acquire: ({ ino, mode }, context) => acquire(ino, mode, sessionOf(context), context.signal),
 
     blocks: ({ ino, offset, length }, context) =>
       lookAt(ino, callerOf(context), (tx) => {
@@ -344,17 +485,34 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       );
     },
 
-    commit: (request, context) =>
-      changeInode(context, request, (tx) => {
+    commit: (request, context) => {
+      const session = sessionOf(context);
+      const operation = (tx: Transaction) => {
         const inode = regularFile(tx, request.ino);
         tx.change(inode);
         operations.grow(tx, inode, request.size);
         markWritten(tx, inode, request.written);
         if (request.killSuidGid) operations.killSuidGid(inode);
+        // As the writer has shown it since: a flush must not look like another change.
         inode.mtime = request.mtime;
-        inode.ctime = tx.now;
+        if (timespecCompare(request.mtime, inode.ctime) > 0) inode.ctime = request.mtime;
         return inode;
-      }, request.durable),
+      };
+      if (!leases.mayCommit(request.ino, session)) {
+        return changeInode(context, request, "none", operation, { durable: request.durable });
+      }
+      return retries.once(
+        session,
+        request.retry,
+        (record) =>
+          namespace.change((tx) => {
+            const inode = operation(tx);
+            record(tx, inode.ino);
+            return replyOf(inode, session);
+          }, request.durable),
+        () => namespace.change((tx) => replyOf(tx.inode(request.ino), session), request.durable),
+      );
+    },
 
     replicaFailed: async (request, context) => {
       sessionOf(context);
@@ -364,7 +522,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     },
 
     punch: (request, context) =>
-      changeInode(context, request, (tx) => {
+      changeInode(context, request, "none", (tx) => {
         const inode = regularFile(tx, request.ino);
         punchExtents(tx, inode, request.offset, request.offset + request.length);
         return inode;
@@ -372,31 +530,36 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
 
     readDirectory: async ({ ino, cookie, limit, withInodes }, context): Promise<ReadDirectoryReply> => {
       const session = callerOf(context);
-      const parent = await namespace.look((tx) => directory(tx, ino).parent);
       const count = Math.min(Math.max(1, limit), ENTRIES_MAX);
       const range = fieldRange(TABLE_ORDER, ino, cookie + 1, Number.MAX_SAFE_INTEGER + 1);
-      const records = await namespace.journal.scan(range, count);
-      const listed = records.map(([key, value]) => ({ ...decodeOrder(value), cookie: getU64(key, 9) }));
-      const end = records.length < count;
-      if (!withInodes) return { parent, entries: listed, end };
-      for (const entry of listed) {
-        const wait = leases.settle(entry.ino, session);
-        if (wait !== undefined) await wait;
+      for (let tries = 1;; tries++) {
+        const before = await namespace.look((tx) => directory(tx, ino).version);
+        const records = await namespace.journal.scan(range, count);
+        const listed = records.map(([key, value]) => ({ ...decodeOrder(value), cookie: getU64(key, 9) }));
+        const end = records.length < count;
+        const reply = await leases.look(session, withInodes ? listed.map((entry) => entry.ino) : [], (hasTurn) =>
+          namespace.look((tx) => {
+            const inode = directory(tx, ino);
+            // What changed while it was listed may be missing or gone: then nobody may keep the list.
+            const isSteady = inode.version === before;
+            if (!isSteady && tries < STEADY_TRIES) return undefined;
+            const entries = !withInodes ? listed : listed.map((entry) => {
+              const found = tx.findInode(entry.ino);
+              if (found === undefined) return entry;
+              return { ...entry, inode: wholeReplyOf(tx, found, session, hasTurn) };
+            });
+            const directoryLease: LeaseMode = isSteady ? leases.lease(ino, session) : "none";
+            return { parent: inode.parent, entries, end, directory: directoryLease };
+          }));
+        if (reply !== undefined) return reply;
       }
-      return await namespace.look((tx) => ({
-        parent,
-        end,
-        entries: listed.map((entry) => {
-          const inode = tx.findInode(entry.ino);
-          return inode === undefined ? entry : { ...entry, inode: replyOf(inode, session) };
-        }),
-      }));
     },
 
     setXattr: (request, context) =>
       changeInode(
         context,
         request,
+        "read",
         (tx) => setXattr(tx, tx.inode(request.ino), request.name, request.value, request.flags),
       ),
 
@@ -405,7 +568,12 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     listXattrs: ({ ino }) => namespace.look((tx) => ({ names: listXattrs(tx, tx.inode(ino)) })),
 
     removeXattr: (request, context) =>
-      changeInode(context, request, (tx) => removeXattr(tx, tx.inode(request.ino), request.name)),
+      changeInode(
+        context,
+        request,
+        "read",
+        (tx) => removeXattr(tx, tx.inode(request.ino), request.name),
+      ),
 
     statfs: () => {
       const { totalBytes, freeBytes } = registry.space();

@@ -4,7 +4,7 @@
 
 import { systemClock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
-import { systemRandom } from "../../base/random.ts";
+import { randomHexId, systemRandom } from "../../base/random.ts";
 import { VERSION } from "../../base/version.ts";
 import { storedCodec } from "../../wire/codec.ts";
 import { DATASERVER_REGISTRY } from "../../wire/messages/dataserver.ts";
@@ -14,6 +14,7 @@ import { serve } from "../../wire/server.ts";
 import { addHandlers, type CallContext } from "../../wire/service.ts";
 import { Leaseserver } from "../leaseserver/leaseserver.ts";
 import type { SessionRecord } from "../leaseserver/sessions.ts";
+import { dropUnused } from "./block_operations.ts";
 import { BlockRecovery } from "./block_recovery.ts";
 import { clientHandlers } from "./client_service.ts";
 import { dataserverHandlers } from "./dataserver_service.ts";
@@ -40,7 +41,10 @@ export interface NameserverOptions {
   readonly processDialer?: ProcessDialer;
   readonly replication?: number;
   readonly blockBytes?: number;
+  /** Silence that ends a client's session. */
   readonly sessionTtlMs?: number;
+  /** Leases that one client may hold. */
+  readonly leasesPerSession?: number;
   readonly heartbeatMs?: number;
   readonly deadAfterMs?: number;
   /** Called when the namespace can no longer be written: the process must end. */
@@ -81,8 +85,12 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     });
     const stored = (await journal.scan(tableRange(TABLE_SESSION), 100_000))
       .map(([, value]) => storedCodec.decode(value) as SessionRecord);
+    const recovery = new BlockRecovery(namespace, registry, log);
+    const { sessionTtlMs, leasesPerSession } = options;
     const leaseserver = new Leaseserver({
-      sessionTtlMs: options.sessionTtlMs ?? 10_000,
+      ...(sessionTtlMs === undefined ? {} : { sessionTtlMs }),
+      ...(leasesPerSession === undefined ? {} : { leasesPerSession }),
+      run: randomHexId(),
       clock,
       log: log.child("leaseserver"),
       stored,
@@ -103,14 +111,15 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
       onRelease: async (session, inodes) => {
         for (const ino of inodes) await namespace.releaseOrphan(session, ino);
       },
-      onReclaim: async (session, open) => {
+      onUnused: (inodes) => namespace.change((tx) => inodes.forEach((ino) => dropUnused(tx, ino))),
+      onReclaim: async (session, isOpen) => {
         for (const ino of namespace.orphansOf(session)) {
-          if (!open.has(ino)) await namespace.releaseOrphan(session, ino);
+          if (!isOpen(ino)) await namespace.releaseOrphan(session, ino);
         }
       },
+      fence: (ino) => recovery.fence(ino),
     });
     const deletions = new DeletionQueue(journal, registry, clock, log);
-    const recovery = new BlockRecovery(namespace, registry, log);
     const status = new StatusReporter({
       clusterId,
       version: VERSION,

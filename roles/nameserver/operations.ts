@@ -79,10 +79,12 @@ function blankInode(ino: InodeId, mode: number, now: Timespec): InodeRecord {
   };
 }
 
-export function lookup(tx: Transaction, parent: InodeId, name: Uint8Array): InodeRecord {
+/** The inode that the name leads to; undefined when there is no such name. */
+export function lookup(tx: Transaction, parent: InodeId, name: Uint8Array): InodeRecord | undefined {
   directory(tx, parent);
   checkName(name);
-  return tx.inode(entry(tx, parent, name).ino);
+  const found = findEntry(tx, parent, name);
+  return found === undefined ? undefined : tx.inode(found.ino);
 }
 
 /** mknod, mkdir, symlink and the making half of create. EEXIST when the name is taken. */

@@ -165,6 +165,7 @@ export function attributesOf(inode: InodeRecord): Attributes {
     btime: inode.btime,
     rdev: inode.rdev,
     replication: inode.replication,
+    hasXattrs: inode.hasXattrs,
     version: inode.version,
   };
 }

@@ -60,8 +60,8 @@ export class StatusReporter {
       replicas: namespace.totals.get("replicas"),
       ...health,
       ...registry.space(),
-      sessions: leaseserver.sessions.size,
-      leases: leaseserver.leases.size,
+      sessions: leaseserver.status(),
+      leases: leaseserver.leases.status(),
       residentBytes: Deno.memoryUsage().rss,
       dataservers: registry.status(),
     };

@@ -38,22 +38,34 @@ export interface Attributes {
   readonly btime: Timespec;
   readonly rdev: number;
   readonly replication: number;
+  /** It has extended attributes; when not, nobody has to ask for one. */
+  readonly hasXattrs: boolean;
   /** Grows with every change of the inode: of two replies that crossed on the way, the larger one is newer. */
   readonly version: number;
 }
 
 /**
  * What a client may cache of an inode until it is recalled. "none": nothing. "read": attributes, pages, xattrs,
- * entries. "write": also buffered writes and own size and mtime (regular files, one holder).
+ * block map, entries present and absent. "write": also buffered writes and own size and mtime (regular files, one
+ * holder, and then nobody else has anything).
  */
 export type LeaseMode = "none" | "read" | "write";
+
+/** "write" allows all that "read" does. */
+export const LEASE_RANK: Readonly<Record<LeaseMode, number>> = { none: 0, read: 1, write: 2 };
+
+/** Whether a session has an inode open, and for what. */
+export type OpenMode = "no" | "read" | "write";
 
 /** An inode in a reply: its attributes and what the asking session may cache from now on. */
 export interface InodeReply {
   readonly attributes: Attributes;
+  /** "none" grants nothing new; what the session holds already is taken back by recalls only. */
   readonly lease: LeaseMode;
   /** Only for symlinks. */
   readonly target?: Uint8Array;
+  /** All blocks of a small regular file, so that it can be read without another question. */
+  readonly blocks?: readonly Block[];
 }
 
 /** Where one replica lies and how to reach it. */

@@ -9,7 +9,7 @@
 import type { Timespec } from "../../base/clock.ts";
 import type { BlockId, Generation, InodeId, SessionId, VolumeId } from "../ids.ts";
 import { defineService, method } from "../service.ts";
-import type { Block, DirectoryEntry, InodeReply, LeaseMode } from "./inode.ts";
+import type { Block, DirectoryEntry, InodeReply, LeaseMode, OpenMode } from "./inode.ts";
 
 /** Slots of a session: the changes that it may have in flight at once. */
 export const RETRY_SLOTS = 128;
@@ -51,6 +51,22 @@ export interface CreateRequest extends Change, InDirectory {
   readonly exclusive: boolean;
   /** The caller means to write: asks for a write lease. */
   readonly write: boolean;
+  /** Of a writer: its host label. A new file gets its first block at once, near it, if there is room. */
+  readonly host?: string;
+}
+
+/**
+ * What was made or found under a name, and what may be cached of the directory: "none" also while another changes one of
+ * its names, so that this one must not be cached, whatever is held.
+ */
+export interface EntryReply extends InodeReply {
+  readonly directory: LeaseMode;
+}
+
+export interface LookupReply {
+  /** Absent: there is no such name, which may be cached as well. */
+  readonly inode?: InodeReply;
+  readonly directory: LeaseMode;
 }
 
 export interface SetAttributesRequest extends Change {
@@ -62,10 +78,22 @@ export interface SetAttributesRequest extends Change {
   readonly atime?: Timespec | "now";
   readonly mtime?: Timespec | "now";
   readonly killSuidGid?: boolean;
+  /** With `size`: the caller goes on to write, so it asks for a write lease. */
+  readonly write?: boolean;
+}
+
+/**
+ * What the caller knows of the inode that loses its name by its change: whether it has it open. When the name leads to
+ * another inode, or the caller does not know, the server asks it.
+ */
+export interface Removed {
+  readonly ino: InodeId;
+  readonly open: boolean;
 }
 
 export interface RemoveRequest extends Change, InDirectory {
   readonly directory: boolean;
+  readonly removed?: Removed;
 }
 
 export interface RenameRequest extends Change, InDirectory {
@@ -73,30 +101,41 @@ export interface RenameRequest extends Change, InDirectory {
   readonly newName: Uint8Array;
   /** RENAME_NOREPLACE 1, RENAME_EXCHANGE 2. */
   readonly flags: number;
+  readonly removed?: Removed;
 }
 
-export interface RemoveReply {
-  /** The inode that lost a name, and its new link count. */
+/** An inode that lost a name, and its new link count. */
+export interface NameLost {
   readonly ino: InodeId;
   readonly nlink: number;
+}
+
+export interface RemoveReply extends NameLost {
+  /** Whether the name's absence may be cached. */
+  readonly directory: LeaseMode;
 }
 
 export interface RenameReply {
   readonly ino: InodeId;
   /** The inode that was replaced, if any. */
-  readonly replaced?: RemoveReply;
+  readonly replaced?: NameLost;
+  /** Whether the names may be cached as they are now. */
+  readonly directory: LeaseMode;
 }
 
-export interface OpenRequest {
+export interface AcquireRequest {
   readonly ino: InodeId;
-  readonly write: boolean;
+  /** Others have nothing afterwards (write), or no more than read. */
+  readonly mode: "read" | "write";
 }
 
-export interface OpenReply extends InodeReply {
+export interface AcquireReply extends InodeReply {
   /** The first blocks of a regular file (up to 64). */
   readonly blocks: readonly Block[];
   /** True when `blocks` are all the file has. */
   readonly blocksComplete: boolean;
+  /** Another session has it open for writing: the lease will go back and forth. */
+  readonly isShared: boolean;
 }
 
 export interface BlocksRequest {
@@ -164,6 +203,8 @@ export interface ReadDirectoryRequest {
 
 export interface ReadDirectoryReply {
   readonly parent: InodeId;
+  /** What may be cached of the directory: of its names, its listing. */
+  readonly directory: LeaseMode;
   readonly entries: readonly DirectoryEntry[];
   readonly end: boolean;
 }
@@ -194,6 +235,53 @@ export interface DataserverStatus {
   readonly volumes: readonly VolumeStatus[];
 }
 
+/** What a mount counts of itself and tells with each renewal; all since it started. */
+export interface ClientCounters {
+  /** Requests of the kernel. */
+  readonly kernelRequests: number;
+  /** Calls to nameserver and leaseserver, by operation, renewals included. */
+  readonly calls: Readonly<Record<string, number>>;
+  /** Inodes that it keeps, with or without a lease. */
+  readonly inodes: number;
+  /** Recalled things, and the milliseconds until they were given up. */
+  readonly recalls: number;
+  readonly recallMs: number;
+  /** Times that it had to stop serving from its caches, as the server was silent. */
+  readonly fences: number;
+}
+
+/** One client. */
+export interface SessionStatus {
+  readonly session: SessionId;
+  readonly host: string;
+  readonly mountpoint: string;
+  readonly connected: boolean;
+  readonly lastSeenSeconds: number;
+  readonly readLeases: number;
+  readonly writeLeases: number;
+  readonly counters?: ClientCounters;
+}
+
+/** The leaseserver's own figures; counts since it started. */
+export interface LeaseStatus {
+  readonly read: number;
+  readonly write: number;
+  /** Leases that one session may hold; beyond it the oldest are recalled. */
+  readonly perSessionMax: number;
+  readonly granted: number;
+  /** Messages sent, the inodes they spoke of, and how long they were waited for. */
+  readonly recalls: number;
+  readonly recalledInodes: number;
+  readonly recallMs: number;
+  readonly recallMsMax: number;
+  /** Operations that wait now: for their turn on an inode, and for acknowledgements. */
+  readonly waitingTurns: number;
+  readonly waitingRecalls: number;
+  /** Leases recalled since a session had too many, and write leases that ended with their session. */
+  readonly evicted: number;
+  readonly fenced: number;
+}
+
 export interface StatusReply {
   readonly clusterId: string;
   readonly version: string;
@@ -207,23 +295,24 @@ export interface StatusReply {
   readonly totalBytes: number;
   readonly freeBytes: number;
   readonly pendingDeletions: number;
-  readonly sessions: number;
-  readonly leases: number;
+  readonly sessions: readonly SessionStatus[];
+  readonly leases: LeaseStatus;
   readonly residentBytes: number;
   readonly dataservers: readonly DataserverStatus[];
 }
 
 export const NAMESERVER = defineService("nameserver", {
-  lookup: method<InDirectory, InodeReply>(1),
+  lookup: method<InDirectory, LookupReply>(1),
   getattr: method<{ readonly ino: InodeId }, InodeReply>(2),
   setattr: method<SetAttributesRequest, InodeReply>(3),
   /** mknod, mkdir and symlink, by the type in `mode`. */
-  make: method<MakeRequest, InodeReply>(4),
-  create: method<CreateRequest, OpenReply & { readonly created: boolean }>(5),
+  make: method<MakeRequest, EntryReply>(4),
+  create: method<CreateRequest, EntryReply & AcquireReply & { readonly created: boolean }>(5),
   remove: method<RemoveRequest, RemoveReply>(6),
   rename: method<RenameRequest, RenameReply>(7),
-  link: method<Change & InDirectory & { readonly ino: InodeId }, InodeReply>(8),
-  open: method<OpenRequest, OpenReply>(9),
+  link: method<Change & InDirectory & { readonly ino: InodeId }, EntryReply>(8),
+  /** A lease on a file's data, waited for in turn; what an open or a first read or write needs. */
+  acquire: method<AcquireRequest, AcquireReply>(9),
   blocks: method<BlocksRequest, BlocksReply>(11),
   /** The block that covers `offset`, made when there was a hole. */
   allocateBlock: method<AllocateBlockRequest, { readonly block: Block }>(12),
@@ -273,35 +362,65 @@ export interface OpenSessionReply {
   readonly now: Timespec;
   /** False: the session is new (or was given up); nothing that was held before holds. */
   readonly resumed: boolean;
+  /** Names this run of the server. Another one than before: it has forgotten leases, which are reclaimed. */
+  readonly run: string;
+}
+
+/** What a session holds of an inode. */
+export interface Held {
+  readonly ino: InodeId;
+  readonly lease: LeaseMode;
+  readonly open: OpenMode;
 }
 
 export interface ReclaimRequest {
-  /** Inodes that the client holds open, with the lease that it had. */
-  readonly open: readonly { readonly ino: InodeId; readonly lease: LeaseMode }[];
+  /** A part of what the client holds, at most RECLAIM_MAX. */
+  readonly held: readonly Held[];
+  /** This was the last part: what else was kept for the session can go. */
+  readonly last: boolean;
 }
+
+/** Inodes in one message that speaks of many. */
+export const RECLAIM_MAX = 10_000;
 
 export const LEASESERVER = defineService("leaseserver", {
   openSession: method<OpenSessionRequest, OpenSessionReply>(40),
-  renew: method<Record<string, never>, { readonly now: Timespec }>(41),
-  /** After a reconnection: what is still open, so that orphans and leases of the rest can go. */
+  renew: method<{ readonly counters?: ClientCounters }, { readonly now: Timespec }>(41),
+  /** After a restart of the server, before anything else is asked. */
   reclaim: method<ReclaimRequest, { readonly granted: readonly LeaseMode[] }>(42),
-  /** The last handles of these in this session were closed: no recall is needed for them, and orphans of them go. */
-  releaseLeases: method<{ readonly inodes: readonly InodeId[] }, { readonly ok: true }>(43),
+  /**
+   * What the session holds from now on; orphans that it no longer has open go. `unused`: files whose first block,
+   * made with them, got no data.
+   */
+  release: method<
+    { readonly held: readonly Held[]; readonly unused: readonly InodeId[] },
+    { readonly ok: true }
+  >(43),
   closeSession: method<Record<string, never>, { readonly ok: true }>(44),
 });
 
 /**
- * Sent by the leaseserver to a session; the pushAck is the answer. `keep`: what the session may hold afterwards.
- * `removed`: the inode lost its last name; the answer says whether it is open there.
+ * Something that a session has to give up. `keep`: what it may hold of the inode afterwards ("read" of a writer: flush
+ * first). `attributes`: what it knows of attributes and xattrs is no longer right. `names`: nor is what it knows of
+ * these entries of a directory, of its listing and its attributes. `removed`: the inode loses its last name; if it is
+ * not open there, nothing of it is kept.
  */
-export interface RecallPush {
+export interface RecallItem {
   readonly ino: InodeId;
   readonly keep: LeaseMode;
-  readonly removed: boolean;
+  readonly attributes?: boolean;
+  readonly names?: readonly Uint8Array[];
+  readonly removed?: boolean;
+}
+
+/** Sent by the leaseserver to a session; the pushAck is the answer, when all of it has been given up. */
+export interface RecallPush {
+  readonly items: readonly RecallItem[];
 }
 
 export interface RecallAnswer {
-  readonly open: boolean;
+  /** Whether each item's inode is open there. */
+  readonly open: readonly OpenMode[];
 }
 
 export const LEASE_PUSHES = defineService("leasePushes", {

@@ -1,0 +1,285 @@
+/**
+ * Who may touch the data of open files, and when: every read and write runs as an access under a lease that allows
+ * it, waits for one where there is none, and is waited for before one is given back.
+ *
+ * Taking back READ means that the kernel's pages go, which waits for every page that a READ (or the writeback of a
+ * mapping) in flight holds. So while they go, such accesses are still served, under the lease that is held until the
+ * acknowledgement; their pages go in the next round. After ROUNDS_FREE rounds new ones wait for the next lease, but
+ * those that the kernel waits for; pages of an access that waits are locked and not readable, so they need no round.
+ *
+ * Invariants:
+ * - An acknowledgement leaves when no access is under way, nothing written is uncommitted, and the kernel has no page.
+ * - A lease that was waited for serves at least the accesses that waited, before it is given back.
+ */
+
+import { type Clock, timespecCompare } from "../base/clock.ts";
+import type { Logger } from "../base/log.ts";
+import { FsError } from "../wire/errno.ts";
+import { LEASE_RANK, type LeaseMode } from "../wire/messages/inode.ts";
+import type { ClusterSession } from "./cluster_session.ts";
+import type { Inode } from "./inode.ts";
+import type { InodeTable } from "./inode_table.ts";
+import type { ByteRange, KernelCache } from "./kernel_cache.ts";
+import type { Access, Interruptible, OpenFile, Revocation } from "./open_file.ts";
+
+/** Rounds of an invalidation in which new accesses are served as if nothing was going on. */
+const ROUNDS_FREE = 2;
+const PAGE_BYTES = 4096;
+const WHOLE: readonly ByteRange[] = [{ start: 0, end: Infinity }];
+
+export interface DataAccessOptions {
+  readonly session: ClusterSession;
+  readonly table: InodeTable;
+  readonly kernelCache: KernelCache;
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** Everything written is on the replicas, and the nameserver knows it. */
+  readonly commit: (file: OpenFile) => Promise<void>;
+}
+
+function overlaps(range: ByteRange, others: readonly ByteRange[]): boolean {
+  return others.some(({ start, end }) => range.start < end && start < range.end);
+}
+
+/** The part of `ranges` that no page of `holes` lies in. */
+function without(ranges: readonly ByteRange[], holes: readonly ByteRange[]): ByteRange[] {
+  let left = [...ranges];
+  for (const hole of holes) {
+    left = left.flatMap(({ start, end }) => {
+      if (hole.end <= start || hole.start >= end) return [{ start, end }];
+      const parts: ByteRange[] = [];
+      if (start < hole.start) parts.push({ start, end: hole.start });
+      if (hole.end < end) parts.push({ start: hole.end, end });
+      return parts;
+    });
+  }
+  return left;
+}
+
+/** What `size` bytes at `offset` touch, in whole pages. */
+export function pagesOf(offset: number, size: number): ByteRange {
+  return {
+    start: Math.floor(offset / PAGE_BYTES) * PAGE_BYTES,
+    end: Math.ceil((offset + size) / PAGE_BYTES) * PAGE_BYTES,
+  };
+}
+
+export class DataAccess {
+  readonly #options: DataAccessOptions;
+
+  constructor(options: DataAccessOptions) {
+    this.#options = options;
+  }
+
+  /** Runs `run` under a lease that allows `access`; waits for one if need be. EINTR, or EIO when it can't be had. */
+  async use<T>(
+    file: OpenFile,
+    access: Access,
+    interrupt: Interruptible | undefined,
+    run: () => Promise<T>,
+  ): Promise<T> {
+    while (!this.#allows(file, access)) await this.#obtain(file, access, interrupt);
+    file.accesses.add(access);
+    if (access.isPaged) {
+      file.inode.hasPages = true;
+      file.revocation?.touched.push(access);
+    }
+    try {
+      return await run();
+    } finally {
+      file.accesses.delete(access);
+      if (file.waiters.size > 0) file.wake();
+    }
+  }
+
+  #allows({ inode, revocation }: OpenFile, access: Access): boolean {
+    if (!this.#options.session.isValid) return false;
+    if (revocation === null) return LEASE_RANK[inode.lease] >= (access.isWrite ? 2 : 1);
+    if (inode.lease === "none") return false;
+    if (access.isWriteback) return true;
+    // A writer becomes a reader: nothing of the kernel's goes.
+    if (revocation.keep === "read") return !access.isWrite;
+    if (!access.isPaged) return false;
+    return !revocation.isHolding || overlaps(access, revocation.invalidating) ||
+      overlaps(access, revocation.touched);
+  }
+
+  /** Waits until something has changed: a lease came, or a revocation went a step further. */
+  async #obtain(file: OpenFile, access: Access, interrupt: Interruptible | undefined): Promise<void> {
+    const { session } = this.#options;
+    file.held.add(access);
+    try {
+      if (!session.isValid) {
+        await session.untilValid(interrupt);
+      } else if (file.revocation !== null) {
+        await this.#woken(file, file.revocation.ended, interrupt);
+      } else if (access.isWriteback) {
+        // It must go on as soon as the lease that is there is taken back.
+        await this.#woken(file, this.#acquire(file, "write"), interrupt);
+      } else {
+        await withSignal(this.#acquire(file, access.isWrite ? "write" : "read"), interrupt);
+      }
+    } finally {
+      file.held.delete(access);
+    }
+  }
+
+  async #woken(file: OpenFile, work: Promise<void>, interrupt: Interruptible | undefined): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    file.waiters.add(resolve);
+    try {
+      await withSignal(Promise.race([work, promise]), interrupt);
+    } finally {
+      file.waiters.delete(resolve);
+    }
+  }
+
+  /** Asks for a lease for a file that is being opened. */
+  acquire(file: OpenFile, mode: "read" | "write", interrupt: Interruptible): Promise<void> {
+    return withSignal(this.#acquire(file, mode), interrupt);
+  }
+
+  /** Asks for a lease, one question a file at a time. */
+  #acquire(file: OpenFile, mode: "read" | "write"): Promise<void> {
+    return file.acquiring ??= this.#ask(file, mode).finally(() => file.acquiring = null);
+  }
+
+  async #ask(file: OpenFile, mode: "read" | "write"): Promise<void> {
+    const { session, table } = this.#options;
+    const { inode } = file;
+    const askedAt = table.moment;
+    inode.isRegistered = true;
+    const reply = await session.nameserver.acquire({ ino: inode.ino, mode });
+    const hadNothing = inode.lease === "none";
+    const { mtime } = inode.attributes;
+    // Recalls that came while it waited were for what was held before: this was granted after them.
+    if (!table.isLost(askedAt)) table.adopt(reply, table.moment);
+    inode.isShared = reply.isShared;
+    // Another client's mapping was written back while we held READ, as a recall for us took its pages: ours are from
+    // before. Not waited for: the write that we ask for may hold one.
+    if (!hadNothing && !file.isUnflushed && timespecCompare(mtime, inode.attributes.mtime) !== 0) {
+      void this.dropPagesNow(inode);
+    }
+    if (hadNothing && inode.lease !== "none") {
+      const last = reply.blocks.at(-1);
+      const knownTo = reply.blocksComplete || last === undefined
+        ? Number.MAX_SAFE_INTEGER
+        : last.start + last.length;
+      file.blocks.clear();
+      file.blocks.learn(0, knownTo, reply.blocks);
+    }
+  }
+
+  // ---- giving back
+
+  /** Gives back what `keep` does not leave; resolves when it may be acknowledged. Never rejects. */
+  async revoke(inode: Inode, keep: LeaseMode): Promise<void> {
+    const { file } = inode;
+    if (file === null) return await this.#revokeClosed(inode, keep);
+    while (file.revocation !== null) await file.revocation.ended;
+    if (LEASE_RANK[inode.lease] <= LEASE_RANK[keep]) return;
+    const { promise: ended, resolve: end } = Promise.withResolvers<void>();
+    const revocation: Revocation = {
+      keep,
+      touched: [],
+      invalidating: [],
+      isHolding: false,
+      ended,
+      end,
+    };
+    file.revocation = revocation;
+    file.wake();
+    try {
+      if (keep === "none") await this.#dropPages(file, revocation);
+      await this.#flush(file);
+      inode.lease = keep;
+      if (keep === "none") {
+        inode.forgetAll();
+        await this.#options.kernelCache.dropAttributes(inode);
+      }
+    } finally {
+      file.revocation = null;
+      end();
+      file.wake();
+    }
+  }
+
+  async #revokeClosed(inode: Inode, keep: LeaseMode): Promise<void> {
+    if (LEASE_RANK[inode.lease] > LEASE_RANK[keep]) inode.lease = keep;
+    if (keep !== "none") return;
+    inode.forgetAll();
+    await this.#options.kernelCache.dropAll(inode);
+  }
+
+  /** Waits for the accesses that are under way now, then commits until nothing is left to. */
+  async #flush(file: OpenFile): Promise<void> {
+    do {
+      const before = [...file.accesses];
+      while (before.some((access) => file.accesses.has(access))) {
+        await new Promise<void>((resolve) => {
+          const wake = () => {
+            file.waiters.delete(wake);
+            resolve();
+          };
+          file.waiters.add(wake);
+        });
+      }
+      if (!file.isUnflushed) continue;
+      try {
+        await this.#options.commit(file);
+      } catch (error) {
+        this.#options.log.error("written data is lost: it could not be committed before its lease ended", {
+          ino: file.ino,
+          error,
+        });
+        file.writeError ??= error instanceof FsError ? error : new FsError("EIO", String(error));
+        return;
+      }
+    } while (file.isUnflushed);
+  }
+
+  async #dropPages(file: OpenFile, revocation: Revocation): Promise<void> {
+    const { inode } = file;
+    let ranges: readonly ByteRange[] = inode.hasPages ? WHOLE : [];
+    inode.hasPages = false;
+    for (let round = 1;; round++) {
+      revocation.isHolding = round > ROUNDS_FREE;
+      revocation.invalidating = ranges;
+      revocation.touched = [];
+      file.wake(); // those that the kernel waits for now
+      await this.#options.kernelCache.dropRanges(inode, ranges);
+      await this.#flush(file);
+      if (revocation.touched.length === 0) return;
+      inode.hasPages = false;
+      ranges = revocation.touched;
+    }
+  }
+
+  /**
+   * Pages go at once, whatever is under way: the session can't be kept up, or is lost. Those that an access waits with are
+   * not readable.
+   */
+  async dropPagesNow(inode: Inode): Promise<void> {
+    if (!inode.hasPages) return;
+    const waiting = inode.file === null ? [] : [...inode.file.held, ...inode.file.accesses];
+    await this.#options.kernelCache.dropRanges(inode, without(WHOLE, waiting));
+  }
+
+  /** The session is lost, and with it every lease: what was accepted is not sent any more, what waits asks anew. */
+  lose(file: OpenFile): void {
+    file.tenure++;
+    file.wake();
+  }
+}
+
+/** Waits for `work`, at most until the caller is given up on. */
+function withSignal<T>(work: Promise<T>, interrupt: Interruptible | undefined): Promise<T> {
+  if (interrupt === undefined) return work;
+  const { signal } = interrupt;
+  return new Promise<T>((resolve, reject) => {
+    const onAbort = () => reject(new FsError("EINTR", "interrupted"));
+    if (signal.aborted) return onAbort();
+    signal.addEventListener("abort", onAbort, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+  });
+}

@@ -1,0 +1,135 @@
+/**
+ * All inodes that this mount knows, and the order of grants and recalls.
+ *
+ * Invariant: a lease in a reply counts only if nothing of the inode was taken back, or given back, since the request was
+ * sent: `moment` is read before the request, and compared when its reply is taken over.
+ */
+
+import { bytesKey } from "../base/bytes.ts";
+import { type InodeId, ROOT_INODE } from "../wire/ids.ts";
+import { type InodeReply, LEASE_RANK, type LeaseMode } from "../wire/messages/inode.ts";
+import type { AcquireReply } from "../wire/messages/nameserver.ts";
+import { BlockMap } from "./block_map.ts";
+import { Inode } from "./inode.ts";
+
+/** Recalls of inodes that are not in the table; which of them a late reply speaks of is remembered for so many. */
+const STRANGERS_MAX = 4_096;
+
+export class InodeTable {
+  readonly #inodes = new Map<InodeId, Inode>();
+  #moment = 1;
+  readonly #strangers = new Map<InodeId, number>();
+  /** No lease granted before counts, of whatever inode. */
+  #floor = 0;
+  /** When everything was taken back last. */
+  #lost = 0;
+
+  get size(): number {
+    return this.#inodes.size;
+  }
+
+  values(): IterableIterator<Inode> {
+    return this.#inodes.values();
+  }
+
+  get(ino: InodeId): Inode | undefined {
+    return this.#inodes.get(ino);
+  }
+
+  /** Now, in the order of requests and recalls. */
+  get moment(): number {
+    return this.#moment;
+  }
+
+  /** Something of the inode is taken back, or given back: leases in replies to earlier requests don't count. */
+  noteRecall(ino: InodeId): void {
+    const moment = ++this.#moment;
+    const inode = this.#inodes.get(ino);
+    if (inode !== undefined) {
+      inode.recalledAt = moment;
+      return;
+    }
+    this.#strangers.delete(ino);
+    this.#strangers.set(ino, moment);
+    if (this.#strangers.size <= STRANGERS_MAX) return;
+    const [oldest, at] = this.#strangers.entries().next().value!;
+    this.#strangers.delete(oldest);
+    this.#floor = Math.max(this.#floor, at);
+  }
+
+  /** Everything is taken back. */
+  noteLoss(): void {
+    this.#floor = this.#lost = ++this.#moment;
+    this.#strangers.clear();
+  }
+
+  /** True when a lease on the inode in the reply to a request of `askedAt` does not count any more. */
+  isCrossed(ino: InodeId, askedAt: number): boolean {
+    if (askedAt < this.#floor) return true;
+    const at = this.#inodes.get(ino)?.recalledAt ?? this.#strangers.get(ino) ?? 0;
+    return at > askedAt;
+  }
+
+  /** True when everything was taken back since. */
+  isLost(askedAt: number): boolean {
+    return this.#lost > askedAt;
+  }
+
+  /** Takes over what a reply says of an inode. */
+  adopt(reply: InodeReply, askedAt: number): Inode {
+    const { attributes, lease, target, blocks } = reply;
+    let inode = this.#inodes.get(attributes.ino);
+    const isCrossed = this.isCrossed(attributes.ino, askedAt);
+    if (inode === undefined) {
+      inode = new Inode(attributes);
+      this.#inodes.set(inode.ino, inode);
+      inode.recalledAt = this.#strangers.get(inode.ino) ?? 0;
+    }
+    const isNewer = attributes.version >= inode.attributes.version;
+    if (isNewer) inode.attributes = attributes;
+    if (target !== undefined) inode.target = target;
+    if (isCrossed || lease === "none") return inode;
+    this.#raise(inode, lease);
+    inode.attributesKnown = true;
+    if (blocks !== undefined && inode.file === null && isAll(reply)) {
+      inode.blocks = new BlockMap();
+      inode.blocks.learn(0, Number.MAX_SAFE_INTEGER, blocks);
+    }
+    return inode;
+  }
+
+  /** Takes over what a reply says of a directory besides what it is about. True when it may be kept. */
+  adoptLease(inode: Inode, lease: LeaseMode, askedAt: number): boolean {
+    if (lease === "none" || this.isCrossed(inode.ino, askedAt)) return false;
+    this.#raise(inode, lease);
+    return true;
+  }
+
+  #raise(inode: Inode, lease: LeaseMode): void {
+    if (LEASE_RANK[lease] > LEASE_RANK[inode.lease]) inode.lease = lease;
+  }
+
+  /**
+   * Notes that a name leads to `ino` (or ABSENT), as a reply to a request of `askedAt` says. `lease`: what it says of the
+   * directory. True when it may be kept.
+   */
+  adoptEntry(parent: InodeId, name: Uint8Array, ino: InodeId, lease: LeaseMode, askedAt: number): boolean {
+    const directory = this.#inodes.get(parent);
+    if (directory === undefined || !this.adoptLease(directory, lease, askedAt)) return false;
+    directory.setEntry(bytesKey(name), ino);
+    return true;
+  }
+
+  /** The inode is not needed any more. */
+  remove(inode: Inode): void {
+    if (this.#inodes.get(inode.ino) !== inode || inode.ino === ROOT_INODE) return;
+    this.#inodes.delete(inode.ino);
+    // Replies that are on their way speak of a lease that was given back.
+    if (inode.recalledAt > 0) this.#strangers.set(inode.ino, inode.recalledAt);
+  }
+}
+
+/** The blocks in a reply are all that the file has. */
+function isAll(reply: InodeReply): boolean {
+  return (reply as Partial<AcquireReply>).blocksComplete !== false;
+}

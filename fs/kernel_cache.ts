@@ -1,0 +1,128 @@
+/**
+ * What the kernel caches of this mount, and how to take it away: names, attributes, pages. The answer "gone" is one
+ * that a recall can be acknowledged by: nothing old is shown afterwards.
+ *
+ * How the kernel's locks are kept out of it (fuse.md, 10):
+ * - INVAL_ENTRY waits for the directory's lock, which an operation in it holds until we answer; that answer may wait for
+ *   another client's acknowledgement. So while one is in flight here, or as soon as INVAL_ENTRY does not return, the
+ *   epoch is incremented instead: every name is looked up again, from our own cache.
+ * - INVAL_INODE of a range waits for pages that a READ in flight holds. Who drops pages (data_access.ts) sees to it that
+ *   those READs are answered.
+ * - Inodes that a reply has told of may not be in the kernel yet: then the notification finds nothing and comes too
+ *   early. It is repeated until it finds the inode, or the kernel has forgotten it.
+ */
+
+import type { Clock } from "../base/clock.ts";
+import type { Logger } from "../base/log.ts";
+import type { InodeId } from "../wire/ids.ts";
+import type { Inode } from "./inode.ts";
+import type { KernelNotifier } from "./kernel/notify.ts";
+
+/** Longer than an INVAL_ENTRY takes that nobody holds up. */
+const ENTRY_MS_MAX = 2;
+const RETRY_MS = 1;
+const RETRIES_MAX = 2_000;
+
+export interface ByteRange {
+  readonly start: number;
+  readonly end: number;
+}
+
+export interface KernelCacheOptions {
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+type Notifier = Pick<KernelNotifier, "invalidateInode" | "invalidateEntry" | "incrementEpoch">;
+
+export class KernelCache {
+  readonly #options: KernelCacheOptions;
+  #notifier: Notifier | null = null;
+  /** Operations in flight, by directory. */
+  readonly #inFlight = new Map<InodeId, number>();
+  /** INVAL_ENTRYs in the kernel, by directory: an operation that comes meanwhile would be waited for. */
+  readonly #entering = new Map<InodeId, Set<() => void>>();
+
+  constructor(options: KernelCacheOptions) {
+    this.#options = options;
+  }
+
+  /** The kernel is there, or (null) gone: then there is nothing to take away. */
+  attach(notifier: Notifier | null): void {
+    this.#notifier = notifier;
+  }
+
+  /** An operation in a directory is in flight until `leave`. */
+  enter(directory: InodeId): void {
+    this.#inFlight.set(directory, (this.#inFlight.get(directory) ?? 0) + 1);
+    for (const onEnter of this.#entering.get(directory) ?? []) onEnter();
+  }
+
+  leave(directory: InodeId): void {
+    const count = (this.#inFlight.get(directory) ?? 1) - 1;
+    if (count === 0) this.#inFlight.delete(directory);
+    else this.#inFlight.set(directory, count);
+  }
+
+  /** Attributes are gone. Undefined: already. */
+  dropAttributes(inode: Inode): Promise<void> | undefined {
+    if (this.#notifier === null || inode.lookups === 0) return undefined;
+    return this.#untilFound(inode, -1, 0);
+  }
+
+  /** All pages (file data, or a directory's listing) and attributes are gone. */
+  dropAll(inode: Inode): Promise<void> | undefined {
+    if (!inode.hasPages) return this.dropAttributes(inode);
+    if (this.#notifier === null || inode.lookups === 0) return undefined;
+    inode.hasPages = false;
+    return this.#untilFound(inode, 0, 0);
+  }
+
+  /** Pages of these ranges are gone. */
+  async dropRanges(inode: Inode, ranges: readonly ByteRange[]): Promise<void> {
+    if (this.#notifier === null || inode.lookups === 0) return;
+    await Promise.all(ranges.map(({ start, end }) =>
+      this.#notifier?.invalidateInode(inode.ino, start, end === Infinity ? 0 : end - start)
+    ));
+  }
+
+  async #untilFound(inode: Inode, offset: number, length: number): Promise<void> {
+    for (let tries = 0; this.#notifier !== null && inode.lookups > 0; tries++) {
+      if (await this.#notifier.invalidateInode(inode.ino, offset, length)) return;
+      if (tries >= RETRIES_MAX) {
+        this.#options.log.warn("the kernel does not know an inode that it was told of", { ino: inode.ino });
+        return;
+      }
+      await this.#options.clock.sleep(RETRY_MS);
+    }
+  }
+
+  /** Names of a directory are gone. */
+  async dropNames(directory: Inode, names: readonly Uint8Array[]): Promise<void> {
+    const notifier = this.#notifier;
+    if (notifier === null || directory.lookups === 0 || names.length === 0) return;
+    if (this.#inFlight.has(directory.ino)) {
+      await this.dropAllNames();
+      return;
+    }
+    const { promise: entered, resolve: onEnter } = Promise.withResolvers<"late">();
+    const late = () => onEnter("late");
+    let watching = this.#entering.get(directory.ino);
+    if (watching === undefined) this.#entering.set(directory.ino, watching = new Set());
+    watching.add(late);
+    const timer = setTimeout(late, ENTRY_MS_MAX);
+    try {
+      const dropped = Promise.all(names.map((name) => notifier.invalidateEntry(directory.ino, name)));
+      if (await Promise.race([dropped, entered]) === "late") await this.dropAllNames();
+    } finally {
+      clearTimeout(timer);
+      watching.delete(late);
+      if (watching.size === 0) this.#entering.delete(directory.ino);
+    }
+  }
+
+  /** Every name of the mount is looked up again. */
+  async dropAllNames(): Promise<void> {
+    await this.#notifier?.incrementEpoch();
+  }
+}

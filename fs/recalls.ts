@@ -1,0 +1,190 @@
+/**
+ * Giving things back: what the leaseserver recalls, what is left after a restart of the server, and everything when the
+ * session is lost. An acknowledgement means that nothing old is shown any more, neither by us nor by the kernel.
+ * Invariant: giving back never waits for an operation of this mount that may wait for the server (data_access.ts and
+ * kernel_cache.ts say how), so that no two clients wait for each other.
+ */
+
+import { setImmediate } from "node:timers";
+import { bytesKey } from "../base/bytes.ts";
+import type { Clock } from "../base/clock.ts";
+import type { Logger } from "../base/log.ts";
+import type { InodeId } from "../wire/ids.ts";
+import { LEASE_RANK, type LeaseMode, type OpenMode } from "../wire/messages/inode.ts";
+import type { Held, RecallAnswer, RecallItem, RecallPush } from "../wire/messages/nameserver.ts";
+import { leaseLost } from "./blocks.ts";
+import type { DataAccess } from "./data_access.ts";
+import { type Inode, UNKNOWN } from "./inode.ts";
+import type { InodeTable } from "./inode_table.ts";
+import type { KernelCache } from "./kernel_cache.ts";
+import type { Releases } from "./releases.ts";
+
+/** Pages that do not go sooner, as something holds them, go later: attributes are gone, so nobody reads them. */
+const LOST_PAGES_MS = 2_000;
+
+export interface RecallsOptions {
+  readonly table: InodeTable;
+  readonly kernelCache: KernelCache;
+  readonly access: DataAccess;
+  readonly releases: Releases;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+export class Recalls {
+  readonly #options: RecallsOptions;
+  /** For the mount's counters. */
+  count = 0;
+  ms = 0;
+  fences = 0;
+
+  constructor(options: RecallsOptions) {
+    this.#options = options;
+  }
+
+  async recall({ items }: RecallPush): Promise<RecallAnswer> {
+    const { clock } = this.#options;
+    const startMs = clock.monotonicMs();
+    // Answers that came before this are taken in first.
+    await turnOfTheEventLoop();
+    const open = await Promise.all(items.map((item) => this.#give(item)));
+    this.count += items.length;
+    this.ms += clock.monotonicMs() - startMs;
+    return { open };
+  }
+
+  async #give(item: RecallItem): Promise<OpenMode> {
+    const { table, releases, kernelCache } = this.#options;
+    const { ino, keep } = item;
+    table.noteRecall(ino);
+    const inode = table.get(ino);
+    if (inode === undefined) return item.removed === true && releases.mayBeOpening(ino) ? "write" : "no";
+    const isGone = item.removed === true && openMode(inode) === "no";
+    if (item.names !== undefined) {
+      await this.#dropNames(inode, item.names);
+    } else {
+      await this.#lower(inode, isGone ? "none" : keep);
+    }
+    if (item.attributes === true) {
+      inode.forgetAttributes();
+      await kernelCache.dropAttributes(inode);
+    }
+    // Also what is being opened just now: it asks the server, and finds the inode alive.
+    const open = openMode(inode);
+    if (open !== "no") inode.isRegistered = true;
+    return open;
+  }
+
+  async #lower(inode: Inode, keep: LeaseMode): Promise<void> {
+    const { access, kernelCache } = this.#options;
+    if (keep === "none" && inode.entries !== null && inode.entries.size > 0) {
+      inode.forgetAll();
+      await kernelCache.dropAllNames();
+    }
+    await access.revoke(inode, keep);
+  }
+
+  async #dropNames(inode: Inode, names: readonly Uint8Array[]): Promise<void> {
+    const { kernelCache } = this.#options;
+    const cached = names.filter((name) => {
+      const key = bytesKey(name);
+      const isCached = inode.entries?.has(key) === true;
+      if (isCached || inode.isComplete) inode.setEntry(key, UNKNOWN);
+      return isCached;
+    });
+    inode.forgetAttributes();
+    await Promise.all([kernelCache.dropNames(inode, cached), kernelCache.dropAll(inode)]);
+  }
+
+  // ---- after the connection was broken
+
+  /** What this mount holds, for a server that has forgotten it. */
+  held(): Held[] {
+    const held: Held[] = [];
+    for (const inode of this.#options.table.values()) {
+      const open = openMode(inode);
+      if (inode.lease === "none" && open === "no") continue;
+      held.push({ ino: inode.ino, lease: inode.lease, open });
+      if (open !== "no") inode.isRegistered = true;
+    }
+    return held;
+  }
+
+  /** What of it the server has granted again. */
+  async reclaimed(granted: ReadonlyMap<InodeId, LeaseMode>): Promise<void> {
+    const lost: Inode[] = [];
+    for (const [ino, lease] of granted) {
+      const inode = this.#options.table.get(ino);
+      if (inode === undefined || LEASE_RANK[lease] >= LEASE_RANK[inode.lease]) continue;
+      this.#options.table.noteRecall(ino);
+      lost.push(inode);
+    }
+    await this.#drop(lost);
+  }
+
+  /** The session has ended, and others may have changed everything. */
+  async lost(): Promise<void> {
+    const { table, log } = this.#options;
+    table.noteLoss();
+    const inodes = [...table.values()];
+    log.warn("the session was lost: caches are dropped", { inodes: inodes.length });
+    await this.#drop(inodes);
+  }
+
+  async #drop(inodes: readonly Inode[]): Promise<void> {
+    const { kernelCache, access, clock, log } = this.#options;
+    if (inodes.length === 0) return;
+    const pages: Promise<void>[] = [];
+    await kernelCache.dropAllNames();
+    for (const inode of inodes) {
+      const { file } = inode;
+      if (file !== null) {
+        access.lose(file);
+        if (file.isUnflushed) {
+          log.error("written data is lost: its lease ended before it was stored", {
+            ino: inode.ino,
+            bytes: file.pendingBytes,
+            end: file.reach,
+          });
+          file.writeError ??= leaseLost();
+          file.dirty = false;
+          file.reach = 0;
+          file.killSuidGid = false;
+          file.written.clear();
+        }
+      }
+      inode.forgetAll();
+      inode.isRegistered = openMode(inode) !== "no";
+      void kernelCache.dropAttributes(inode);
+      if (inode.hasPages) {
+        inode.hasStalePages = true;
+        pages.push(access.dropPagesNow(inode));
+      }
+    }
+    const late = new AbortController();
+    await Promise.race([Promise.all(pages), clock.sleep(LOST_PAGES_MS, late.signal)]);
+    late.abort();
+  }
+
+  /** The session can't be kept up: what the kernel would show without asking goes, as far as it did not expire. */
+  fenced(): void {
+    const { table, kernelCache, access } = this.#options;
+    this.fences++;
+    void kernelCache.dropAllNames();
+    for (const inode of table.values()) {
+      if (inode.file === null) continue;
+      void kernelCache.dropAttributes(inode);
+      void access.dropPagesNow(inode);
+    }
+  }
+}
+
+export function openMode({ file }: Inode): OpenMode {
+  if (file === null || file.handles === 0) return "no";
+  return file.writers > 0 ? "write" : "read";
+}
+
+/** Until what has come in already was handled. */
+function turnOfTheEventLoop(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}

@@ -1,0 +1,125 @@
+/**
+ * What is given back by itself: leases on inodes that the kernel has forgotten, write leases on files that were closed,
+ * and that they are closed. Told in batches, about once a second, as nobody waits for it.
+ *
+ * Invariants:
+ * - What is told is what is so when it is sent; nothing that the server granted before counts afterwards
+ *   (`InodeTable.noteRecall`), and what was not heard is looked at anew.
+ * - An inode that was said to be open here, though it was not, is released.
+ */
+
+import type { Logger } from "../base/log.ts";
+import { type InodeId, ROOT_INODE } from "../wire/ids.ts";
+import { type Held, RECLAIM_MAX } from "../wire/messages/nameserver.ts";
+import type { ClusterSession } from "./cluster_session.ts";
+import type { Inode } from "./inode.ts";
+import type { InodeTable } from "./inode_table.ts";
+import type { OpenFile } from "./open_file.ts";
+
+const BATCH = 1_024;
+
+export interface ReleasesOptions {
+  readonly session: ClusterSession;
+  readonly table: InodeTable;
+  readonly log: Logger;
+}
+
+export class Releases {
+  readonly #options: ReleasesOptions;
+  readonly #queue = new Set<InodeId>();
+  /** Files that were made with a block, as long as nothing is known to be in it. */
+  readonly #unused = new WeakSet<OpenFile>();
+  readonly #unusedClosed = new Set<InodeId>();
+  #sending: Promise<void> = Promise.resolve();
+  #creating = 0;
+  /** Inodes said to be open, as a creation under way may open them. */
+  readonly #supposed = new Set<InodeId>();
+
+  constructor(options: ReleasesOptions) {
+    this.#options = options;
+  }
+
+  /** The kernel knows the inode no more. */
+  forgotten(inode: Inode): void {
+    if (inode.file === null) this.#add(inode.ino);
+  }
+
+  /** The last handle of the file was closed. */
+  closed(inode: Inode, file: OpenFile): void {
+    if (this.#unused.has(file) && inode.attributes.size === 0) this.#unusedClosed.add(inode.ino);
+    if (inode.isRegistered || inode.lease === "write" || inode.lookups === 0) this.#add(inode.ino);
+  }
+
+  /** The file has a block that nothing was written to yet. */
+  noteUnused(file: OpenFile, hasBlock: boolean): void {
+    if (hasBlock) this.#unused.add(file);
+  }
+
+  /** A creation is under way; which inode it opens is not known before its end. */
+  beginCreate(): { end(ino?: InodeId): void } {
+    this.#creating++;
+    let isEnded = false;
+    return {
+      end: (ino) => {
+        if (isEnded) return;
+        isEnded = true;
+        this.#creating--;
+        if (ino !== undefined) this.#supposed.delete(ino);
+        if (this.#creating > 0) return;
+        for (const supposed of this.#supposed) this.#add(supposed);
+        this.#supposed.clear();
+      },
+    };
+  }
+
+  /** Asked about an inode that is not known here: may a creation under way open it? */
+  mayBeOpening(ino: InodeId): boolean {
+    if (this.#creating === 0) return false;
+    this.#supposed.add(ino);
+    return true;
+  }
+
+  #add(ino: InodeId): void {
+    this.#queue.add(ino);
+    if (this.#queue.size >= BATCH) void this.send();
+  }
+
+  /** Tells what there is to tell; resolves when it was heard. Never rejects. */
+  send(): Promise<void> {
+    while (this.#queue.size > 0) {
+      const batch = [...this.#queue].slice(0, RECLAIM_MAX);
+      for (const ino of batch) this.#queue.delete(ino);
+      const unused: InodeId[] = [];
+      const held = batch.flatMap((ino) => this.#lower(ino, unused));
+      if (held.length === 0) continue;
+      const sent = this.#options.session.release(held, unused).catch((error) => {
+        this.#options.log.debug("releases were not told", { count: held.length, error });
+        for (const { ino } of held) this.#queue.add(ino);
+      });
+      this.#sending = Promise.all([this.#sending, sent]).then(() => {});
+    }
+    return this.#sending;
+  }
+
+  /** Gives back what is not needed any more of an inode, and says what is left. */
+  #lower(ino: InodeId, unused: InodeId[]): Held[] {
+    const { table } = this.#options;
+    const inode = table.get(ino);
+    if (inode !== undefined && inode.file !== null) return []; // it is open again, or closing
+    const isHeld = inode === undefined || inode.lease !== "none" || inode.isRegistered;
+    table.noteRecall(ino);
+    if (inode === undefined) return [{ ino, lease: "none", open: "no" }];
+    inode.isRegistered = false;
+    if (inode.lookups === 0 && ino !== ROOT_INODE) {
+      inode.forgetAll();
+      table.remove(inode);
+    } else if (inode.lease === "write") {
+      inode.lease = "read";
+    }
+    if (this.#unusedClosed.delete(ino)) {
+      unused.push(ino);
+      inode.blocks?.clear();
+    }
+    return isHeld ? [{ ino, lease: inode.lease, open: "no" }] : [];
+  }
+}
