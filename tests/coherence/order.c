@@ -6,6 +6,7 @@
  * first is before the last must not overlap, and none of the others may lie within one of them.
  * check_search keeps all configurations (state, operations under way that have taken effect) that are possible, and
  * goes through starts and ends in their order (Lowe, "Testing for linearizability", 2017: just-in-time linearization).
+ * A look that fits takes effect at once in each configuration: that can't be wrong, and leaves only changes to be tried.
  */
 #include "order.h"
 
@@ -245,14 +246,27 @@ struct search {
   const struct record *slots[SLOTS];
   struct set configurations, next, visited;
   apply_function apply;
+  is_look_function is_look;
 };
+
+/* Lets all looks take effect that fit the state. */
+static struct configuration with_looks(const struct search *search, struct configuration from) {
+  for (int slot = 0; slot < SLOTS; slot++) {
+    const struct record *record = search->slots[slot];
+    if (record == NULL || (from.done >> slot & 1) != 0 || !search->is_look(record)) continue;
+    struct state state = from.state;
+    if (search->apply(record, &state)) from.done |= 1ull << slot;
+  }
+  return from;
+}
 
 /* Leaves the configurations in which the operation of `slot` has taken effect. False: there are too many to tell. */
 static bool require(struct search *search, int slot) {
   const uint64_t bit = 1ull << slot;
   clear_set(&search->next);
   clear_set(&search->visited);
-  for (size_t i = 0; i < search->configurations.count; i++) add(&search->visited, search->configurations.items[i]);
+  for (size_t i = 0; i < search->configurations.count; i++)
+    add(&search->visited, with_looks(search, search->configurations.items[i]));
   for (size_t i = 0; i < search->visited.count; i++) {
     struct configuration from = search->visited.items[i];
     if (from.done & bit) {
@@ -261,11 +275,12 @@ static bool require(struct search *search, int slot) {
       continue;
     }
     for (int other = 0; other < SLOTS; other++) {
-      if (search->slots[other] == NULL || (from.done & (1ull << other)) != 0) continue;
+      const struct record *record = search->slots[other];
+      if (record == NULL || (from.done >> other & 1) != 0 || search->is_look(record)) continue;
       struct configuration to = from;
-      if (!search->apply(search->slots[other], &to.state)) continue;
+      if (!search->apply(record, &to.state)) continue;
       to.done |= 1ull << other;
-      add(&search->visited, to);
+      add(&search->visited, with_looks(search, to));
     }
     if (search->visited.count > CONFIGURATIONS_MAX) return false;
   }
@@ -290,9 +305,9 @@ static void tell_search(const char *kind, const char *object, const struct searc
 }
 
 void check_search(const char *kind, const char *object, const struct record **records, size_t count,
-                  struct state initial, apply_function apply) {
+                  struct state initial, apply_function apply, is_look_function is_look) {
   struct event *events = allocate((2 * count + 1) * sizeof *events);
-  struct search search = {.apply = apply};
+  struct search search = {.apply = apply, .is_look = is_look};
   size_t event_count = 0;
   for (size_t i = 0; i < count; i++) {
     events[event_count++] = (struct event){records[i]->start, false, records[i]};

@@ -30,8 +30,11 @@ struct state {
 /* Whether an operation with this result is possible in a state, and the state after it. */
 typedef bool (*apply_function)(const struct record *record, struct state *state);
 
+/* An operation that never changes the state, whatever state it is. */
+typedef bool (*is_look_function)(const struct record *record);
+
 /* There is one order of all operations, within their times, that `apply` allows from the first to the last. */
 void check_search(const char *kind, const char *object, const struct record **records, size_t count,
-                  struct state initial, apply_function apply);
+                  struct state initial, apply_function apply, is_look_function is_look);
 
 #endif

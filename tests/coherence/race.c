@@ -129,18 +129,30 @@ static struct record *record(struct worker *worker, enum what what, int object, 
   return made;
 }
 
-struct record *finish(struct worker *worker, enum what what, int object, uint64_t start, uint64_t value) {
-  return record(worker, what, object, start, now_ns(), value);
-}
-
 static bool is_change(enum what what) {
   return what == REGISTER_WRITE || what == OVERLAP_WRITE || what == APPEND_WRITE || what == NAME_CREATE ||
          what == NAME_UNLINK || what == NAME_RENAME || what == MODE_SET || what == TIME_SET;
 }
 
+struct record *finish(struct worker *worker, enum what what, int object, uint64_t start, uint64_t value) {
+  bool is_lost = is_change(what) && is_injected(worker, "unknown") && one_in(&worker->random, 50);
+  worker->unknown += is_lost;
+  unknown_in_epoch += is_lost;
+  return record(worker, what, object, start, is_lost ? NEVER : now_ns(), value);
+}
+
+static bool is_fault(int error) {
+  return error == EIO || error == ENOTCONN || error == ETIMEDOUT || error == ESTALE || error == ESHUTDOWN;
+}
+
+bool is_worth_a_retry(int error, uint64_t since) {
+  if (!options.faults || !is_fault(error) || now_ns() - since > 60000000000ull) return false;
+  sleep_ms(100);
+  return true;
+}
+
 bool failed(struct worker *worker, enum what what, int object, uint64_t start, uint64_t value, int error) {
-  bool is_fault = error == EIO || error == ENOTCONN || error == ETIMEDOUT || error == ESTALE || error == ESHUTDOWN;
-  bool is_unknown = options.faults && is_fault;
+  bool is_unknown = options.faults && is_fault(error);
   if (!is_unknown)
     wrong("unexpected errno", "%s of object %d by thread %d on mount %d: %s", what_names[what], object, worker->id,
           worker->mount + 1, errno_name(error));
@@ -194,6 +206,8 @@ static const char *const injections[] = {
   "register-stale", "register-torn", "register-early", "mapped-stale", "overlap-stale", "overlap-torn", "append-lost",
   "append-twice", "append-torn", "append-order", "append-size", "append-read", "names-create", "names-stat",
   "names-readdir", "attributes-mode", "attributes-time", "errno",
+  // Not wrong: operations that were done, and others that were not, count as failed.
+  "unknown",
 };
 
 static void check_inject(void) {
@@ -228,15 +242,14 @@ void setup_file(const char *name, int index, const void *content, size_t length)
   char path[PATH_BYTES], beside[PATH_BYTES + 8];
   race_path(path, (int)(epoch % (unsigned)options.mounts), name, index);
   snprintf(beside, sizeof beside, "%s.new", path);
-  // Servers may be away.
-  for (uint64_t start = now_ns();; sleep_ms(100)) {
+  for (uint64_t start = now_ns();;) {
     int fd = open(beside, O_RDWR | O_CREAT | O_TRUNC, 0600);
     bool is_made = fd >= 0 && pwrite(fd, content, length, 0) == (ssize_t)length && fsync(fd) == 0;
     int error = errno;
     if (fd >= 0 && close(fd) != 0) is_made = false;
     if (is_made && rename(beside, path) == 0) return;
     if (is_made) error = errno;
-    if (options.faults && now_ns() - start < 60000000000ull) continue;
+    if (is_worth_a_retry(error, start)) continue;
     wrong("set-up", "%s: %s", path, errno_name(error));
     return;
   }
@@ -245,7 +258,8 @@ void setup_file(const char *name, int index, const void *content, size_t length)
 static void make_generation(void) {
   char path[PATH_BYTES];
   snprintf(path, sizeof path, "%.300s/%s/%u", options.mount[0], base_name, generation);
-  if (mkdir(path, 0700) != 0 && errno != EEXIST) give_up("%s", path);
+  for (uint64_t start = now_ns(); mkdir(path, 0700) != 0 && errno != EEXIST;)
+    if (!is_worth_a_retry(errno, start)) give_up("%s", path);
 }
 
 static void find_same_devices(void) {
@@ -274,6 +288,15 @@ static void forget_files(struct worker *worker) {
   worker->names_dir = NULL;
 }
 
+/* For --inject unknown: an operation that was never done, and of which nobody knows that. */
+static void pretend(struct worker *worker) {
+  static const enum what changes[] = {REGISTER_WRITE, APPEND_WRITE, NAME_CREATE, NAME_UNLINK, NAME_RENAME, MODE_SET};
+  enum what what = changes[random_below(&worker->random, 6)];
+  bool is_name = what == NAME_CREATE || what == NAME_UNLINK || what == NAME_RENAME;
+  failed(worker, what, (int)random_below(&worker->random, 2), now_ns(),
+         what == MODE_SET ? 0777 : is_name ? UINT64_MAX : next_stamp(worker), EIO);
+}
+
 static void run_operation(struct worker *worker) {
   static void (*const parts[])(struct worker *) = {race_registers, race_overlap, race_append, race_names,
                                                    race_attributes};
@@ -281,6 +304,7 @@ static void run_operation(struct worker *worker) {
   do part = (unsigned)random_below(&worker->random, 5);
   while ((options.only >> part & 1) == 0);
   parts[part](worker);
+  if (is_injected(worker, "unknown") && one_in(&worker->random, 100)) pretend(worker);
   if (is_injected(worker, "errno")) failed(worker, NAME_STAT, 0, now_ns(), 0, EIO);
   uint64_t took = now_ns() - worker->busy_since;
   if (took > worker->longest_ns) {

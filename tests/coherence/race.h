@@ -96,6 +96,8 @@ void wrong(const char *kind, const char *format, ...) __attribute__((format(prin
 
 /* "BASE/NAME-INDEX" on a mount. */
 void race_path(char path[PATH_BYTES], int mount, const char *name, int index);
+/* True when servers may be away: the set-up and the last look try again, until `since` is too long ago. */
+bool is_worth_a_retry(int error, uint64_t since);
 /* Gives a name a new file with this content, by renaming over the old one. */
 void setup_file(const char *name, int index, const void *content, size_t length);
 

@@ -142,9 +142,14 @@ void race_append(struct worker *worker) {
 static long read_log(int mount, int log, uint8_t **bytes) {
   char path[PATH_BYTES];
   race_path(path, mount, "log", log);
-  int fd = open(path, O_RDONLY);
-  long size = fd < 0 ? -errno : read_fully(fd, *bytes = allocate(2 * LOG_BYTES_MAX), 2 * LOG_BYTES_MAX, 0);
-  if (fd >= 0) close(fd);
+  *bytes = allocate(2 * LOG_BYTES_MAX);
+  long size;
+  uint64_t start = now_ns();
+  do {
+    int fd = open(path, O_RDONLY);
+    size = fd < 0 ? -errno : read_fully(fd, *bytes, 2 * LOG_BYTES_MAX, 0);
+    if (fd >= 0) close(fd);
+  } while (size < 0 && is_worth_a_retry((int)-size, start));
   if (size < 0) wrong("append final read", "log %d by mount %d: %s", log, mount + 1, errno_name((int)-size));
   return size;
 }
@@ -284,7 +289,10 @@ void check_append(void) {
               other == size ? " others" : "");
       free(others);
     }
-    if (size < 0) continue;
+    if (size < 0) {
+      free(bytes);
+      continue;
+    }
     if (size % RECORD != 0) wrong("append torn", "log %d: its %ld bytes are no whole records", log, size);
     size_t written, count = (size_t)size / RECORD;
     const struct record **writes = gather(1u << APPEND_WRITE, log, &written);

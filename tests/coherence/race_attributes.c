@@ -46,7 +46,11 @@ void setup_attributes(void) {
     setup_file("attributes", file, "", 0);
     race_path(path, (int)(epoch % (unsigned)options.mounts), "attributes", file);
     struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, time_of(setup_stamp(file))};
-    if (utimensat(AT_FDCWD, path, times, 0) != 0) wrong("set-up", "utimensat %s: %s", path, errno_name(errno));
+    for (uint64_t start = now_ns(); utimensat(AT_FDCWD, path, times, 0) != 0;) {
+      if (is_worth_a_retry(errno, start)) continue;
+      wrong("set-up", "utimensat %s: %s", path, errno_name(errno));
+      break;
+    }
   }
 }
 
@@ -107,6 +111,8 @@ static bool apply(const struct record *record, struct state *state) {
   return true;
 }
 
+static bool is_look(const struct record *record) { return record->what == MODE_GET; }
+
 static void tell_torn(const char *name, const struct record *look, const struct record **times, size_t count) {
   for (size_t i = 0; i < count; i++) {
     bool is_concurrent = times[i]->start <= look->end && look->start <= times[i]->end;
@@ -144,7 +150,7 @@ void check_attributes(void) {
     char name[40];
     const struct record **modes = gather(1u << MODE_SET | 1u << MODE_GET, file, &count);
     snprintf(name, sizeof name, "mode of attributes %d", file);
-    check_search("attributes mode", name, modes, count, (struct state){.a = FIRST_MODE}, apply);
+    check_search("attributes mode", name, modes, count, (struct state){.a = FIRST_MODE}, apply, is_look);
     free(modes);
     check_times(file);
   }
