@@ -4,7 +4,7 @@
  * with `discard`. The process that runs this never touches a mount.
  */
 
-import { run } from "../harness/command.ts";
+import { killGroup, run } from "../harness/command.ts";
 import { MFS, MfsProcess } from "../harness/process.ts";
 import { clearMounts, makeScratch, removeScratch } from "../harness/scratch.ts";
 import { freePort } from "../../roles/singlenode/supervisor.ts";
@@ -106,9 +106,22 @@ export class CoherenceCluster {
     return role;
   }
 
-  /** SIGSTOP or SIGCONT to a mount's process; mounts count from 1. */
-  setStopped(mount: number, stopped: boolean): void {
-    this.#role(`mount${mount}`).process.signal(stopped ? "SIGSTOP" : "SIGCONT");
+  /** SIGSTOP to a mount's process (they count from 1), and SIGCONT when `wait` resolves. */
+  async stopMount(mount: number, seconds: number, wait: (ms: number) => Promise<void>): Promise<void> {
+    const { process } = this.#role(`mount${mount}`);
+    // It goes on also when this process is killed meanwhile: else it would stay, for it does not see its stdin end.
+    const waker = new Deno.Command("sh", {
+      args: ["-c", `sleep ${seconds}; kill -CONT ${process.pid}`],
+      stdin: "null",
+      stdout: "null",
+      stderr: "null",
+      detached: true,
+    }).spawn();
+    process.signal("SIGSTOP");
+    await wait(seconds * 1000);
+    killGroup(waker.pid);
+    await waker.status;
+    process.signal("SIGCONT");
   }
 
   /** Cuts a mount off from all servers, or joins it again. */
@@ -117,11 +130,12 @@ export class CoherenceCluster {
     await this.#networks.setLink(mount, !cutOff);
   }
 
-  /** kill -9 of the nameserver, and the same again with the same arguments. Resolves at its `ready`. */
-  async restartNameserver(): Promise<void> {
+  /** kill -9 of the nameserver, and the same again with the same arguments after `wait`. Resolves at its `ready`. */
+  async restartNameserver(wait: () => Promise<void> = () => Promise.resolve()): Promise<void> {
     const role = this.#role("nameserver");
     role.process.kill();
     await role.process.ended(5_000);
+    await wait();
     role.process = await this.#startProcess(role.args, role.network);
   }
 

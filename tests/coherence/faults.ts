@@ -11,15 +11,14 @@ export type Fault =
   | { readonly kind: "stop"; readonly seconds: number }
   /** A mount is cut off from all servers for a while. */
   | { readonly kind: "partition"; readonly seconds: number }
-  /** kill -9 of the nameserver; it is started again at once. */
-  | { readonly kind: "restart" };
+  /** kill -9 of the nameserver, which is away for a while. */
+  | { readonly kind: "restart"; readonly seconds: number };
 
-/** "stop:15", "partition:5", "restart"; undefined for anything else. */
+/** "stop:15", "partition:5", "restart", "restart:3"; undefined for anything else. */
 export function parseFault(text: string): Fault | undefined {
-  if (text === "restart") return { kind: "restart" };
-  const [, kind, seconds] = /^(stop|partition):(\d+(?:\.\d+)?)$/.exec(text) ?? [];
-  if (kind === undefined) return undefined;
-  return { kind: kind as "stop" | "partition", seconds: Number(seconds) };
+  const [, kind, seconds] = /^(stop|partition|restart)(?::(\d+(?:\.\d+)?))?$/.exec(text) ?? [];
+  if (kind === undefined || (kind !== "restart" && seconds === undefined)) return undefined;
+  return { kind: kind as Fault["kind"], seconds: Number(seconds ?? 0) };
 }
 
 const FIRST_QUIET_MS = 2_000;
@@ -43,9 +42,7 @@ export async function injectFaults(
     switch (fault.kind) {
       case "stop":
         say(`mount ${mount} is stopped for ${fault.seconds} s`);
-        cluster.setStopped(mount, true);
-        await pause(fault.seconds * 1000, signal);
-        cluster.setStopped(mount, false);
+        await cluster.stopMount(mount, fault.seconds, (ms) => pause(ms, signal));
         say(`mount ${mount} goes on`);
         break;
       case "partition":
@@ -57,7 +54,7 @@ export async function injectFaults(
         break;
       case "restart":
         say("the nameserver is killed");
-        await cluster.restartNameserver();
+        await cluster.restartNameserver(() => pause(fault.seconds * 1000, signal));
         say("the nameserver is back");
         break;
     }

@@ -19,6 +19,7 @@
 #define SETTLE_OPERATIONS 250
 /* A wrong look is repeated that long to see when it turns right. */
 #define REPEAT_MS 5000
+#define LASTING_TOLD_MAX 10
 
 static uint64_t random_state;
 static char history[HISTORY][320];
@@ -31,7 +32,7 @@ struct count {
 static struct count looks[LOOK_KINDS], operations[OPERATION_KINDS];
 /* Paths that directories and files once had. */
 static char former[16][REL_BYTES];
-static bool needs_new_tree;
+static bool needs_new_tree, is_settling;
 static int trees;
 
 /* ---- telling */
@@ -84,6 +85,15 @@ static void tell_wrong_look(const struct look *look, const struct seen *seen, co
   tell_and_exit();
 }
 
+static void tell_lasting(const struct look *look, const struct seen *seen, const struct seen *right) {
+  static int told;
+  char what[256], difference[1600];
+  if (told++ >= LASTING_TOLD_MAX) return;
+  describe_look(what, sizeof what, look);
+  describe_difference(difference, sizeof difference, look, seen, right, current.number);
+  fprintf(stderr, "LASTING, at operation %u: %s: %s\n", current.number, what, difference);
+}
+
 /* ---- looks */
 
 static bool check(const struct look *look) {
@@ -94,6 +104,7 @@ static bool check(const struct look *look) {
   if (is_same(&seen, &right)) return true;
   looks[look->kind].wrong++;
   if (!options.count) tell_wrong_look(look, &seen, &right);
+  if (is_settling) tell_lasting(look, &seen, &right);
   return false;
 }
 
@@ -111,6 +122,8 @@ static bool is_wanted(enum look_kind kind) {
     case LOOK_READ_HANDLE:
     case LOOK_READDIR_HANDLE: return options.by_handle;
     case LOOK_READ_MAPPING: return options.by_mapping;
+    case LOOK_GETXATTR:
+    case LOOK_LISTXATTR: return has_xattrs;
     default: return true;
   }
 }
@@ -179,6 +192,7 @@ static long look_at_everything(void) {
     for (int d = 0; d < count; d++) {
       for (int name = 0; name < NAMES; name++) {
         for (int kind = 0; kind < 5; kind++) {
+          if (!is_wanted(kinds[kind])) continue;
           struct look look = {.kind = kinds[kind], .mount = mount, .slot = -1};
           path_to(look.path, found[d], name);
           wrong += !check(&look);
@@ -202,7 +216,9 @@ static void settle(void) {
   struct count before[LOOK_KINDS];
   sleep_ms(options.settle_ms);
   memcpy(before, looks, sizeof looks);
+  is_settling = true;
   if (look_at_everything() > 0) needs_new_tree = true;
+  is_settling = false;
   for (int i = 0; i < LOOK_KINDS; i++) {
     looks[i].lasting += looks[i].wrong - before[i].wrong;
     looks[i].total = before[i].total;

@@ -137,7 +137,9 @@ struct seen {
   uint8_t *bytes;
 };
 
+/* Finds out what the file system can be asked for. */
 void probe_looks(const char *base);
+extern bool has_xattrs;
 /* The path of the tree's top on a mount. */
 extern char base_path[MOUNTS_MAX][PATH_BYTES];
 void absolute(char full[PATH_BYTES], int mount, const char *path);

@@ -21,6 +21,7 @@ const char *const look_names[LOOK_KINDS] = {
 
 char base_path[MOUNTS_MAX][PATH_BYTES];
 /* What this file system can be asked for. */
+bool has_xattrs;
 static bool has_directory_nlink, has_entry_ino;
 
 void absolute(char full[PATH_BYTES], int mount, const char *path) {
@@ -365,6 +366,7 @@ void probe_looks(const char *base) {
   for (struct dirent *entry; (entry = readdir(dir)) != NULL;)
     if (strcmp(entry->d_name, "probe") == 0) has_entry_ino = entry->d_ino == status.st_ino;
   closedir(dir);
+  has_xattrs = lsetxattr(path, "user.probe", "", 0, 0) == 0;
   rmdir(path);
 }
 

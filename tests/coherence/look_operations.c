@@ -41,6 +41,8 @@ static bool is_wanted(enum operation_kind kind) {
     case MAP:
     case UNMAP: return options.by_mapping;
     case MAPPED_WRITE: return options.by_mapping && options.mapped_writes;
+    case SETXATTR:
+    case REMOVEXATTR: return has_xattrs;
     default: return true;
   }
 }

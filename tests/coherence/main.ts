@@ -6,7 +6,7 @@
  *
  *     --fault stop:SECONDS        stops a mount's process for a while, again and again (race only, as all faults)
  *     --fault partition:SECONDS   cuts a mount off from the servers for a while; as root
- *     --fault restart             kills the nameserver and starts it again; several --fault: one of them each time
+ *     --fault restart[:SECONDS]   kills the nameserver and starts it again; several --fault: one of them each time
  *     --mounts N                  mount processes (3)
  *     --dataservers N             (3)
  *     --replication N             (2)

@@ -76,12 +76,15 @@ static void do_write(struct worker *worker, int file) {
   worker->records[before].extra2 = (uint32_t)to;
 }
 
-/* The stamp that fills a segment; 0 when several do. */
+/* In place of a stamp: bytes of several writes. No stamp is so large. */
+#define SEVERAL UINT64_MAX
+
+/* The stamp that fills a segment (0: zeros), or SEVERAL. */
 static uint64_t stamp_in(const uint8_t *page, int segment) {
   uint64_t stamp = 0;
   for (int i = 0; i < 8; i++) stamp |= (uint64_t)page[cuts[segment] + i] << 8 * i;
   for (int i = cuts[segment]; i < cuts[segment + 1]; i++)
-    if (page[i] != (uint8_t)(stamp >> 8 * ((i - cuts[segment]) % 8))) return 0;
+    if (page[i] != (uint8_t)(stamp >> 8 * ((i - cuts[segment]) % 8))) return SEVERAL;
   return stamp;
 }
 
@@ -104,7 +107,7 @@ static void do_read(struct worker *worker, int file) {
     return;
   }
   for (int i = 0; i < SEGMENTS; i++) stamps[i] = stamp_in(page, i);
-  if (stamps[5] != 0) stamps[5] = inject_old(worker, "overlap-stale", file, stamps[5]);
+  if (stamps[5] != SEVERAL) stamps[5] = inject_old(worker, "overlap-stale", file, stamps[5]);
   record->extra = keep_bulk(worker, stamps, SEGMENTS);
 }
 
@@ -149,7 +152,7 @@ void check_overlap(void) {
           accesses[used++] = (struct access){writes[i]->start, writes[i]->end, writes[i]->value, true, writes[i]};
       for (size_t i = 0; i < count; i++) {
         uint64_t stamp = workers[reads[i]->thread].bulk[reads[i]->extra + (uint32_t)segment];
-        if (stamp == 0) check_torn(file, segment, reads[i], writes, written);
+        if (stamp == SEVERAL) check_torn(file, segment, reads[i], writes, written);
         else accesses[used++] = (struct access){reads[i]->start, reads[i]->end, stamp, false, reads[i]};
       }
       char name[60];
