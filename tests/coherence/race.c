@@ -20,6 +20,8 @@
 
 /* An operation that is under way that long keeps the epoch open. */
 #define LONG_NS 200000000ull
+/* And so long after that, for what is old is seen then if ever. */
+#define CALM_NS 2000000000ull
 /* But not beyond that many times its operations. */
 #define EPOCH_FACTOR 10
 #define TOLD_MAX 5
@@ -440,13 +442,14 @@ static bool is_someone_stuck(void) {
 
 static void wait_for_end_of_epoch(uint64_t deadline) {
   long before = sum_of_operations();
-  for (;;) {
+  for (uint64_t last_stuck = 0;;) {
     sleep_ms(10);
+    if (is_someone_stuck()) last_stuck = now_ns();
     long done = sum_of_operations() - before;
     double seconds = (double)(now_ns() - epoch_start) / 1e9;
     bool is_full = done >= options.epoch_operations || seconds >= options.epoch_seconds;
     if (now_ns() >= deadline || done >= EPOCH_FACTOR * options.epoch_operations) return;
-    if (is_full && !is_someone_stuck()) return;
+    if (is_full && now_ns() - last_stuck > CALM_NS) return;
   }
 }
 
