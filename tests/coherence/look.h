@@ -92,6 +92,12 @@ struct handle {
 struct mapping {
   uint8_t *bytes;
   size_t length;
+  int fd;
+  /*
+   * Bytes that were there all the time since this mount was last asked for the size. A kernel asks nobody how long a
+   * file is when a mapping is touched, so who wants to see more of it must ask first, as any program would.
+   */
+  int64_t known;
   struct object *object;
 };
 
@@ -102,7 +108,12 @@ extern long mappings_refused;
 
 void keep_handle(int mount, int slot, int fd, DIR *dir, bool appends, struct object *object);
 void close_handle(int mount, int slot);
-void keep_mapping(int mount, int slot, uint8_t *bytes, size_t length, struct object *object);
+/* The descriptor goes with the mapping. */
+void keep_mapping(int mount, int slot, uint8_t *bytes, size_t length, int fd, struct object *object);
+/* The file has become shorter. */
+void note_cut(const struct object *file);
+/* Asks for the size unless bytes up to `end` are known to be there. */
+void know_size(int mount, int slot, int64_t end);
 void drop_mapping(int mount, int slot);
 void drop_all_kept(void);
 /* A slot that holds the object, else any slot of that type in use if `any`, else -1. */

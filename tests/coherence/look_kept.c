@@ -26,10 +26,24 @@ void close_handle(int mount, int slot) {
   drop_if_unused(object);
 }
 
-void keep_mapping(int mount, int slot, uint8_t *bytes, size_t length, struct object *object) {
+void keep_mapping(int mount, int slot, uint8_t *bytes, size_t length, int fd, struct object *object) {
   drop_mapping(mount, slot);
-  mappings[mount][slot] = (struct mapping){bytes, length, object};
+  mappings[mount][slot] = (struct mapping){bytes, length, fd, object->size, object};
   object->uses++;
+}
+
+void note_cut(const struct object *file) {
+  for (int mount = 0; mount < options.mounts; mount++)
+    for (int slot = 0; slot < MAPPINGS; slot++)
+      if (mappings[mount][slot].object == file && mappings[mount][slot].known > file->size)
+        mappings[mount][slot].known = file->size;
+}
+
+void know_size(int mount, int slot, int64_t end) {
+  struct mapping *mapping = &mappings[mount][slot];
+  struct stat status;
+  // What it answers is looked at elsewhere.
+  if (end > mapping->known && fstat(mapping->fd, &status) == 0) mapping->known = mapping->object->size;
 }
 
 void drop_mapping(int mount, int slot) {
@@ -37,6 +51,7 @@ void drop_mapping(int mount, int slot) {
   struct object *object = mapping->object;
   if (object == NULL) return;
   munmap(mapping->bytes, mapping->length);
+  close(mapping->fd);
   memset(mapping, 0, sizeof *mapping);
   object->uses--;
   drop_if_unused(object);

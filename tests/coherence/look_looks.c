@@ -259,6 +259,7 @@ static void see_kept(const struct look *look, struct seen *seen, const struct se
     default:
       reserve(seen, right->length);
       seen->error = 0;
+      know_size(look->mount, look->slot, look->offset + (int64_t)right->length);
       if (!copy_mapped(seen->bytes, mappings[look->mount][look->slot].bytes + look->offset, right->length))
         set_error(seen, EFAULT); // SIGBUS
   }

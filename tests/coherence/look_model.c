@@ -87,8 +87,10 @@ void model_truncate(struct object *file, int64_t size) {
     memset(file->data + size, 0, (size_t)(file->size - size));
     memset(file->stamp + size, 0, (size_t)(file->size - size) * sizeof file->stamp[0]);
   }
+  bool is_cut = size < file->size;
   file->size = size;
   file->is_mtime_known = false;
+  if (is_cut) note_cut(file);
 }
 
 /* ---- names */

@@ -491,8 +491,11 @@ static void do_map(const struct operation *operation) {
   size_t length = ((size_t)file->size + PAGE - 1) / PAGE * PAGE;
   int protection = PROT_READ | (options.mapped_writes ? PROT_WRITE : 0);
   void *bytes = mmap(NULL, length, protection, MAP_SHARED, fd, 0);
-  if (bytes != MAP_FAILED) keep_mapping(operation->mount, operation->keep, bytes, length, file);
-  else if (errno == ENODEV) mappings_refused++;
+  if (bytes != MAP_FAILED) {
+    keep_mapping(operation->mount, operation->keep, bytes, length, fd, file);
+    return;
+  }
+  if (errno == ENODEV) mappings_refused++;
   else wrong_answer(operation, "mmap", errno, 0);
   is_done(operation, "close", error_of(close(fd)), 0);
 }
@@ -508,6 +511,7 @@ static void do_mapped_write(const struct operation *operation) {
   if ((int64_t)length > end - offset) length = (size_t)(end - offset);
   uint8_t *data = allocate(length);
   fill_pattern(data, offset, length, operation->number);
+  know_size(operation->mount, operation->slot, offset + (int64_t)length);
   bool is_written = copy_mapped(mapping->bytes + offset, data, length);
   free(data);
   if (!is_written) return wrong_answer(operation, "SIGBUS", EFAULT, 0);

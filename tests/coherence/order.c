@@ -175,6 +175,8 @@ void check_fresh(const char *kind, const char *object, struct access *accesses, 
 /* ---- state machines */
 
 #define SLOTS 64
+/* Operations before the one that can't be explained, for the report. */
+#define BEFORE 10
 #define CONFIGURATIONS_MAX 200000
 
 struct configuration {
@@ -244,6 +246,8 @@ static int compare_events(const void *left, const void *right) {
 
 struct search {
   const struct record *slots[SLOTS];
+  const struct record *before[BEFORE];
+  size_t before_count;
   struct set configurations, next, visited;
   apply_function apply;
   is_look_function is_look;
@@ -288,7 +292,7 @@ static bool require(struct search *search, int slot) {
 }
 
 static void tell_search(const char *kind, const char *object, const struct search *search, int slot) {
-  char text[4000], line[220];
+  char text[8000], line[220];
   size_t used = 0;
   describe_record(line, sizeof line, search->slots[slot]);
   used = (size_t)snprintf(text, sizeof text, "%s\n    states before it:", line);
@@ -300,6 +304,11 @@ static void tell_search(const char *kind, const char *object, const struct searc
     if (search->slots[other] == NULL || other == slot) continue;
     describe_record(line, sizeof line, search->slots[other]);
     used += (size_t)snprintf(text + used, sizeof text - used, "\n    meanwhile: %s", line);
+  }
+  size_t first = search->before_count > BEFORE ? search->before_count - BEFORE : 0;
+  for (size_t i = first; i < search->before_count && used < sizeof text - 300; i++) {
+    describe_record(line, sizeof line, search->before[i % BEFORE]);
+    used += (size_t)snprintf(text + used, sizeof text - used, "\n    before: %s", line);
   }
   wrong(kind, "%s: no order explains %s", object, text);
 }
@@ -332,6 +341,7 @@ void check_search(const char *kind, const char *object, const struct record **re
       break;
     }
     search.slots[slot] = NULL;
+    search.before[search.before_count++ % BEFORE] = events[i].record;
     struct set swapped = search.configurations;
     search.configurations = search.next;
     search.next = swapped;
