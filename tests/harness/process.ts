@@ -17,6 +17,7 @@ export class MfsProcess {
   /** Kept open: a role stops when its stdin ends, so that none outlives a test run that was killed. */
   readonly #stdin: WritableStream<Uint8Array>;
   readonly #ended: Promise<Deno.CommandStatus>;
+  #hasEnded = false;
 
   private constructor(child: Deno.ChildProcess) {
     this.#stdin = child.stdin;
@@ -24,19 +25,25 @@ export class MfsProcess {
     trackProcess(child.pid);
     this.#ended = child.status;
     void this.#ended.then(() => {
+      this.#hasEnded = true;
       forgetProcess(child.pid);
       this.#stdin.abort().catch(() => {}); // its reader is gone
     });
   }
 
-  /** Starts `mfs ARGS...` in `cwd`; rejects with its log when it ends before `ready`. */
+  /**
+   * Starts `mfs ARGS...` in `cwd`; rejects with its log when it ends before `ready`. `command`: another program in its
+   * place, or what runs it and becomes it.
+   */
   static async start(
     args: readonly string[],
     env: Readonly<Record<string, string>> = {},
     cwd = "/",
+    command: readonly [string, ...string[]] = [MFS],
   ): Promise<MfsProcess> {
-    const child = new Deno.Command(MFS, {
-      args: [...args],
+    const [program, ...before] = command;
+    const child = new Deno.Command(program, {
+      args: [...before, ...args],
       stdin: "piped",
       stdout: "piped",
       stderr: "piped",
@@ -64,6 +71,10 @@ export class MfsProcess {
   /** What it has logged so far (the end of it). */
   get log(): string {
     return this.#log;
+  }
+
+  get hasEnded(): boolean {
+    return this.#hasEnded;
   }
 
   ended(timeoutMs: number): Promise<Deno.CommandStatus> {

@@ -9,6 +9,7 @@ import { killGroup, run, sleep } from "./command.ts";
 
 const pids = new Set<number>();
 const dirs = new Set<string>();
+const cleanUps = new Set<() => Promise<unknown>>();
 let listening = false;
 
 /** A new directory outside every mount of ours. */
@@ -31,6 +32,15 @@ export function trackProcess(pid: number): void {
 
 export function forgetProcess(pid: number): void {
   pids.delete(pid);
+}
+
+/** What is to be done as well when the test run is interrupted, after the processes are killed; until it is forgotten. */
+export function trackCleanUp(cleanUp: () => Promise<unknown>): void {
+  cleanUps.add(cleanUp);
+}
+
+export function forgetCleanUp(cleanUp: () => Promise<unknown>): void {
+  cleanUps.delete(cleanUp);
 }
 
 /** Ends what is mounted under `dir`: aborts each FUSE connection, so that nothing hangs, and unmounts lazily. */
@@ -80,4 +90,5 @@ export async function removeScratch(dir: string): Promise<void> {
 async function cleanUpAll(): Promise<void> {
   for (const pid of pids) killGroup(pid);
   for (const dir of dirs) await removeScratch(dir);
+  for (const cleanUp of cleanUps) await cleanUp().catch(() => {});
 }
