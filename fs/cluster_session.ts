@@ -24,9 +24,9 @@ import {
   LEASE_PUSHES,
   LEASESERVER,
   NAMESERVER,
-  RECLAIM_MAX,
   type RecallAnswer,
   type RecallPush,
+  RECLAIM_MAX,
   RETRY_SLOTS,
   type RetryTag,
 } from "../wire/messages/nameserver.ts";

@@ -290,7 +290,10 @@ export class FileSystem {
   }
 
   /** What we know of an inode that is about to lose a name, if anything. */
-  #removed(parent: InodeId, name: Uint8Array): { readonly inode: Inode; readonly removed: Removed } | undefined {
+  #removed(
+    parent: InodeId,
+    name: Uint8Array,
+  ): { readonly inode: Inode; readonly removed: Removed } | undefined {
     const ino = this.#table.get(parent)?.entries?.get(bytesKey(name));
     const inode = ino === undefined ? undefined : this.#table.get(ino);
     if (inode === undefined) return undefined;
@@ -320,13 +323,17 @@ export class FileSystem {
     flags: number,
     interrupt: Interruptible,
   ): Promise<void> {
-    await this.#changeXattrs(ino, (retry) =>
-      this.#session.nameserver.setXattr({ retry, ino, name, value, flags }, interrupt));
+    await this.#changeXattrs(
+      ino,
+      (retry) => this.#session.nameserver.setXattr({ retry, ino, name, value, flags }, interrupt),
+    );
   }
 
   async removeXattr(ino: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<void> {
-    await this.#changeXattrs(ino, (retry) =>
-      this.#session.nameserver.removeXattr({ retry, ino, name }, interrupt));
+    await this.#changeXattrs(
+      ino,
+      (retry) => this.#session.nameserver.removeXattr({ retry, ino, name }, interrupt),
+    );
   }
 
   async #changeXattrs(
@@ -340,7 +347,11 @@ export class FileSystem {
     this.#table.noteRecall(ino); // values that are on their way may be from before
   }
 
-  getXattr(ino: InodeId, name: Uint8Array, interrupt: Interruptible): Uint8Array | null | Promise<Uint8Array | null> {
+  getXattr(
+    ino: InodeId,
+    name: Uint8Array,
+    interrupt: Interruptible,
+  ): Uint8Array | null | Promise<Uint8Array | null> {
     const inode = this.#table.get(ino);
     if (this.#isFresh(inode)) {
       if (!inode.attributes.hasXattrs) return null;
@@ -468,7 +479,9 @@ export class FileSystem {
       known.end(inode.ino);
       try {
         if (reply.created) releases.noteUnused(file, reply.blocks.length > 0);
-        else if (options.truncate) await this.setattr({ ino: inode.ino, size: 0, ...write ? { write } : {} }, interrupt);
+        else if (options.truncate) {
+          await this.setattr({ ino: inode.ino, size: 0, ...write ? { write } : {} }, interrupt);
+        }
         return { handle: this.#handle(inode, write), found };
       } catch (error) {
         await this.#dropHandle(file, write);
@@ -546,7 +559,9 @@ export class FileSystem {
       await this.#options.writer.write(file, position, data, killSuidGid);
     });
     // Pages that a mapping brought in while the write was on its way. Outside of the access, as a read may hold them.
-    if (!isWriteback && file.inode.hasPages) await this.#dropPages(file.inode, pagesOf(position, data.length));
+    if (!isWriteback && file.inode.hasPages) {
+      await this.#dropPages(file.inode, pagesOf(position, data.length));
+    }
   }
 
   /** Drops what the kernel has of a file whose data we changed under it. Must not be waited for by who holds its pages. */
@@ -555,7 +570,12 @@ export class FileSystem {
   }
 
   /** An operation on all of a file's data that is neither a read nor a write of the kernel's. */
-  #exclusively<T>(file: OpenFile, write: boolean, interrupt: Interruptible, run: () => Promise<T>): Promise<T> {
+  #exclusively<T>(
+    file: OpenFile,
+    write: boolean,
+    interrupt: Interruptible,
+    run: () => Promise<T>,
+  ): Promise<T> {
     const access: Access = { start: 0, end: Infinity, isWrite: write, isPaged: false, isWriteback: false };
     return this.#options.access.use(file, access, interrupt, run);
   }

@@ -81,9 +81,11 @@ export class KernelCache {
   /** Pages of these ranges are gone. */
   async dropRanges(inode: Inode, ranges: readonly ByteRange[]): Promise<void> {
     if (this.#notifier === null || inode.lookups === 0) return;
-    await Promise.all(ranges.map(({ start, end }) =>
-      this.#notifier?.invalidateInode(inode.ino, start, end === Infinity ? 0 : end - start)
-    ));
+    await Promise.all(
+      ranges.map(({ start, end }) =>
+        this.#notifier?.invalidateInode(inode.ino, start, end === Infinity ? 0 : end - start)
+      ),
+    );
   }
 
   async #untilFound(inode: Inode, offset: number, length: number): Promise<void> {

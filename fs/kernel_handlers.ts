@@ -113,8 +113,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       fileSystem.forget(asInodeId(nodeid), lookups);
     },
 
-    getattr: (context, nodeid) =>
-      staleIfGone(then(fileSystem.getattr(asInodeId(nodeid), context), answerOf)),
+    getattr: (context, nodeid) => staleIfGone(then(fileSystem.getattr(asInodeId(nodeid), context), answerOf)),
 
     setattr(context, nodeid, changes) {
       const { mode, uid, gid, size, atime, mtime, killSuidGid } = changes;
@@ -160,7 +159,14 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       within(parent, fileSystem.remove(asInodeId(parent), name, true, context).then(() => 0)),
 
     rename(context, parent, name, newParent, newName, flags) {
-      const renamed = fileSystem.rename(asInodeId(parent), name, asInodeId(newParent), newName, flags, context);
+      const renamed = fileSystem.rename(
+        asInodeId(parent),
+        name,
+        asInodeId(newParent),
+        newName,
+        flags,
+        context,
+      );
       return within(parent, renamed.then(() => 0), newParent);
     },
 
@@ -200,8 +206,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       return staleIfGone(then(opened, addHandle));
     },
 
-    read: (context, nodeid, fh, offset, size) =>
-      fileSystem.read(handleOf(nodeid, fh), offset, size, context),
+    read: (context, nodeid, fh, offset, size) => fileSystem.read(handleOf(nodeid, fh), offset, size, context),
 
     async write(context, nodeid, fh, offset, data, { openFlags, fromPageCache, killSuidGid }) {
       const append = (openFlags & libc.O_APPEND) !== 0 && !fromPageCache;
@@ -280,7 +285,10 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
 
     setxattr(context, nodeid, name, value, flags) {
       if (isSystemXattr(name)) return -ERRNO.EOPNOTSUPP;
-      return within(nodeid, fileSystem.setXattr(asInodeId(nodeid), name, value, flags, context).then(() => 0));
+      return within(
+        nodeid,
+        fileSystem.setXattr(asInodeId(nodeid), name, value, flags, context).then(() => 0),
+      );
     },
 
     getxattr(context, nodeid, name) {

@@ -184,7 +184,15 @@ export class Writer {
     const written = [...file.written].map(([block, start]) => ({ block, start }));
     const reply = await session.flushChange((retry) => {
       if (file.tenure !== tenure) throw leaseLost();
-      return session.nameserver.commit({ retry, ino: file.ino, size: reach, mtime, killSuidGid, durable, written });
+      return session.nameserver.commit({
+        retry,
+        ino: file.ino,
+        size: reach,
+        mtime,
+        killSuidGid,
+        durable,
+        written,
+      });
     });
     if (file.tenure !== tenure) throw leaseLost();
     for (const { block, start } of written) {

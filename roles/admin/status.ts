@@ -59,7 +59,8 @@ function health(status: StatusReply): string {
 }
 
 function leases(status: LeaseStatus): string {
-  const { read, write, recalls, recalledInodes, recallMs, recallMsMax, waitingTurns, waitingRecalls } = status;
+  const { read, write, recalls, recalledInodes, recallMs, recallMsMax, waitingTurns, waitingRecalls } =
+    status;
   const parts = [`${read} read, ${write} write`, `${recalls} recalls of ${recalledInodes} inodes`];
   if (recalls > 0) parts.push(`${(recallMs / recalls).toFixed(1)} ms each, ${recallMsMax} ms at most`);
   if (waitingTurns + waitingRecalls > 0) {

@@ -286,7 +286,9 @@ export class LeaseTable {
     for (;;) {
       for (const { ino } of items) {
         // Waits for as long as no replica answers: nobody could read the file then anyway.
-        for (let fence = this.#fencing.get(ino); fence !== undefined; fence = this.#fencing.get(ino)) await fence;
+        for (let fence = this.#fencing.get(ino); fence !== undefined; fence = this.#fencing.get(ino)) {
+          await fence;
+        }
       }
       const batches = new Map<SessionId, { readonly item: RecallItem; readonly holder: Holder }[]>();
       for (const item of items) {
@@ -375,7 +377,8 @@ export class LeaseTable {
 
   /** True when nobody but `session` can know anything of the inode, nor come to without a later request. */
   isAlone(ino: InodeId, session: SessionId): boolean {
-    return !this.#isBusy(ino) && !(this.#holders.get(ino)?.some((holder) => holder.session !== session) ?? false);
+    return !this.#isBusy(ino) &&
+      !(this.#holders.get(ino)?.some((holder) => holder.session !== session) ?? false);
   }
 
   /** Asks a session whether it has an inode open that is about to be removed by itself. */

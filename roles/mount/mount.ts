@@ -63,7 +63,10 @@ export interface Mount extends AsyncDisposable {
   /** Resolves when the kernel session has ended, also when it was unmounted from outside. */
   readonly ended: Promise<void>;
   /** Requests of the kernel and calls to the nameserver so far, by operation. */
-  counters(): { readonly kernel: Readonly<Record<string, number>>; readonly calls: Readonly<Record<string, number>> };
+  counters(): {
+    readonly kernel: Readonly<Record<string, number>>;
+    readonly calls: Readonly<Record<string, number>>;
+  };
   /** Unmounts (lazily when it is busy) after what was written has reached the cluster. */
   stop(): Promise<void>;
 }

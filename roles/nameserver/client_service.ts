@@ -357,15 +357,20 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         session,
         request.retry,
         (record) =>
-          removing(request, session, () => [nameItem(parent, name)], (openIn, isSame) =>
-            namespace.change((tx) => {
-              if (!isSame(tx)) return "again";
-              const inode = operations.remove(tx, parent, name, request.directory, openIn);
-              record(tx, inode.ino);
-              afterRemoval(inode, openIn);
-              const { ino, nlink } = inode;
-              return { ino, nlink, directory: leases.lease(parent, session, true) };
-            })),
+          removing(
+            request,
+            session,
+            () => [nameItem(parent, name)],
+            (openIn, isSame) =>
+              namespace.change((tx) => {
+                if (!isSame(tx)) return "again";
+                const inode = operations.remove(tx, parent, name, request.directory, openIn);
+                record(tx, inode.ino);
+                afterRemoval(inode, openIn);
+                const { ino, nlink } = inode;
+                return { ino, nlink, directory: leases.lease(parent, session, true) };
+              }),
+          ),
         ({ ino }) =>
           namespace.look((tx) => {
             const nlink = tx.findInode(ino as InodeId)?.nlink ?? 0;
@@ -385,7 +390,11 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         moved === undefined || moved.ino === target?.ino
           ? []
           : [{ ino: moved.ino, keep: "read", attributes: true }];
-      const target = { parent: newParent, name: newName, ...(request.removed && { removed: request.removed }) };
+      const target = {
+        parent: newParent,
+        name: newName,
+        ...(request.removed && { removed: request.removed }),
+      };
       const run = async (record: (tx: Transaction, ino: number, other?: number) => void) => {
         for (let tries = 0; tries < 100; tries++) {
           const moved = await namespace.look((tx) => operations.removalTarget(tx, parent, name));
@@ -442,7 +451,9 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         directoryLease = leases.lease(parent, session, true);
         return inode;
       };
-      const reply = await changeInode(context, request, "read", operation, { more: [nameItem(parent, name)] });
+      const reply = await changeInode(context, request, "read", operation, {
+        more: [nameItem(parent, name)],
+      });
       return { ...reply, directory: directoryLease };
     },
 
@@ -537,20 +548,24 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         const records = await namespace.journal.scan(range, count);
         const listed = records.map(([key, value]) => ({ ...decodeOrder(value), cookie: getU64(key, 9) }));
         const end = records.length < count;
-        const reply = await leases.look(session, withInodes ? listed.map((entry) => entry.ino) : [], (hasTurn) =>
-          namespace.look((tx) => {
-            const inode = directory(tx, ino);
-            // What changed while it was listed may be missing or gone: then nobody may keep the list.
-            const isSteady = inode.version === before;
-            if (!isSteady && tries < STEADY_TRIES) return undefined;
-            const entries = !withInodes ? listed : listed.map((entry) => {
-              const found = tx.findInode(entry.ino);
-              if (found === undefined) return entry;
-              return { ...entry, inode: wholeReplyOf(tx, found, session, hasTurn) };
-            });
-            const directoryLease: LeaseMode = isSteady ? leases.lease(ino, session) : "none";
-            return { parent: inode.parent, entries, end, directory: directoryLease };
-          }));
+        const reply = await leases.look(
+          session,
+          withInodes ? listed.map((entry) => entry.ino) : [],
+          (hasTurn) =>
+            namespace.look((tx) => {
+              const inode = directory(tx, ino);
+              // What changed while it was listed may be missing or gone: then nobody may keep the list.
+              const isSteady = inode.version === before;
+              if (!isSteady && tries < STEADY_TRIES) return undefined;
+              const entries = !withInodes ? listed : listed.map((entry) => {
+                const found = tx.findInode(entry.ino);
+                if (found === undefined) return entry;
+                return { ...entry, inode: wholeReplyOf(tx, found, session, hasTurn) };
+              });
+              const directoryLease: LeaseMode = isSteady ? leases.lease(ino, session) : "none";
+              return { parent: inode.parent, entries, end, directory: directoryLease };
+            }),
+        );
         if (reply !== undefined) return reply;
       }
     },
