@@ -6,6 +6,7 @@
  */
 
 import { bytesKey, bytesOf } from "../base/bytes.ts";
+import { isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { Found } from "./file_system.ts";
@@ -63,10 +64,12 @@ export class DirectoryStream {
     for (let isFirst = true;; isFirst = false) {
       const request = { ino: this.ino, cookie: position, limit: this.#limit, withInodes };
       const askedAt = this.#table.moment;
-      const { parent, directory: lease, entries, end } = await this.#session.nameserver.readDirectory(
-        request,
-        interrupt,
-      );
+      const reply = await this.#session.nameserver.readDirectory(request, interrupt).catch((error) => {
+        if (isErrno(error, "ENOENT")) return undefined; // removed by another client: it has no entries
+        throw error;
+      });
+      if (reply === undefined) return;
+      const { parent, directory: lease, entries, end } = reply;
       const directory = this.#table.get(this.ino);
       const isKept = directory !== undefined && this.#table.adoptLease(directory, lease, askedAt);
       if (position === COOKIE_PARENT) this.#whole = { since: askedAt, position, count: 0 };

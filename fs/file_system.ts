@@ -12,7 +12,7 @@
 import { bytesKey } from "../base/bytes.ts";
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
-import { FsError } from "../wire/errno.ts";
+import { isErrno } from "../wire/errno.ts";
 import { type InodeId, ROOT_INODE } from "../wire/ids.ts";
 import { type Attributes, type InodeReply, LEASE_RANK, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
 import type {
@@ -26,6 +26,7 @@ import type {
 import type { Blocks } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import { type DataAccess, pagesOf } from "./data_access.ts";
+import { DirectoryStream } from "./directory_stream.ts";
 import { ABSENT, type Inode, UNKNOWN } from "./inode.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { ByteRange, KernelCache } from "./kernel_cache.ts";
@@ -150,7 +151,26 @@ export class FileSystem {
 
   async #refresh(ino: InodeId, interrupt?: Interruptible): Promise<Inode> {
     const askedAt = this.#table.moment;
-    return this.#table.adopt(await this.#session.nameserver.getattr({ ino }, interrupt), askedAt);
+    try {
+      return this.#table.adopt(await this.#session.nameserver.getattr({ ino }, interrupt), askedAt);
+    } catch (error) {
+      const inode = this.#table.get(ino);
+      // A directory that another client has removed: whoever has it open sees it empty and without a name.
+      if (!isErrno(error, "ENOENT") || inode === undefined || inode.directoryHandles === 0) throw error;
+      inode.attributes = { ...inode.attributes, nlink: 0 };
+      return inode;
+    }
+  }
+
+  openDirectory(ino: InodeId, isCached: boolean): DirectoryStream {
+    const inode = this.#table.get(ino);
+    if (inode !== undefined) inode.directoryHandles++;
+    return new DirectoryStream(this.#session, this.#table, ino, isCached);
+  }
+
+  closeDirectory({ ino }: DirectoryStream): void {
+    const inode = this.#table.get(ino);
+    if (inode !== undefined && inode.directoryHandles > 0) inode.directoryHandles--;
   }
 
   async setattr(
@@ -367,7 +387,7 @@ export class FileSystem {
     try {
       value = (await this.#session.nameserver.getXattr({ ino, name }, interrupt)).value;
     } catch (error) {
-      if (!(error instanceof FsError) || error.errno !== "ENODATA") throw error;
+      if (!isErrno(error, "ENODATA")) throw error;
       value = null;
     }
     const inode = this.#xattrsKeeper(ino, askedAt);
@@ -527,9 +547,15 @@ export class FileSystem {
 
   // ---- data
 
-  read({ file }: Handle, offset: number, size: number, interrupt: Interruptible): Promise<Uint8Array[]> {
-    // Also of a direct handle: the kernel may be filling a page for a mapping of it.
-    const access: Access = { ...pagesOf(offset, size), isWrite: false, isPaged: true, isWriteback: false };
+  /** `isDirect`: not into pages of the kernel's (a mapping of a direct handle reads into pages). */
+  read(
+    { file }: Handle,
+    offset: number,
+    size: number,
+    isDirect: boolean,
+    interrupt: Interruptible,
+  ): Promise<Uint8Array[]> {
+    const access: Access = { ...pagesOf(offset, size), isWrite: false, isPaged: !isDirect, isWriteback: false };
     return this.#options.access.use(
       file,
       access,

@@ -39,6 +39,8 @@ export class Inode {
   entries: Map<string, InodeId> | null = null;
   /** Directories: a name that is not in `entries` is absent. */
   isComplete = false;
+  /** Directories: open handles here. */
+  directoryHandles = 0;
   /** Symlinks. */
   target: Uint8Array | null = null;
   /** Values by bytesKey of the name, null: there is none; while a lease is held. */

@@ -17,7 +17,7 @@ import {
 } from "../wire/messages/inode.ts";
 import type { Credentials } from "../wire/messages/nameserver.ts";
 import type { ClusterSession } from "./cluster_session.ts";
-import { DirectoryStream } from "./directory_stream.ts";
+import type { DirectoryStream } from "./directory_stream.ts";
 import type { FileSystem, Found, Handle } from "./file_system.ts";
 import type { Inode } from "./inode.ts";
 import type { InodeTable } from "./inode_table.ts";
@@ -240,7 +240,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       const keeps = isCached && inode.hasPages && !inode.hasStalePages;
       if (isCached && !keeps) inode.hasStalePages = false; // what there is goes with this open
       const fh = nextHandle++;
-      directories.set(fh, new DirectoryStream(session, table, ino, isCached));
+      directories.set(fh, fileSystem.openDirectory(ino, isCached));
       return { fh, openFlags: isCached ? FOPEN_CACHE_DIR | (keeps ? FOPEN_KEEP_CACHE : 0) : 0 };
     },
 
@@ -259,6 +259,8 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     },
 
     releasedir(_context, _nodeid, fh) {
+      const closing = directories.get(fh);
+      if (closing !== undefined) fileSystem.closeDirectory(closing);
       directories.delete(fh);
       return 0;
     },
