@@ -14,7 +14,7 @@
 
 import { type Clock, timespecCompare } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
-import { FsError } from "../wire/errno.ts";
+import { asFsError, FsError } from "../wire/errno.ts";
 import { LEASE_RANK, type LeaseMode } from "../wire/messages/inode.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { Inode } from "./inode.ts";
@@ -232,7 +232,7 @@ export class DataAccess {
           ino: file.ino,
           error,
         });
-        file.writeError ??= error instanceof FsError ? error : new FsError("EIO", String(error));
+        file.fail(asFsError(error, "commit"));
         return;
       }
     } while (file.isUnflushed);

@@ -80,6 +80,8 @@ export interface Handle {
   readonly isDirect: boolean;
   /** Pages that the kernel kept from before are still right. */
   readonly keepsPages: boolean;
+  /** Failures of the file's accepted writes that were told here, or came before it was opened. */
+  errorsTold: number;
 }
 
 export class FileSystem {
@@ -474,7 +476,8 @@ export class FileSystem {
     const keepsPages = !inode.hasStalePages;
     inode.hasStalePages = false;
     const file = inode.file!;
-    return { file, write, isDirect: write || file.writers > 0 || inode.isShared, keepsPages };
+    const isDirect = write || file.writers > 0 || inode.isShared;
+    return { file, write, isDirect, keepsPages, errorsTold: file.writeErrors };
   }
 
   /** creat(2): makes the file, or opens the one that is there (without O_EXCL). */
@@ -607,14 +610,21 @@ export class FileSystem {
   }
 
   /** close(2) of a descriptor: all replicas and the nameserver have what was written; tells a failure once. */
-  async flush({ file }: Handle): Promise<void> {
-    if (file.isUnflushed) await this.#options.writer.commit(file, false);
-    this.#options.writer.throwWriteError(file);
+  async flush(handle: Handle): Promise<void> {
+    if (handle.file.isUnflushed) await this.#options.writer.commit(handle.file, false);
+    this.#tellFailure(handle);
   }
 
-  async fsync({ file }: Handle): Promise<void> {
-    await this.#options.writer.sync(file);
-    this.#options.writer.throwWriteError(file);
+  async fsync(handle: Handle): Promise<void> {
+    await this.#options.writer.sync(handle.file);
+    this.#tellFailure(handle);
+  }
+
+  #tellFailure(handle: Handle): void {
+    const { file } = handle;
+    if (handle.errorsTold === file.writeErrors) return;
+    handle.errorsTold = file.writeErrors;
+    throw file.writeError!;
   }
 
   /** Allocates blocks over the holes of [offset, end); `grow` also moves the end of the file. */

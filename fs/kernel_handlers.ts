@@ -206,7 +206,8 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       return staleIfGone(then(opened, addHandle));
     },
 
-    read: (context, nodeid, fh, offset, size) => fileSystem.read(handleOf(nodeid, fh), offset, size, context),
+    read: (context, nodeid, fh, offset, size, { isDirect }) =>
+      fileSystem.read(handleOf(nodeid, fh), offset, size, isDirect, context),
 
     async write(context, nodeid, fh, offset, data, { openFlags, fromPageCache, killSuidGid }) {
       const append = (openFlags & libc.O_APPEND) !== 0 && !fromPageCache;

@@ -27,7 +27,7 @@ export interface Interruptible {
 export interface PendingWrite {
   readonly start: number;
   readonly end: number;
-  /** Never rejects; failures are kept in the file's `writeError`. */
+  /** Never rejects; failures are kept by the file (`fail`). */
   readonly done: Promise<void>;
 }
 
@@ -71,8 +71,9 @@ export class OpenFile {
   readonly unsynced = new Map<BlockId, number>();
   readonly pending = new Set<PendingWrite>();
   pendingBytes = 0;
-  /** The first failure of a write after it was accepted; told once, by the next fsync or close. */
+  /** The last failure of a write after it was accepted, and how many there were; each handle tells of new ones once. */
   writeError: FsError | null = null;
+  writeErrors = 0;
   /** Commits of this file run one after the other, and so do allocations of its blocks. */
   committing: Promise<unknown> = Promise.resolve();
   allocating: Promise<unknown> = Promise.resolve();
@@ -161,6 +162,12 @@ export class OpenFile {
     while (this.hasPending(start, end)) {
       await Promise.all(this.#overlapping(start, end).map((write) => write.done));
     }
+  }
+
+  /** Something that was accepted could not be stored. */
+  fail(error: FsError): void {
+    this.writeError = error;
+    this.writeErrors++;
   }
 
   wake(): void {

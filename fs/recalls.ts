@@ -146,7 +146,7 @@ export class Recalls {
             bytes: file.pendingBytes,
             end: file.reach,
           });
-          file.writeError ??= leaseLost();
+          file.fail(leaseLost());
           file.dirty = false;
           file.reach = 0;
           file.killSuidGid = false;

@@ -6,7 +6,7 @@
  * Invariants:
  * - Accepted bytes are bounded (WINDOW_BYTES a file, TOTAL_BYTES a mount).
  * - Two writes that overlap are never in flight together, so the later one wins on every replica.
- * - A failure after acceptance is told by the next fsync or close of the file, and logged.
+ * - A failure after acceptance is told by the next fsync or close of each handle, and logged.
  */
 
 import { copyBytes } from "../base/bytes.ts";
@@ -72,7 +72,7 @@ export class Writer {
       failure = asFsError(error, "write");
       if (!isBuffered) return; // the caller hears it at once
       this.#options.log.error("written data could not be stored", { ino: file.ino, offset, error: failure });
-      file.writeError ??= failure;
+      file.fail(failure);
     }).finally(() => {
       file.pending.delete(pending);
       file.pendingBytes -= bytes.length;
@@ -236,14 +236,6 @@ export class Writer {
   async #find(file: OpenFile, start: number): Promise<Block | undefined> {
     await this.#options.blocks.know(file, start, start + 1);
     return file.blocks.at(start);
-  }
-
-  /** Throws the first failure of an accepted write, once. */
-  throwWriteError(file: OpenFile): void {
-    const error = file.writeError;
-    if (error === null) return;
-    file.writeError = null;
-    throw error;
   }
 
   /** Overwrites what blocks hold of [offset, end) with zeros; holes stay. */
