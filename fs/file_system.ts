@@ -17,6 +17,7 @@ import { type InodeId, ROOT_INODE } from "../wire/ids.ts";
 import { type Attributes, type InodeReply, LEASE_RANK, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
 import type {
   CreateRequest,
+  DirectoryChange,
   EntryReply,
   MakeRequest,
   Removed,
@@ -202,7 +203,7 @@ export class FileSystem {
     const inode = this.#table.adopt(reply, askedAt);
     // A directory that nobody else can have seen.
     if (inode.lease !== "none" && inode.entries === null) inode.isComplete = true;
-    return this.#madeEntry(request.parent, request.name, inode, reply.directory, askedAt);
+    return this.#madeEntry(request.parent, request.name, inode, reply, askedAt);
   }
 
   /** A name changes by ours: where it leads is not known until the answer says so. The moment of the request. */
@@ -216,12 +217,33 @@ export class FileSystem {
     parent: InodeId,
     name: Uint8Array,
     inode: Inode,
-    lease: EntryReply["directory"],
+    { directory, directories }: EntryReply,
     askedAt: number,
   ): Found {
-    const isKept = this.#keepChange(parent, name, inode.ino, lease, askedAt);
-    this.#changed(parent);
+    const isKept = this.#keepChange(parent, name, inode.ino, directory, askedAt);
+    this.#directoriesChanged([parent], directories, askedAt);
     return { inode, isKept };
+  }
+
+  /** We changed names of these; `changes` is what the answer says of their attributes. */
+  #directoriesChanged(
+    parents: readonly InodeId[],
+    changes: readonly DirectoryChange[],
+    askedAt: number,
+  ): void {
+    for (const parent of new Set(parents)) {
+      const inode = this.#table.get(parent);
+      const change = changes.find(({ ino }) => ino === parent);
+      const isNext = inode !== undefined && inode.isFresh && change !== undefined &&
+        change.version === inode.attributes.version + 1 && !this.#table.isCrossed(parent, askedAt);
+      if (isNext) {
+        const { version, nlink, mtime } = change;
+        inode.attributes = { ...inode.attributes, version, nlink, mtime, ctime: mtime };
+        this.#table.noteRecall(parent);
+      } else {
+        this.#changed(parent);
+      }
+    }
   }
 
   /** Notes where a name leads after our change of it. */
@@ -251,7 +273,7 @@ export class FileSystem {
     const reply = await this.#session.change((retry) =>
       this.#session.nameserver.link({ retry, ino, parent, name }, interrupt)
     );
-    return this.#madeEntry(parent, name, this.#table.adopt(reply, askedAt), reply.directory, askedAt);
+    return this.#madeEntry(parent, name, this.#table.adopt(reply, askedAt), reply, askedAt);
   }
 
   async remove(
@@ -269,7 +291,7 @@ export class FileSystem {
       );
       this.#lostName(reply.ino, reply.nlink);
       this.#keepChange(parent, name, ABSENT, reply.directory, askedAt);
-      this.#changed(parent);
+      this.#directoriesChanged([parent], reply.directories, askedAt);
     } finally {
       if (known !== undefined) known.inode.removing--;
     }
@@ -302,8 +324,7 @@ export class FileSystem {
       const directory = isMoved ? reply.directory : "none";
       isKept = this.#keepChange(newParent, newName, reply.ino, directory, askedAt);
       isKept = this.#keepChange(parent, name, ABSENT, directory, askedAt) && isKept;
-      this.#changed(parent);
-      this.#changed(newParent);
+      this.#directoriesChanged([parent, newParent], reply.directories, askedAt);
     } finally {
       if (known !== undefined) known.inode.removing--;
     }
@@ -495,7 +516,7 @@ export class FileSystem {
         session.nameserver.create({ ...request, retry, ...write ? { host } : {} }, interrupt)
       );
       const inode = this.#table.adopt(reply, askedAt);
-      const found = this.#madeEntry(parent, name, inode, reply.directory, askedAt);
+      const found = this.#madeEntry(parent, name, inode, reply, askedAt);
       if (!reply.created) inode.isShared = reply.isShared;
       if (write || !reply.created) inode.isRegistered = true;
       const file = this.#addHandle(inode, write);
@@ -558,7 +579,12 @@ export class FileSystem {
     isDirect: boolean,
     interrupt: Interruptible,
   ): Promise<Uint8Array[]> {
-    const access: Access = { ...pagesOf(offset, size), isWrite: false, isPaged: !isDirect, isWriteback: false };
+    const access: Access = {
+      ...pagesOf(offset, size),
+      isWrite: false,
+      isPaged: !isDirect,
+      isWriteback: false,
+    };
     return this.#options.access.use(
       file,
       access,
@@ -611,20 +637,23 @@ export class FileSystem {
 
   /** close(2) of a descriptor: all replicas and the nameserver have what was written; tells a failure once. */
   async flush(handle: Handle): Promise<void> {
-    if (handle.file.isUnflushed) await this.#options.writer.commit(handle.file, false);
-    this.#tellFailure(handle);
+    const { file } = handle;
+    await this.#tellFailure(handle, file.isUnflushed ? this.#options.writer.commit(file, false) : undefined);
   }
 
   async fsync(handle: Handle): Promise<void> {
-    await this.#options.writer.sync(handle.file);
-    this.#tellFailure(handle);
+    await this.#tellFailure(handle, this.#options.writer.sync(handle.file));
   }
 
-  #tellFailure(handle: Handle): void {
+  /** Waits for `work`, then fails if it did, or if something that was accepted could not be stored; once a handle. */
+  async #tellFailure(handle: Handle, work: Promise<void> | undefined): Promise<void> {
     const { file } = handle;
-    if (handle.errorsTold === file.writeErrors) return;
-    handle.errorsTold = file.writeErrors;
-    throw file.writeError!;
+    try {
+      await work;
+      if (handle.errorsTold !== file.writeErrors) throw file.writeError!;
+    } finally {
+      handle.errorsTold = file.writeErrors;
+    }
   }
 
   /** Allocates blocks over the holes of [offset, end); `grow` also moves the end of the file. */

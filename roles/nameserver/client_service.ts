@@ -20,6 +20,7 @@ import {
 import {
   type AcquireReply,
   type CreateRequest,
+  type DirectoryChange,
   type EntryReply,
   NAMESERVER,
   type ReadDirectoryReply,
@@ -62,6 +63,14 @@ export interface ClientServiceOptions {
   readonly status: StatusReporter;
   readonly blockBytes: number;
   readonly replication: number;
+}
+
+/** As the directories are after this transaction's change of their names. */
+function changesOf(tx: Transaction, ...inodes: readonly InodeId[]): DirectoryChange[] {
+  return [...new Set(inodes)].map((ino) => {
+    const { version, nlink, mtime } = tx.inode(ino);
+    return { ino, version, nlink, mtime };
+  });
 }
 
 /** The name changes, and with it the directory's listing and attributes. */
@@ -223,7 +232,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       try {
         if (existing === undefined) return await makeFile(request, session, record);
         const reply = await acquire(existing, request.write ? "write" : "read", session);
-        return { ...reply, directory: leases.lease(request.parent, session), created: false };
+        const directoryLease = leases.lease(request.parent, session);
+        return { ...reply, directory: directoryLease, directories: [], created: false };
       } catch (error) {
         // Made or removed by another meanwhile.
         const isOvertaken = isErrno(error, existing === undefined ? "EEXIST" : "ENOENT");
@@ -247,7 +257,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         record(tx, inode.ino);
         if (write) leases.grantWrite(inode.ino, session);
         const reply = acquireReplyOf(tx, inode, session, false);
-        return { ...reply, directory: leases.lease(parent, session, true), created: true };
+        const directories = changesOf(tx, parent);
+        return { ...reply, directories, directory: leases.lease(parent, session, true), created: true };
       }));
   };
 
@@ -313,8 +324,9 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     make: (request, context) => {
       const session = sessionOf(context);
       const { parent, name, credentials, mode } = request;
-      const entryOf = (inode: InodeRecord, hasTurn = false): EntryReply => ({
+      const entryOf = (inode: InodeRecord, directories: readonly DirectoryChange[], hasTurn = false) => ({
         ...replyOf(inode, session),
+        directories,
         directory: leases.lease(parent, session, hasTurn),
       });
       return retries.once(
@@ -331,9 +343,9 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
               };
               const inode = operations.make(tx, parent, name, what);
               record(tx, inode.ino);
-              return entryOf(inode, true);
+              return entryOf(inode, changesOf(tx, parent), true);
             })),
-        ({ ino }) => namespace.look((tx) => entryOf(tx.inode(ino as InodeId))),
+        ({ ino }) => namespace.look((tx) => entryOf(tx.inode(ino as InodeId), [])),
       );
     },
 
@@ -345,7 +357,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         (record) => create(request, session, record),
         async ({ ino }) => {
           const reply = await acquire(ino as InodeId, request.write ? "write" : "read", session);
-          return { ...reply, directory: leases.lease(request.parent, session), created: true };
+          const directoryLease = leases.lease(request.parent, session);
+          return { ...reply, directory: directoryLease, directories: [], created: true };
         },
       );
     },
@@ -368,13 +381,14 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
                 record(tx, inode.ino);
                 afterRemoval(inode, openIn);
                 const { ino, nlink } = inode;
-                return { ino, nlink, directory: leases.lease(parent, session, true) };
+                const directories = changesOf(tx, parent);
+                return { ino, nlink, directories, directory: leases.lease(parent, session, true) };
               }),
           ),
         ({ ino }) =>
           namespace.look((tx) => {
             const nlink = tx.findInode(ino as InodeId)?.nlink ?? 0;
-            return { ino: ino as InodeId, nlink, directory: "none" };
+            return { ino: ino as InodeId, nlink, directory: "none", directories: [] };
           }),
       );
     },
@@ -418,7 +432,11 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
                 record(tx, inode.ino, replaced?.ino);
                 const here = leases.lease(parent, session, true);
                 const there = leases.lease(newParent, session, true);
-                const reply: RenameReply = { ino: inode.ino, directory: here === "none" ? here : there };
+                const reply: RenameReply = {
+                  ino: inode.ino,
+                  directory: here === "none" ? here : there,
+                  directories: changesOf(tx, parent, newParent),
+                };
                 if (replaced === undefined) return reply;
                 afterRemoval(replaced, openIn);
                 return { ...reply, replaced: { ino: replaced.ino, nlink: replaced.nlink } };
@@ -434,7 +452,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         run,
         ({ ino, other }) =>
           namespace.look((tx) => {
-            const reply: RenameReply = { ino: ino as InodeId, directory: "none" };
+            const reply: RenameReply = { ino: ino as InodeId, directory: "none", directories: [] };
             if (other === 0) return reply;
             const nlink = tx.findInode(other as InodeId)?.nlink ?? 0;
             return { ...reply, replaced: { ino: other as InodeId, nlink } };
@@ -446,15 +464,17 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       const { ino, parent, name } = request;
       const session = sessionOf(context);
       let directoryLease: LeaseMode = "none";
+      let directories: DirectoryChange[] = [];
       const operation = (tx: Transaction) => {
         const inode = operations.link(tx, ino, parent, name);
         directoryLease = leases.lease(parent, session, true);
+        directories = changesOf(tx, parent);
         return inode;
       };
       const reply = await changeInode(context, request, "read", operation, {
         more: [nameItem(parent, name)],
       });
-      return { ...reply, directory: directoryLease };
+      return { ...reply, directory: directoryLease, directories };
     },
 
     acquire: ({ ino, mode }, context) => acquire(ino, mode, sessionOf(context), context.signal),

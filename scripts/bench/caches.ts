@@ -46,7 +46,11 @@ function parse(args: readonly string[]): Options {
   return { seconds: value("--seconds", 4), files: value("--files", 2_000), json: args.includes("--json") };
 }
 
-async function measure(program: string, args: readonly string[], seconds: number): Promise<Record<string, number>> {
+async function measure(
+  program: string,
+  args: readonly string[],
+  seconds: number,
+): Promise<Record<string, number>> {
   const { code, stdout, stderr } = await run(program, args, { timeoutMs: 120_000 + 2_000 * seconds });
   if (code !== 0) throw new Error(`${args.join(" ")}: ${stderr}`);
   return JSON.parse(stdout);
@@ -58,7 +62,10 @@ async function countersOf(cluster: CoherenceCluster): Promise<Counters> {
   const { sessions } = await fetchStatus(cluster.nameserver);
   const { counters } = sessions.find(({ mountpoint }) => mountpoint === cluster.mountpoints[0])!;
   const { renew: _, ...calls } = counters!.calls;
-  return { requests: counters!.kernelRequests, calls: Object.values(calls).reduce((sum, count) => sum + count, 0) };
+  return {
+    requests: counters!.kernelRequests,
+    calls: Object.values(calls).reduce((sum, count) => sum + count, 0),
+  };
 }
 
 async function main({ seconds, files, json }: Options): Promise<void> {
@@ -79,10 +86,14 @@ async function main({ seconds, files, json }: Options): Promise<void> {
         ["read", [64]],
       ] as const
     ) {
-      const ours = (dir: string, time: number) => measure(program, [name, dir, String(args[0]), String(time)], time);
+      const ours = (dir: string, time: number) =>
+        measure(program, [name, dir, String(args[0]), String(time)], time);
       await ours(mount1, 0.01); // makes the files
       const before = await countersOf(cluster);
-      const { perSecond, operations } = await ours(mount1, seconds) as { perSecond: number; operations: number };
+      const { perSecond, operations } = await ours(mount1, seconds) as {
+        perSecond: number;
+        operations: number;
+      };
       const after = await countersOf(cluster);
       const { perSecond: localPerSecond } = await ours(local, seconds) as { perSecond: number };
       results.push({
@@ -96,12 +107,18 @@ async function main({ seconds, files, json }: Options): Promise<void> {
       if (!json) {
         const { ratio, requestsPerOperation, callsPerOperation } = results.at(-1)!;
         console.log(
-          `${name.padEnd(10)} ${perSecond} /s, ${ratio.toFixed(2)} of local (${localPerSecond} /s); an operation took ` +
+          `${name.padEnd(10)} ${perSecond} /s, ${
+            ratio.toFixed(2)
+          } of local (${localPerSecond} /s); an operation took ` +
             `${requestsPerOperation.toFixed(4)} requests, ${callsPerOperation.toFixed(4)} calls`,
         );
       }
     }
-    const pingPong = await measure(program, ["pingpong", mount1, mount2, String(seconds)], seconds) as unknown as Record<
+    const pingPong = await measure(
+      program,
+      ["pingpong", mount1, mount2, String(seconds)],
+      seconds,
+    ) as unknown as Record<
       string,
       { readonly median: number; readonly p99: number }
     >;
@@ -109,7 +126,9 @@ async function main({ seconds, files, json }: Options): Promise<void> {
     if (json) console.log(JSON.stringify({ alone: results, pingPong, roundTrips }));
     else {
       for (const [name, figure] of Object.entries(pingPong)) {
-        if (typeof figure === "object") console.log(`${name.padEnd(10)} ${figure.median} us, p99 ${figure.p99} us`);
+        if (typeof figure === "object") {
+          console.log(`${name.padEnd(10)} ${figure.median} us, p99 ${figure.p99} us`);
+        }
       }
       console.log(`a hand-over (write, then read elsewhere) is ${roundTrips.toFixed(1)} round trips`);
     }
