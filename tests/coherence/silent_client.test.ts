@@ -63,6 +63,8 @@ function linesOf(stream: ReadableStream<Uint8Array>): () => Promise<string | und
 Deno.test({
   name: "a client that is stopped: others wait for its TTL, can be killed, and it hears of what it lost",
   ignore: Deno.uid() !== 0,
+  sanitizeOps: false,
+  sanitizeResources: false,
   async fn() {
     const cluster = await CoherenceCluster.start({ mounts: 2 });
     try {
