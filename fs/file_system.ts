@@ -638,7 +638,8 @@ export class FileSystem {
   /** close(2) of a descriptor: all replicas and the nameserver have what was written; tells a failure once. */
   async flush(handle: Handle): Promise<void> {
     const { file } = handle;
-    await this.#tellFailure(handle, file.isUnflushed ? this.#options.writer.commit(file, false) : undefined);
+    const isReported = !file.isUnflushed && file.inode.handingOver === null;
+    await this.#tellFailure(handle, isReported ? undefined : this.#options.writer.commit(file, false));
   }
 
   async fsync(handle: Handle): Promise<void> {

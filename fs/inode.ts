@@ -52,6 +52,8 @@ export class Inode {
   isShared = false;
   /** While it is open here, or closing. */
   file: OpenFile | null = null;
+  /** A report of what was written that left with the answer to a recall, until the server has answered it. */
+  handingOver: Promise<void> | null = null;
   /** The server takes it for open here. */
   isRegistered = false;
 

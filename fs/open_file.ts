@@ -170,6 +170,14 @@ export class OpenFile {
     this.writeErrors++;
   }
 
+  /** What is not reported never will be; `fail` says so. */
+  abandon(): void {
+    this.dirty = false;
+    this.reach = 0;
+    this.killSuidGid = false;
+    this.written.clear();
+  }
+
   wake(): void {
     for (const wake of [...this.waiters]) wake();
   }

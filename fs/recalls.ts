@@ -147,10 +147,7 @@ export class Recalls {
             end: file.reach,
           });
           file.fail(leaseLost());
-          file.dirty = false;
-          file.reach = 0;
-          file.killSuidGid = false;
-          file.written.clear();
+          file.abandon();
         }
       }
       inode.forgetAll();

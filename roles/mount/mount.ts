@@ -110,8 +110,8 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
   const reader = new Reader({ dataservers, blocks, clock, log, ...soft });
   const attributesChanged = (inode: Inode) => void kernelCache.dropAttributes(inode);
   const writer: Writer = new Writer({ session, table, blocks, clock, log, attributesChanged });
-  const commit = (file: OpenFile) => writer.commit(file, false);
-  const access = new DataAccess({ session, table, kernelCache, clock, log, commit });
+  const handOver = (file: OpenFile) => writer.handOver(file);
+  const access = new DataAccess({ session, table, kernelCache, handOver });
   const releases = new Releases({ session, table, log });
   const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log });
   const fileSystem = new FileSystem({
