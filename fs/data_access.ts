@@ -16,10 +16,9 @@ import { timespecCompare } from "../base/clock.ts";
 import { FsError } from "../wire/errno.ts";
 import { LEASE_RANK, type LeaseMode } from "../wire/messages/inode.ts";
 import type { ClusterSession } from "./cluster_session.ts";
-import type { Inode } from "./inode.ts";
 import type { InodeTable } from "./inode_table.ts";
-import type { ByteRange, KernelCache } from "./kernel_cache.ts";
-import type { Access, Interruptible, OpenFile, Revocation } from "./open_file.ts";
+import type { KernelCache } from "./kernel_cache.ts";
+import type { Access, ByteRange, Inode, Interruptible, OpenFile, Revocation } from "./inode.ts";
 
 /** Rounds of an invalidation in which new accesses are served as if nothing was going on. */
 const ROUNDS_FREE = 2;

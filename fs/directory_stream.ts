@@ -9,9 +9,8 @@ import { bytesKey, bytesOf } from "../base/bytes.ts";
 import { isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
 import type { ClusterSession } from "./cluster_session.ts";
-import type { Found } from "./file_system.ts";
 import type { InodeTable } from "./inode_table.ts";
-import type { Interruptible } from "./open_file.ts";
+import type { Found, Interruptible } from "./inode.ts";
 
 /** Entries asked for at first; most directories are small. */
 const FIRST_ENTRIES = 128;

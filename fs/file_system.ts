@@ -28,13 +28,20 @@ import type { Blocks } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import { type DataAccess, pagesOf } from "./data_access.ts";
 import { DirectoryStream } from "./directory_stream.ts";
-import { ABSENT, type Inode, UNKNOWN } from "./inode.ts";
 import type { InodeTable } from "./inode_table.ts";
-import type { ByteRange, KernelCache } from "./kernel_cache.ts";
-import { type Access, type Interruptible, OpenFile } from "./open_file.ts";
+import type { KernelCache } from "./kernel_cache.ts";
 import type { Reader } from "./reader.ts";
 import type { Releases } from "./releases.ts";
 import type { Writer } from "./writer.ts";
+import {
+  ABSENT,
+  type Access,
+  type ByteRange,
+  type Inode,
+  type Interruptible,
+  OpenFile,
+  UNKNOWN,
+} from "./inode.ts";
 
 const RENAME_EXCHANGE = 2;
 const BACKGROUND_MS = 1_000;
@@ -54,13 +61,6 @@ export interface FileSystemOptions {
   readonly log: Logger;
   /** Label of this host: a new file's first block is made near it. */
   readonly host: string;
-}
-
-/** What is under a name; `isKept`: the name may be cached. */
-export interface Found {
-  /** Null: there is no such name. */
-  readonly inode: Inode | null;
-  readonly isKept: boolean;
 }
 
 /** How a file was opened. */

@@ -15,18 +15,13 @@
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import type { InodeId } from "../wire/ids.ts";
-import type { Inode } from "./inode.ts";
 import type { KernelNotifier } from "./kernel/notify.ts";
+import type { ByteRange, Inode } from "./inode.ts";
 
 /** Longer than an INVAL_ENTRY takes that nobody holds up. */
 const ENTRY_MS_MAX = 2;
 const RETRY_MS = 1;
 const RETRIES_MAX = 2_000;
-
-export interface ByteRange {
-  readonly start: number;
-  readonly end: number;
-}
 
 export interface KernelCacheOptions {
   readonly clock: Clock;

@@ -18,8 +18,7 @@ import {
 import type { Credentials } from "../wire/messages/nameserver.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { DirectoryStream } from "./directory_stream.ts";
-import type { FileSystem, Found, Handle } from "./file_system.ts";
-import type { Inode } from "./inode.ts";
+import type { FileSystem, Handle } from "./file_system.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type {
   AttributesAnswer,
@@ -32,6 +31,7 @@ import type {
 } from "./kernel/handlers.ts";
 import { FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH } from "./kernel/protocol.ts";
 import type { KernelCache } from "./kernel_cache.ts";
+import type { Found, Inode } from "./inode.ts";
 
 const BLOCK_SIZE = 4096;
 const FALLOCATE_SUPPORTED = libc.FALLOC_FL_KEEP_SIZE | libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_ZERO_RANGE;

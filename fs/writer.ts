@@ -18,9 +18,8 @@ import type { Attributes, Block } from "../wire/messages/inode.ts";
 import { FILE_BYTES_MAX } from "../wire/messages/inode.ts";
 import { type Blocks, isDropped, leaseLost } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
-import type { Inode } from "./inode.ts";
 import type { InodeTable } from "./inode_table.ts";
-import type { OpenFile, PendingWrite } from "./open_file.ts";
+import type { Inode, OpenFile, PendingWrite } from "./inode.ts";
 
 const WINDOW_BYTES = 8 * 1024 * 1024;
 const TOTAL_BYTES = 32 * 1024 * 1024;

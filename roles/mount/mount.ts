@@ -12,7 +12,6 @@ import { ClusterSession } from "../../fs/cluster_session.ts";
 import { DataAccess } from "../../fs/data_access.ts";
 import { Dataservers } from "../../fs/dataservers.ts";
 import { FileSystem } from "../../fs/file_system.ts";
-import type { Inode } from "../../fs/inode.ts";
 import { InodeTable } from "../../fs/inode_table.ts";
 import { KernelCache } from "../../fs/kernel_cache.ts";
 import { kernelHandlers } from "../../fs/kernel_handlers.ts";
@@ -26,7 +25,6 @@ import {
 } from "../../fs/kernel/mount.ts";
 import { KernelNotifier } from "../../fs/kernel/notify.ts";
 import { KernelSession } from "../../fs/kernel/session.ts";
-import type { OpenFile } from "../../fs/open_file.ts";
 import { Reader } from "../../fs/reader.ts";
 import { Recalls } from "../../fs/recalls.ts";
 import { Releases } from "../../fs/releases.ts";
@@ -34,6 +32,7 @@ import { Writer } from "../../fs/writer.ts";
 import { FsError } from "../../wire/errno.ts";
 import { type Dialer, ProcessDialer } from "../../wire/dialer.ts";
 import type { MountOptions } from "./options.ts";
+import type { Inode, OpenFile } from "../../fs/inode.ts";
 
 export { parseMountOptions } from "./options.ts";
 export { type MountOptions } from "./options.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { OpenFile } from "../../fs/open_file.ts";
 import { asInodeId } from "../../wire/ids.ts";
 import type { InodeReply, LeaseMode } from "../../wire/messages/inode.ts";
+import { OpenFile } from "../../fs/inode.ts";
 
 const time = (seconds: number) => ({ seconds, nanoseconds: 0 });
 
