@@ -37,6 +37,7 @@ import {
   ABSENT,
   type Access,
   type ByteRange,
+  type Found,
   type Inode,
   type Interruptible,
   OpenFile,
