@@ -40,6 +40,9 @@ interface Holder {
   recalls: number;
 }
 
+/** What `lease` is asked by: who has the turn on the inode, or who changes names of the directory. */
+export type Own = "turn" | "names";
+
 export interface LeaseTableOptions {
   readonly sessions: SessionTable;
   readonly clock: Clock;
@@ -119,19 +122,21 @@ export class LeaseTable {
       (this.#fencing.size > 0 && this.#fencing.has(ino));
   }
 
-  /** As #isBusy, for who is counted there once itself. */
-  #isChangedByOthers(ino: InodeId): boolean {
-    return this.#suspended.size > 0 && (this.#suspended.get(ino) ?? 0) > 1;
+  /** As #isBusy, for who has the turn or is counted among those that change names. */
+  #isBusyForOwner(ino: InodeId, own: Own): boolean {
+    if (this.#fencing.size > 0 && this.#fencing.has(ino)) return true;
+    const changing = this.#suspended.get(ino) ?? 0;
+    return own === "turn" ? changing > 0 : changing > 1 || this.#turns.isTaken(ino);
   }
 
   /**
-   * What a reply that shows `ino` to `session` lets it cache: never WRITE, unless it has that already. `hasTurn`: asked
-   * for by what `change` or `acquire` runs.
+   * What a reply that shows `ino` to `session` lets it cache: never WRITE, unless it has that already. `own`: asked for by
+   * what `look`, `change` or `acquire` runs, which has the turn on the inode, or changes its names.
    */
-  lease(ino: InodeId, session: SessionId, hasTurn = false): LeaseMode {
+  lease(ino: InodeId, session: SessionId, own?: Own): LeaseMode {
     const { sessions } = this.#options;
     if (!sessions.isAlive(session) || sessions.unreclaimed(session).length > 0) return "none";
-    if (hasTurn ? this.#isChangedByOthers(ino) : this.#isBusy(ino)) return "none";
+    if (own === undefined ? this.#isBusy(ino) : this.#isBusyForOwner(ino, own)) return "none";
     const holders = this.#holders.get(ino);
     if (holders !== undefined) {
       for (const holder of holders) {
@@ -193,18 +198,18 @@ export class LeaseTable {
   // ---- before looks and changes
 
   /**
-   * Runs `look` when what other sessions have buffered of the inodes has come in. `look` is told whether it has the
-   * turn on them; it shows what it sees in its first synchronous step.
+   * Runs `look` when what other sessions have buffered of the inodes has come in. `look` is told whether it has the turn
+   * on them (for `lease`); it shows what it sees in its first synchronous step.
    */
   look<T>(
     session: SessionId,
     inodes: readonly InodeId[],
-    look: (hasTurn: boolean) => T | Promise<T>,
+    look: (own: Own | undefined) => T | Promise<T>,
   ): T | Promise<T> {
     const isQuiet = this.#options.sessions.unreclaimed(session).length === 0 &&
       !inodes.some((ino) => this.#isWrittenByOthers(ino, session));
-    if (isQuiet) return look(false);
-    return this.change(session, inodes.map((ino) => ({ ino, keep: "read" })), () => look(true));
+    if (isQuiet) return look(undefined);
+    return this.change(session, inodes.map((ino) => ({ ino, keep: "read" })), () => look("turn"));
   }
 
   #isWrittenByOthers(ino: InodeId, session: SessionId): boolean {
@@ -301,6 +306,16 @@ export class LeaseTable {
       }
       if (batches.size === 0) return [...openIn];
       await Promise.all([...batches].map(([other, batch]) => this.#recall(other, batch, openIn)));
+    }
+  }
+
+  /** Until none of these is being fenced any more: another may begin to be while one is waited for. */
+  async #untilFenced(items: readonly RecallItem[]): Promise<void> {
+    if (this.#fencing.size === 0) return;
+    for (;;) {
+      const fences = items.map(({ ino }) => this.#fencing.get(ino)).filter((fence) => fence !== undefined);
+      if (fences.length === 0) return;
+      await Promise.all(fences);
     }
   }
 
@@ -453,7 +468,10 @@ export class LeaseTable {
   }
 
   #unregister(holder: Holder): void {
-    this.#dropFrom(holder.session, holder.ino);
+    // Another may have come in its place since it was looked up.
+    if (this.#bySession.get(holder.session)?.get(holder.ino) === holder) {
+      this.#dropFrom(holder.session, holder.ino);
+    }
     const holders = this.#holders.get(holder.ino);
     const at = holders?.indexOf(holder) ?? -1;
     if (at < 0) return;

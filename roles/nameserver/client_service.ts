@@ -31,6 +31,7 @@ import {
   type RetryTag,
 } from "../../wire/messages/nameserver.ts";
 import type { CallContext, Handlers } from "../../wire/service.ts";
+import type { Own } from "../leaseserver/leases.ts";
 import type { Leaseserver } from "../leaseserver/leaseserver.ts";
 import { allocateBlock, extendBlock, markWritten, punchExtents, regularFile } from "./block_operations.ts";
 import type { BlockRecovery } from "./block_recovery.ts";
@@ -86,8 +87,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
   const sessionOf = ({ peer }: CallContext): SessionId => sessions.of(peer);
   const callerOf = ({ peer }: CallContext): SessionId => sessions.ofOrNone(peer);
 
-  const replyOf = (inode: InodeRecord, session: SessionId, hasTurn = false): InodeReply => {
-    const reply = { attributes: attributesOf(inode), lease: leases.lease(inode.ino, session, hasTurn) };
+  const replyOf = (inode: InodeRecord, session: SessionId, own?: Own): InodeReply => {
+    const reply = { attributes: attributesOf(inode), lease: leases.lease(inode.ino, session, own) };
     return (inode.mode & S_IFMT) === S_IFLNK ? { ...reply, target: inode.target } : reply;
   };
 
@@ -105,9 +106,9 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     tx: Transaction,
     inode: InodeRecord,
     session: SessionId,
-    hasTurn = false,
+    own?: Own,
   ): InodeReply => {
-    const reply = replyOf(inode, session, hasTurn);
+    const reply = replyOf(inode, session, own);
     if ((inode.mode & S_IFMT) !== S_IFREG || reply.lease === "none" || inode.pages.length > 1) return reply;
     const extents = extentsIn(tx, inode, 0, Infinity, SMALL_BLOCKS + 1);
     return extents.length > SMALL_BLOCKS ? reply : { ...reply, blocks: extents.map(blockOf) };
@@ -121,7 +122,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
   ): AcquireReply => {
     const extents = extentsIn(tx, inode, 0, Infinity, OPEN_BLOCKS + 1);
     return {
-      ...replyOf(inode, session, true),
+      ...replyOf(inode, session, "turn"),
       blocks: extents.slice(0, OPEN_BLOCKS).map(blockOf),
       blocksComplete: extents.length <= OPEN_BLOCKS,
       isShared,
@@ -132,9 +133,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
   const lookAt = async <T>(
     ino: InodeId,
     session: SessionId,
-    operation: (tx: Transaction, hasTurn: boolean) => T,
-  ): Promise<T> =>
-    await leases.look(session, [ino], (hasTurn) => namespace.look((tx) => operation(tx, hasTurn)));
+    operation: (tx: Transaction, own: Own | undefined) => T,
+  ): Promise<T> => await leases.look(session, [ino], (own) => namespace.look((tx) => operation(tx, own)));
 
   /** A change of one inode that others may cache; `more` are other inodes that it touches. */
   const changeInode = (
@@ -156,7 +156,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
             const inode = operation(tx);
             record(tx, inode.ino);
             if (write) leases.grantWrite(ino, session);
-            return replyOf(inode, session, true);
+            return replyOf(inode, session, "turn");
           }, durable)),
       () => namespace.change((tx) => replyOf(tx.inode(ino), session), durable),
     );
@@ -258,7 +258,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         if (write) leases.grantWrite(inode.ino, session);
         const reply = acquireReplyOf(tx, inode, session, false);
         const directories = changesOf(tx, parent);
-        return { ...reply, directories, directory: leases.lease(parent, session, true), created: true };
+        return { ...reply, directories, directory: leases.lease(parent, session, "names"), created: true };
       }));
   };
 
@@ -297,11 +297,11 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
           if (reply !== undefined) return reply;
           continue;
         }
-        const reply = await lookAt(ino, session, (tx, hasTurn) => {
+        const reply = await lookAt(ino, session, (tx, own) => {
           const inode = find(tx);
           if (inode?.ino !== ino) return undefined; // another by now, whose buffered size may be elsewhere
           return {
-            inode: wholeReplyOf(tx, inode, session, hasTurn),
+            inode: wholeReplyOf(tx, inode, session, own),
             directory: leases.lease(parent, session),
           };
         });
@@ -311,7 +311,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
 
     getattr: ({ ino }, context) => {
       const session = callerOf(context);
-      return lookAt(ino, session, (tx, hasTurn) => replyOf(tx.inode(ino), session, hasTurn));
+      return lookAt(ino, session, (tx, own) => replyOf(tx.inode(ino), session, own));
     },
 
     setattr: (request, context) => {
@@ -324,10 +324,10 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     make: (request, context) => {
       const session = sessionOf(context);
       const { parent, name, credentials, mode } = request;
-      const entryOf = (inode: InodeRecord, directories: readonly DirectoryChange[], hasTurn = false) => ({
+      const entryOf = (inode: InodeRecord, directories: readonly DirectoryChange[], own?: Own) => ({
         ...replyOf(inode, session),
         directories,
-        directory: leases.lease(parent, session, hasTurn),
+        directory: leases.lease(parent, session, own),
       });
       return retries.once(
         session,
@@ -343,7 +343,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
               };
               const inode = operations.make(tx, parent, name, what);
               record(tx, inode.ino);
-              return entryOf(inode, changesOf(tx, parent), true);
+              return entryOf(inode, changesOf(tx, parent), "names");
             })),
         ({ ino }) => namespace.look((tx) => entryOf(tx.inode(ino as InodeId), [])),
       );
@@ -382,7 +382,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
                 afterRemoval(inode, openIn);
                 const { ino, nlink } = inode;
                 const directories = changesOf(tx, parent);
-                return { ino, nlink, directories, directory: leases.lease(parent, session, true) };
+                return { ino, nlink, directories, directory: leases.lease(parent, session, "names") };
               }),
           ),
         ({ ino }) =>
@@ -430,8 +430,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
                   openIn,
                 );
                 record(tx, inode.ino, replaced?.ino);
-                const here = leases.lease(parent, session, true);
-                const there = leases.lease(newParent, session, true);
+                const here = leases.lease(parent, session, "names");
+                const there = leases.lease(newParent, session, "names");
                 const reply: RenameReply = {
                   ino: inode.ino,
                   directory: here === "none" ? here : there,
@@ -467,7 +467,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       let directories: DirectoryChange[] = [];
       const operation = (tx: Transaction) => {
         const inode = operations.link(tx, ino, parent, name);
-        directoryLease = leases.lease(parent, session, true);
+        directoryLease = leases.lease(parent, session, "names");
         directories = changesOf(tx, parent);
         return inode;
       };
@@ -571,7 +571,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         const reply = await leases.look(
           session,
           withInodes ? listed.map((entry) => entry.ino) : [],
-          (hasTurn) =>
+          (own) =>
             namespace.look((tx) => {
               const inode = directory(tx, ino);
               // What changed while it was listed may be missing or gone: then nobody may keep the list.
@@ -580,7 +580,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
               const entries = !withInodes ? listed : listed.map((entry) => {
                 const found = tx.findInode(entry.ino);
                 if (found === undefined) return entry;
-                return { ...entry, inode: wholeReplyOf(tx, found, session, hasTurn) };
+                return { ...entry, inode: wholeReplyOf(tx, found, session, own) };
               });
               const directoryLease: LeaseMode = isSteady ? leases.lease(ino, session) : "none";
               return { parent: inode.parent, entries, end, directory: directoryLease };
