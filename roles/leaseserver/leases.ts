@@ -289,12 +289,7 @@ export class LeaseTable {
     const asked = new Set<Holder>();
     const openIn = new Set<SessionId>();
     for (;;) {
-      for (const { ino } of items) {
-        // Waits for as long as no replica answers: nobody could read the file then anyway.
-        for (let fence = this.#fencing.get(ino); fence !== undefined; fence = this.#fencing.get(ino)) {
-          await fence;
-        }
-      }
+      await this.#untilFenced(items);
       const batches = new Map<SessionId, { readonly item: RecallItem; readonly holder: Holder }[]>();
       for (const item of items) {
         for (const holder of this.#conflicting(session, item, asked)) {
