@@ -9,22 +9,10 @@ import type { RequestOf } from "../../../wire/service.ts";
 import { settle } from "../../base/fake_clock.ts";
 import { chance, pick, seededTest } from "../../base/seeded.ts";
 import { checkNamespace } from "./consistency.ts";
-import { FakePeer } from "./fake_peer.ts";
-import { makeService, type Service, ServiceClient } from "./service.ts";
+import { addDataservers, makeService, ServiceClient } from "./service.ts";
 
 const credentials = { uid: 0, gid: 0 };
 const name = bytesOf;
-
-async function addDataservers({ registry }: Service): Promise<void> {
-  for (const host of ["a", "b", "c"]) {
-    await registry.register({
-      label: host,
-      host,
-      address: `${host}:1`,
-      volumes: [{ label: `${host}.v`, path: "/v", totalBytes: 1e9, freeBytes: 1e9 }],
-    }, new FakePeer());
-  }
-}
 
 // ---- listing
 

@@ -92,6 +92,18 @@ export async function makeService(before?: Pick<Service, "stored" | keyof World>
   return { ...world, handlers, leaseserver, registry, stored };
 }
 
+/** Three hosts with a dataserver of one volume each. */
+export async function addDataservers({ registry }: Service): Promise<void> {
+  for (const host of ["a", "b", "c"]) {
+    await registry.register({
+      label: host,
+      host,
+      address: `${host}:1`,
+      volumes: [{ label: `${host}.v`, path: "/v", totalBytes: 1e9, freeBytes: 1e9 }],
+    }, new FakePeer());
+  }
+}
+
 let runs = 0;
 
 /** A client of the service: its session, what it has open, and what it answers to recalls. */
