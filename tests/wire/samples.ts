@@ -5,6 +5,7 @@ import { randomBytes, SeededRandom } from "../../base/random.ts";
 import { helloOf } from "../../wire/hello.ts";
 import { DATASERVER, DATASERVER_PUSHES, DATASERVER_REGISTRY } from "../../wire/messages/dataserver.ts";
 import { LEASE_PUSHES, LEASESERVER, NAMESERVER } from "../../wire/messages/nameserver.ts";
+import type { RequestOf, ResponseOf, Service } from "../../wire/service.ts";
 
 const retry = { slot: 127, sequence: 2 ** 52 };
 const credentials = { uid: 1000, gid: 4294967294, groups: [4, 24, 1000] };
@@ -27,9 +28,9 @@ const attributes = {
   btime: time,
   rdev: 0x801,
   replication: 3,
+  hasXattrs: true,
   version: 12,
 };
-const inodeReply = { attributes, lease: "write" };
 const block = {
   id: 7,
   generation: 3,
@@ -41,7 +42,10 @@ const block = {
     { node: 2, volume: 3, address: "[::1]:9870", host: "b", alive: false },
   ],
 };
-const openReply = { ...inodeReply, blocks: [block, block], blocksComplete: false };
+const inodeReply = { attributes, lease: "write", target: bytesOf("../t"), blocks: [block] } as const;
+const entryReply = { ...inodeReply, directory: "read" } as const;
+const acquireReply = { ...inodeReply, blocks: [block, block], blocksComplete: false, isShared: true };
+const removed = { ino: 5, open: true };
 const directoryEntry = { name, ino: 9, type: 8, cookie: 77, inode: inodeReply };
 const volume = {
   volume: 2,
@@ -52,29 +56,63 @@ const volume = {
   blocks: 3,
   failed: "EIO",
 };
+const counters = {
+  kernelRequests: 1,
+  calls: { lookup: 2, renew: 3 },
+  inodes: 4,
+  recalls: 5,
+  recallMs: 6.5,
+  fences: 7,
+};
+const held = [{ ino: 5, lease: "write", open: "write" }, { ino: 6, lease: "none", open: "read" }] as const;
 const chain = [{ node: 1, volume: 2, address: "h:1" }];
 
-type Samples = Readonly<Record<string, readonly [request: unknown, response: unknown]>>;
+/** As T, with plain numbers for ids and every optional field there. */
+type Full<T> = T extends number ? number
+  : T extends string | boolean | Uint8Array ? T
+  : T extends readonly (infer Item)[] ? readonly Full<Item>[]
+  : { readonly [Name in keyof T]-?: Full<T[Name]> };
 
-const nameserver: Samples = {
-  lookup: [entry, { ...inodeReply, target: bytesOf("../t") }],
+type Samples<S extends Service> = {
+  readonly [Name in keyof S["methods"]]: readonly [
+    request: Full<RequestOf<S["methods"][Name]>>,
+    response: Full<ResponseOf<S["methods"][Name]>>,
+  ];
+};
+
+const nameserver: Samples<typeof NAMESERVER> = {
+  lookup: [entry, { inode: inodeReply, directory: "read" }],
   getattr: [{ ino: 5 }, inodeReply],
   setattr: [
-    { retry, ino: 5, mode: 0o644, uid: 1, gid: 2, size: 3, atime: "now", mtime: time, killSuidGid: true },
+    {
+      retry,
+      ino: 5,
+      mode: 0o644,
+      uid: 1,
+      gid: 2,
+      size: 3,
+      atime: "now",
+      mtime: time,
+      killSuidGid: true,
+      write: true,
+    },
     inodeReply,
   ],
-  make: [{ retry, ...entry, credentials, mode: 0o120777, rdev: 5, target: bytesOf("x") }, inodeReply],
+  make: [
+    { retry, ...entry, credentials, mode: 0o120777, rdev: 5, target: bytesOf("x") },
+    { ...inodeReply, lease: "none", directory: "none" },
+  ],
   create: [
-    { retry, ...entry, credentials, mode: 0o600, exclusive: true, write: true },
-    { ...openReply, created: true },
+    { retry, ...entry, credentials, mode: 0o600, exclusive: true, write: true, host: "a" },
+    { ...acquireReply, directory: "read", created: true },
   ],
-  remove: [{ retry, ...entry, directory: false }, { ino: 4, nlink: 0 }],
+  remove: [{ retry, ...entry, directory: false, removed }, { ino: 4, nlink: 0, directory: "read" }],
   rename: [
-    { retry, ...entry, newParent: 2, newName: name, flags: 2 },
-    { ino: 4, replaced: { ino: 5, nlink: 1 } },
+    { retry, ...entry, newParent: 2, newName: name, flags: 2, removed },
+    { ino: 4, replaced: { ino: 5, nlink: 1 }, directory: "none" },
   ],
-  link: [{ retry, ...entry, ino: 5 }, inodeReply],
-  open: [{ ino: 5, write: true }, openReply],
+  link: [{ retry, ...entry, ino: 5 }, entryReply],
+  acquire: [{ ino: 5, mode: "write" }, acquireReply],
   blocks: [{ ino: 5, offset: 0, length: 2 ** 53 - 1 }, { blocks: [block], end: 2 ** 53 - 1 }],
   allocateBlock: [{ retry, ino: 5, offset: 9, host: "h", avoid: [1, 2], extend: 7 }, { block }],
   commit: [
@@ -93,7 +131,12 @@ const nameserver: Samples = {
   punch: [{ retry, ino: 5, offset: 0, length: 100 }, inodeReply],
   readDirectory: [
     { ino: 1, cookie: 0, limit: 1024, withInodes: true },
-    { parent: 1, entries: [directoryEntry, { name, ino: 1, type: 4, cookie: 78 }], end: true },
+    {
+      parent: 1,
+      directory: "read",
+      entries: [directoryEntry, { ...directoryEntry, name: bytesOf("d"), ino: 1, type: 4, cookie: 78 }],
+      end: true,
+    },
   ],
   setXattr: [{ retry, ino: 5, name, value: body, flags: 1 }, inodeReply],
   getXattr: [{ ino: 5, name }, { value: body }],
@@ -110,9 +153,33 @@ const nameserver: Samples = {
     replicas: 3,
     underReplicated: 4,
     missing: 5,
+    totalBytes: 1e15,
+    freeBytes: 1e14,
     pendingDeletions: 6,
-    sessions: 7,
-    leases: 8,
+    sessions: [{
+      session: 3,
+      host: "h",
+      mountpoint: "/m",
+      connected: true,
+      lastSeenSeconds: 0.3,
+      readLeases: 4,
+      writeLeases: 5,
+      counters,
+    }],
+    leases: {
+      read: 1,
+      write: 2,
+      perSessionMax: 500_000,
+      granted: 3,
+      recalls: 4,
+      recalledInodes: 5,
+      recallMs: 6,
+      recallMsMax: 7,
+      waitingTurns: 8,
+      waitingRecalls: 9,
+      evicted: 10,
+      fenced: 11,
+    },
     residentBytes: 9,
     dataservers: [{
       node: 1,
@@ -125,20 +192,18 @@ const nameserver: Samples = {
   }],
 };
 
-const leaseserver: Samples = {
+const leaseserver: Samples<typeof LEASESERVER> = {
   openSession: [
-    { clientId: "c", host: "h", mountpoint: "/m" },
-    { session: 1, ttlMs: 10_000, now: time, resumed: false },
+    { clientId: "c", host: "h", mountpoint: "/m", place: "machine/boot/namespace/m" },
+    { session: 1, ttlMs: 10_000, now: time, resumed: false, run: "r" },
   ],
-  renew: [{}, { now: time }],
-  reclaim: [{ open: [{ ino: 5, lease: "write" }, { ino: 6, lease: "none" }] }, {
-    granted: ["write", "none"],
-  }],
-  releaseLeases: [{ inodes: [5, 6, 7] }, { ok: true }],
+  renew: [{ counters }, { now: time }],
+  reclaim: [{ held, last: true }, { granted: ["write", "none"] }],
+  release: [{ held, unused: [5, 7] }, { ok: true }],
   closeSession: [{}, { ok: true }],
 };
 
-const dataserver: Samples = {
+const dataserver: Samples<typeof DATASERVER> = {
   writeBlock: [
     { block: 7, generation: 3, volume: 2, offset: 0, chain, create: true, body },
     { failed: [{ volume: 2, errno: "ENOSPC", message: "full" }] },
@@ -148,18 +213,18 @@ const dataserver: Samples = {
   truncateBlock: [{ block: 7, generation: 3, volume: 2, chain, length: 10 }, { failed: [] }],
 };
 
-const dataserverRegistry: Samples = {
+const dataserverRegistry: Samples<typeof DATASERVER_REGISTRY> = {
   register: [
     {
       node: 1,
       label: "l",
       host: "h",
       address: "h:1",
-      volumes: [{ volume: 2, label: "v", path: "/v", totalBytes: 1, freeBytes: 1 }],
+      volumes: [{ volume: 2, label: "v", path: "/v", disk: "d", totalBytes: 1, freeBytes: 1 }],
     },
     { node: 1, volumes: [2], heartbeatMs: 3000 },
   ],
-  heartbeat: [{ node: 1, volumes: [volume] }, { ok: true }],
+  heartbeat: [{ node: 1, volumes: [volume], leaving: true }, { ok: true }],
   blockReport: [
     { volume: 2, from: 0, to: 2 ** 53 - 1, replicas: [{ block: 7, generation: 3 }] },
     { stale: [7], unknown: [8, 9] },
@@ -168,9 +233,19 @@ const dataserverRegistry: Samples = {
   replicaCorrupt: [{ volume: 2, block: 7, message: "crc" }, { ok: true }],
 };
 
-const pushes: Samples = { recall: [{ ino: 5, keep: "read", removed: true }, { open: true }] };
+const pushes: Samples<typeof LEASE_PUSHES> = {
+  recall: [
+    {
+      items: [
+        { ino: 5, keep: "read", attributes: true, names: [], removed: true },
+        { ino: 1, keep: "none", attributes: false, names: [name, bytesOf("n")], removed: false },
+      ],
+    },
+    { open: ["write", "no"] },
+  ],
+};
 
-const dataserverPushes: Samples = {
+const dataserverPushes: Samples<typeof DATASERVER_PUSHES> = {
   deleteBlocks: [{ volume: 2, blocks: [7, 8] }, { ok: true }],
   setGeneration: [{ volume: 2, block: 7, from: 1, to: 2 }, { length: 4096 }],
 };

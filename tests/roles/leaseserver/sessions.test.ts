@@ -143,13 +143,13 @@ Deno.test("sessions: a push waits for a client that is away, and reaches it when
   first.close();
   await settle();
   let answer: unknown;
-  const pushing = table.push(session, 60, { ino: 5 }).then((value) => answer = value);
+  const pushing = table.push(session, 60, { items: [] }).then((value) => answer = value);
   await clock.advance(3_000);
   assert.equal(answer, undefined);
-  const second = new FakePeer(() => ({ open: true }));
+  const second = new FakePeer(() => ({ open: [] }));
   await open("a", second);
   await pushing;
-  assert.deepEqual(answer, { open: true });
+  assert.deepEqual(answer, { open: [] });
 });
 
 Deno.test("sessions: a push to one that ends meanwhile, or has ended, is over at once", async () => {
@@ -164,24 +164,143 @@ Deno.test("sessions: a push to one that ends meanwhile, or has ended, is over at
   assert.equal(await table.push(session, 60, {}), undefined);
 });
 
-Deno.test("sessions: one that renews but never answers a push is ended after the TTL and a little", async () => {
+Deno.test("sessions: a push that is under way ends at once when the session does", async () => {
+  const { table, open } = start();
+  const { session } = await open("a", new FakePeer(() => new Promise(() => {})));
+  const pushing = table.push(session, 60, {});
+  await settle();
+  table.end(session, "test");
+  assert.equal(await pushing, undefined);
+});
+
+Deno.test("sessions: one that renews but never answers a push is ended after three times the TTL", async () => {
+  for (
+    const answer of [
+      () => Promise.reject(new FsError("ETIMEDOUT", "no acknowledgement")),
+      // A connection that keeps to the deadline that it is given.
+      (clock: FakeClock, timeoutMs: number) =>
+        clock.sleep(timeoutMs).then(() => Promise.reject(new FsError("ETIMEDOUT", "no acknowledgement"))),
+    ]
+  ) {
+    const { clock, table, open, ended } = start();
+    const peer = new FakePeer((_op, _message, options) => answer(clock, options.timeoutMs!));
+    const { session } = await open("a", peer);
+    let isOver = false;
+    const pushing = table.push(session, 60, {}).then((value) => {
+      assert.equal(value, undefined);
+      isOver = true;
+    });
+    for (let ms = 0; ms < 3 * TTL_MS - 1_000; ms += 1_000) {
+      await clock.advance(1_000);
+      table.of(peer);
+      table.expire();
+    }
+    assert.deepEqual([isOver, ended], [false, []], "it is there, and may have much to flush");
+    await clock.advance(1_500);
+    await pushing;
+    assert.deepEqual(ended, [session]);
+  }
+});
+
+Deno.test("sessions: one that is silent while a push waits for it ends after the TTL", async () => {
   const { clock, table, open, ended } = start();
-  const peer = new FakePeer(() => Promise.reject(new FsError("ETIMEDOUT", "no acknowledgement")));
+  const peer = new FakePeer(() => new Promise(() => {}));
   const { session } = await open("a", peer);
-  let isOver = false;
-  const pushing = table.push(session, 60, {}).then((answer) => {
-    assert.equal(answer, undefined);
-    isOver = true;
+  const pushing = table.push(session, 60, {});
+  await clock.advance(TTL_MS);
+  table.expire();
+  assert.deepEqual(ended, []);
+  await clock.advance(1);
+  table.expire();
+  assert.deepEqual(ended, [session]);
+  assert.equal(await pushing, undefined);
+});
+
+Deno.test("sessions: a mount at the place of one that has died ends that one at once, of one that lives not", async () => {
+  const { table, ended } = start();
+  const peers = [new FakePeer(), new FakePeer(), new FakePeer()] as const;
+  const openAt = (clientId: string, place: string | undefined, peer: FakePeer) =>
+    table.open({ clientId, host: "h", mountpoint: "/m", ...(place === undefined ? {} : { place }) }, peer);
+  const { session: first } = await openAt("a", "here", peers[0]);
+  await openAt("b", "here", peers[1]);
+  assert.equal(ended.length, 0, "the first is connected");
+  peers[0].close();
+  peers[1].close();
+  await settle();
+  await openAt("c", "elsewhere", peers[2]);
+  await openAt("d", undefined, peers[2]);
+  assert.equal(ended.length, 0);
+  await openAt("a", "here", peers[2]);
+  assert.equal(ended.length, 0, "the client itself is back");
+  peers[2].close();
+  await settle();
+  await openAt("e", "here", new FakePeer());
+  assert.equal(ended.length, 2);
+  assert.ok(ended.includes(first));
+});
+
+Deno.test("sessions: what was heard of each is told", async () => {
+  const { clock, table, open } = start();
+  const peer = new FakePeer();
+  const { session } = await open("a", peer);
+  const [before] = table.describe();
+  assert.deepEqual(before, {
+    record: { session, clientId: "a", host: "h", mountpoint: "/m" },
+    connected: true,
+    silentMs: 0,
+    counters: undefined,
   });
-  for (let ms = 0; ms < TTL_MS; ms += 1_000) {
+  const counters = { kernelRequests: 1, calls: { lookup: 2 }, inodes: 3, recalls: 4, recallMs: 5, fences: 0 };
+  table.count(peer, counters);
+  table.count(new FakePeer(), counters);
+  await clock.advance(1_500);
+  peer.close();
+  await settle();
+  const [after] = table.describe();
+  assert.deepEqual([after!.connected, after!.silentMs, after!.counters], [false, 1_500, counters]);
+  table.end(session, "test");
+  assert.deepEqual(table.describe(), []);
+});
+
+Deno.test("sessions: who waits for all to reclaim goes on when the last has, or is over", async () => {
+  const stored = ["a", "b", "c"].map((clientId, i) => ({
+    session: asSessionId(i + 10),
+    clientId,
+    host: "h",
+    mountpoint: "/m",
+  }));
+  const { table } = start(stored);
+  const [a, b, c] = stored.map(({ session }) => session) as [SessionId, SessionId, SessionId];
+  const over: SessionId[] = [];
+  for (const session of [a, c, asSessionId(0)]) {
+    void table.allReclaimed(session)!.then(() => over.push(session));
+  }
+  table.markReclaimed(c);
+  await settle();
+  assert.deepEqual(over, []);
+  table.end(b, "test");
+  await settle();
+  assert.deepEqual(over, [a], "a itself is not waited for by a");
+  table.markReclaimed(a);
+  await settle();
+  assert.deepEqual(over, [a, c, asSessionId(0)]);
+  assert.equal(table.allReclaimed(asSessionId(0)), undefined);
+});
+
+Deno.test("sessions: one that is back after a restart but does not reclaim is given up", async () => {
+  const stored = [{ session: asSessionId(10), clientId: "a", host: "h", mountpoint: "/m" }];
+  const { clock, table, open, ended } = start(stored);
+  const peer = new FakePeer();
+  await open("a", peer);
+  for (let ms = 0; ms < 3 * TTL_MS; ms += 1_000) {
     await clock.advance(1_000);
     table.of(peer);
     table.expire();
   }
-  assert.equal(isOver, false, "it has the TTL");
-  await clock.advance(5_000);
-  await pushing;
-  assert.deepEqual(ended, [session]);
+  assert.deepEqual(ended, []);
+  await clock.advance(1);
+  table.expire();
+  assert.deepEqual(ended, [asSessionId(10)]);
 });
 
 Deno.test("sessions: those from before a restart are waited for, and end when they do not come", async () => {

@@ -3,28 +3,16 @@ import { bytesKey, bytesOf, textOf } from "../../../base/bytes.ts";
 import { type Random, randomInt } from "../../../base/random.ts";
 import { isErrno } from "../../../wire/errno.ts";
 import { asBlockId, type InodeId, ROOT_INODE } from "../../../wire/ids.ts";
-import { type LeaseMode, S_IFDIR, S_IFLNK } from "../../../wire/messages/inode.ts";
+import { S_IFDIR, S_IFLNK } from "../../../wire/messages/inode.ts";
 import type { NAMESERVER } from "../../../wire/messages/nameserver.ts";
 import type { RequestOf } from "../../../wire/service.ts";
 import { settle } from "../../base/fake_clock.ts";
 import { chance, pick, seededTest } from "../../base/seeded.ts";
 import { checkNamespace } from "./consistency.ts";
-import { FakePeer } from "./fake_peer.ts";
-import { makeService, type Service, ServiceClient } from "./service.ts";
+import { addDataservers, makeService, ServiceClient } from "./service.ts";
 
 const credentials = { uid: 0, gid: 0 };
 const name = bytesOf;
-
-async function addDataservers({ registry }: Service): Promise<void> {
-  for (const host of ["a", "b", "c"]) {
-    await registry.register({
-      label: host,
-      host,
-      address: `${host}:1`,
-      volumes: [{ label: `${host}.v`, path: "/v", totalBytes: 1e9, freeBytes: 1e9 }],
-    }, new FakePeer());
-  }
-}
 
 // ---- listing
 
@@ -203,7 +191,9 @@ Deno.test("retries: every change that is sent again is made once and answered al
     const first = await client.call(method, request) as Record<string, unknown>;
     const records = service.journal.list();
     const again = await client.call(method, request) as Record<string, unknown>;
-    assert.deepEqual(again, first, method);
+    // Of an answer that is given again nobody knows whether the names are still as they were.
+    const isForgotten = ["link", "remove", "rename"].includes(method);
+    assert.deepEqual(again, isForgotten ? { ...first, directory: "none" } : first, method);
     assert.deepEqual(service.journal.list(), records, `${method} changed nothing the second time`);
     service = await makeService(service);
     await addDataservers(service);
@@ -214,11 +204,8 @@ Deno.test("retries: every change that is sent again is made once and answered al
     peer.close();
     const later = await client.call(method, request) as Record<string, unknown>;
     // What may be cached is decided anew; the rest of the answer is the same.
-    assert.deepEqual(
-      { ...later, lease: undefined },
-      { ...first, lease: undefined },
-      `${method} after a restart`,
-    );
+    const decidedAnew = { lease: undefined, directory: undefined };
+    assert.deepEqual({ ...later, ...decidedAnew }, { ...first, ...decidedAnew }, `${method} after a restart`);
     checkNamespace(service.journal);
   }
 });
@@ -250,6 +237,8 @@ Deno.test("create: without O_EXCL opens the file that is there, and says so", as
   };
   const reply = await b.call("create", { ...request, retry: b.tag() });
   assert.deepEqual([reply.created, reply.attributes.ino, reply.lease], [false, ino, "read"]);
+  assert.deepEqual([reply.directory, reply.isShared], ["read", false]);
+  assert.equal(reply.attributes.mode & 0o777, 0o644);
   await assert.rejects(
     b.call("create", { ...request, retry: b.tag(), exclusive: true }),
     (error) => isErrno(error, "EEXIST"),
@@ -268,168 +257,6 @@ seededTest("create: of many who create one name exclusively one succeeds", async
   }
 });
 
-// ---- leases and open files
-
-Deno.test("leases: who changes an inode waits until the others gave it up", async () => {
-  const service = await makeService();
-  const [a, b] = [await ServiceClient.connect(service, "a"), await ServiceClient.connect(service, "b")];
-  const ino = await a.create("f");
-  const acknowledged = Promise.withResolvers<void>();
-  a.onRecall = () => acknowledged.promise;
-  let isDone = false;
-  const change = b.call("setattr", { retry: b.tag(), ino, mode: 0o600 }).then((reply) => {
-    isDone = true;
-    return reply;
-  });
-  await settle();
-  assert.equal(isDone, false);
-  const looked = await b.call("getattr", { ino });
-  assert.equal(looked.attributes.mode & 0o777, 0o644, "not changed before the acknowledgement");
-  acknowledged.resolve();
-  assert.equal((await change).lease, "none");
-  assert.deepEqual(a.recalls, [{ ino, keep: "none", removed: false }]);
-});
-
-Deno.test("leases: a writer's size is asked for before anybody looks", async () => {
-  const service = await makeService();
-  const [a, b] = [await ServiceClient.connect(service, "a"), await ServiceClient.connect(service, "b")];
-  const ino = await a.create("f", ROOT_INODE, true);
-  a.onRecall = async () => {
-    await a.call("commit", {
-      retry: a.tag(),
-      ino,
-      size: 77,
-      mtime: { seconds: 9, nanoseconds: 0 },
-      written: [],
-      durable: false,
-      killSuidGid: false,
-    });
-  };
-  for (
-    const look of [
-      () => b.call("getattr", { ino }),
-      () => b.call("lookup", { parent: ROOT_INODE, name: name("f") }),
-      async () =>
-        (await b.call("readDirectory", { ino: ROOT_INODE, cookie: 0, limit: 9, withInodes: true }))
-          .entries[0]!.inode!,
-    ]
-  ) {
-    assert.equal((await look()).attributes.size, 77);
-  }
-});
-
-Deno.test("leases: an answer that arrives after a later one gives nothing that was taken back since", async () => {
-  const service = await makeService();
-  const [a, b] = [await ServiceClient.connect(service, "a"), await ServiceClient.connect(service, "b")];
-  const ino = await a.create("f");
-  await b.open(ino, false);
-  // What `a` believes, as the client does it: a lease in an answer counts unless a recall came since it was asked for.
-  let believed: LeaseMode = "none";
-  let recalls = 0;
-  a.onRecall = ({ keep }) => {
-    recalls++;
-    if (keep === "none" || (keep === "read" && believed === "write")) believed = keep;
-  };
-  const adopt = async (ask: Promise<{ readonly lease: LeaseMode }>) => {
-    const before = recalls;
-    const { lease } = await ask;
-    if (recalls === before) believed = lease;
-  };
-  service.journal.hold();
-  // Its answer waits for the journal ...
-  const slow = adopt(a.call("setattr", { retry: a.tag(), ino, atime: { seconds: 1, nanoseconds: 0 } }));
-  await settle();
-  // ... and says "read", while this one, which waits for nothing but b, says "none".
-  const fast = adopt(a.call("open", { ino, write: true }));
-  await settle();
-  service.journal.release();
-  await Promise.all([slow, fast]);
-  const before = a.recalls.length;
-  await b.call("setattr", { retry: b.tag(), ino, mode: 0o640 });
-  assert.ok(
-    believed === "none" || a.recalls.length > before,
-    "a believes in a lease and was not asked to drop it",
-  );
-});
-
-Deno.test("unlink: a file that is open elsewhere lives on until it is closed there", async () => {
-  const service = await makeService();
-  const [a, b] = [await ServiceClient.connect(service, "a"), await ServiceClient.connect(service, "b")];
-  const ino = await a.create("f");
-  await b.open(ino, false);
-  await b.remove("f");
-  assert.ok(a.recalls.some((push) => push.removed && push.ino === ino), "a was asked");
-  assert.equal((await a.call("getattr", { ino })).attributes.nlink, 0);
-  await b.release(ino);
-  await a.call("getattr", { ino });
-  await a.release(ino);
-  await assert.rejects(a.call("getattr", { ino }), (error) => isErrno(error, "ENOENT"));
-  checkNamespace(service.journal);
-});
-
-Deno.test("unlink: a file that is replaced by a rename lives on in the same way", async () => {
-  const service = await makeService();
-  const [a, b] = [await ServiceClient.connect(service, "a"), await ServiceClient.connect(service, "b")];
-  const old = await a.create("old");
-  const fresh = await b.create("fresh");
-  const reply = await b.call("rename", {
-    retry: b.tag(),
-    parent: ROOT_INODE,
-    name: name("fresh"),
-    newParent: ROOT_INODE,
-    newName: name("old"),
-    flags: 0,
-  });
-  assert.deepEqual(reply, { ino: fresh, replaced: { ino: old, nlink: 0 } });
-  await a.call("getattr", { ino: old });
-  service.leaseserver.sessions.end(a.session, "test");
-  await settle();
-  await assert.rejects(b.call("getattr", { ino: old }), (error) => isErrno(error, "ENOENT"));
-  checkNamespace(service.journal);
-});
-
-Deno.test("unlink: a file that is opened while its holders are asked is not lost", async () => {
-  const service = await makeService();
-  const [a, b, c] = await Promise.all(["a", "b", "c"].map((who) => ServiceClient.connect(service, who)));
-  const ino = await a!.create("f");
-  const asked = Promise.withResolvers<void>();
-  const answer = Promise.withResolvers<void>();
-  a!.onRecall = async ({ removed }) => {
-    if (!removed) return;
-    asked.resolve();
-    await answer.promise;
-    a!.openInodes.delete(ino); // a has closed it meanwhile, but says so later
-  };
-  const removing = b!.remove("f");
-  await asked.promise;
-  await c!.open(ino, false);
-  answer.resolve();
-  await removing;
-  assert.equal((await c!.call("getattr", { ino })).attributes.nlink, 0);
-  await c!.release(ino);
-  await a!.release(ino);
-  await assert.rejects(b!.call("getattr", { ino }), (error) => isErrno(error, "ENOENT"));
-});
-
-Deno.test("unlink: sessions that have not come back after a restart keep their open files", async () => {
-  const before = await makeService();
-  const a = await ServiceClient.connect(before, "a");
-  const ino = await a.create("f");
-  const service = await makeService(before);
-  const b = await ServiceClient.connect(service, "b");
-  const removing = b.remove("f");
-  await settle();
-  const again = new ServiceClient(service);
-  again.openInodes.add(ino);
-  const { leaseserver } = service;
-  await leaseserver.handlers.openSession({ clientId: "a", host: "a", mountpoint: "/m" }, again.peer.context);
-  await leaseserver.handlers.reclaim({ open: [{ ino, lease: "read" }] }, again.peer.context);
-  await removing;
-  assert.equal((await again.call("getattr", { ino })).attributes.nlink, 0);
-  await again.release(ino);
-  await assert.rejects(b.call("getattr", { ino }), (error) => isErrno(error, "ENOENT"));
-});
-
 // ---- blocks
 
 Deno.test("blocks: what an open and a page of the map do not hold is fetched by the next", async () => {
@@ -441,7 +268,7 @@ Deno.test("blocks: what an open and a page of the map do not hold is fetched by 
   for (let i = 0; i < count; i++) {
     await client.call("allocateBlock", { retry: client.tag(), ino, offset: i * 2048, host: "a", avoid: [] });
   }
-  const opened = await client.call("open", { ino, write: true });
+  const opened = await client.call("acquire", { ino, mode: "write" });
   assert.deepEqual([opened.blocks.length, opened.blocksComplete], [64, false]);
   const starts: number[] = [];
   for (let offset = 0; offset < count * 2048;) {

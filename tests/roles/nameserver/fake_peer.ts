@@ -1,6 +1,9 @@
 /** The other end of a channel as a service sees it: takes pushes, and ends when a test says so. */
 
-import type { CallContext, Peer } from "../../../wire/service.ts";
+import type { CallContext, CallOptions, Peer } from "../../../wire/service.ts";
+
+/** How the other end answers a push. */
+export type PushAnswer = (op: number, message: unknown, options: CallOptions) => Promise<unknown> | unknown;
 
 export class FakePeer implements Peer {
   readonly role = "client";
@@ -9,15 +12,15 @@ export class FakePeer implements Peer {
   #end!: () => void;
   readonly closed: Promise<void> = new Promise((resolve) => this.#end = resolve);
   readonly pushes: { readonly op: number; readonly message: unknown }[] = [];
-  readonly #answer: (op: number, message: unknown) => Promise<unknown> | unknown;
+  readonly #answer: PushAnswer;
 
-  constructor(answer: (op: number, message: unknown) => Promise<unknown> | unknown = () => ({ ok: true })) {
+  constructor(answer: PushAnswer = () => ({ ok: true })) {
     this.#answer = answer;
   }
 
-  async push(op: number, message: unknown): Promise<unknown> {
+  async push(op: number, message: unknown, options: CallOptions = {}): Promise<unknown> {
     this.pushes.push({ op, message });
-    return await this.#answer(op, message);
+    return await this.#answer(op, message, options);
   }
 
   close(): void {

@@ -243,7 +243,7 @@ Deno.test("namespace: names that no directory may hold are refused by every oper
       assert.rejects(namespace.change(run), (error) => isErrno(error, errno), `${name}`);
     await refused((tx) => operations.make(tx, ROOT_INODE, name, DIR));
     await refused((tx) => operations.lookup(tx, ROOT_INODE, name));
-    await refused((tx) => operations.link(tx, operations.lookup(tx, ROOT_INODE, f).ino, ROOT_INODE, name));
+    await refused((tx) => operations.link(tx, operations.lookup(tx, ROOT_INODE, f)!.ino, ROOT_INODE, name));
     await refused((tx) => operations.remove(tx, ROOT_INODE, name, false, []));
     await refused((tx) => operations.rename(tx, ROOT_INODE, f, ROOT_INODE, name, 0, []));
     await refused((tx) => operations.rename(tx, ROOT_INODE, name, ROOT_INODE, f, 0, []));
@@ -264,7 +264,7 @@ Deno.test("namespace: any other bytes are a name, up to 255 of them", async () =
   }
   for (const name of names) {
     const { ino } = await namespace.change((tx) => operations.make(tx, ROOT_INODE, name, DIR));
-    assert.equal((await namespace.look((tx) => operations.lookup(tx, ROOT_INODE, name))).ino, ino);
+    assert.equal((await namespace.look((tx) => operations.lookup(tx, ROOT_INODE, name)))?.ino, ino);
   }
   checkNamespace(journal);
 });

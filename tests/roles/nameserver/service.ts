@@ -4,14 +4,26 @@ import { bytesOf } from "../../../base/bytes.ts";
 import { silentLogger } from "../../../base/log.ts";
 import { SeededRandom } from "../../../base/random.ts";
 import { Leaseserver } from "../../../roles/leaseserver/leaseserver.ts";
+import { dropUnused } from "../../../roles/nameserver/block_operations.ts";
 import { BlockRecovery } from "../../../roles/nameserver/block_recovery.ts";
 import { clientHandlers } from "../../../roles/nameserver/client_service.ts";
 import { Registry } from "../../../roles/nameserver/registry.ts";
 import type { StatusReporter } from "../../../roles/nameserver/status_reporter.ts";
 import { type InodeId, ROOT_INODE, type SessionId } from "../../../wire/ids.ts";
-import type { NAMESERVER, RecallAnswer, RecallPush } from "../../../wire/messages/nameserver.ts";
+import type {
+  AcquireReply,
+  Held,
+  LookupReply,
+  NAMESERVER,
+  RecallAnswer,
+  RecallItem,
+  RecallPush,
+  Removed,
+  RemoveReply,
+  RenameReply,
+} from "../../../wire/messages/nameserver.ts";
 import type { CallContext, Handlers, RequestOf, ResponseOf } from "../../../wire/service.ts";
-import type { LeaseMode } from "../../../wire/messages/inode.ts";
+import { type InodeReply, type LeaseMode, type OpenMode, S_IFDIR } from "../../../wire/messages/inode.ts";
 import type { SessionRecord } from "../../../roles/leaseserver/sessions.ts";
 import { FakePeer } from "./fake_peer.ts";
 import { makeWorld, reopen, type World } from "./harness.ts";
@@ -41,31 +53,38 @@ export async function makeService(before?: Pick<Service, "stored" | keyof World>
     deadAfterMs: 30_000,
     reserveBytes: 0,
   });
+  const recovery = new BlockRecovery(namespace, registry, silentLogger);
   const leaseserver = new Leaseserver({
     sessionTtlMs: 10_000,
+    run: `run ${++runs}`,
     clock,
     log: silentLogger,
     stored,
     store: {
       nextId: () => namespace.ids.next("session"),
       save: async (record) => void stored.push(record),
-      remove: () => {},
+      remove: (session) => {
+        const at = stored.findIndex((record) => record.session === session);
+        if (at >= 0) stored.splice(at, 1);
+      },
     },
     onSessionEnd: (session) => void namespace.endSession(session),
     onRelease: async (session, inodes) => {
       for (const ino of inodes) await namespace.releaseOrphan(session, ino);
     },
-    onReclaim: async (session, open) => {
+    onUnused: (inodes) => namespace.change((tx) => inodes.forEach((ino) => dropUnused(tx, ino))),
+    onReclaim: async (session, isOpen) => {
       for (const ino of namespace.orphansOf(session)) {
-        if (!open.has(ino)) await namespace.releaseOrphan(session, ino);
+        if (!isOpen(ino)) await namespace.releaseOrphan(session, ino);
       }
     },
+    fence: (ino) => recovery.fence(ino),
   });
   const handlers = clientHandlers({
     namespace,
     registry,
     leaseserver,
-    recovery: new BlockRecovery(namespace, registry, silentLogger),
+    recovery,
     status: {} as StatusReporter,
     blockBytes: 1024,
     replication: 2,
@@ -73,33 +92,57 @@ export async function makeService(before?: Pick<Service, "stored" | keyof World>
   return { ...world, handlers, leaseserver, registry, stored };
 }
 
-/** A client of the service: its session, and what it answers to recalls. */
+/** Three hosts with a dataserver of one volume each. */
+export async function addDataservers({ registry }: Service): Promise<void> {
+  for (const host of ["a", "b", "c"]) {
+    await registry.register({
+      label: host,
+      host,
+      address: `${host}:1`,
+      volumes: [{ label: `${host}.v`, path: "/v", totalBytes: 1e9, freeBytes: 1e9 }],
+    }, new FakePeer());
+  }
+}
+
+let runs = 0;
+
+/** A client of the service: its session, what it has open, and what it answers to recalls. */
 export class ServiceClient {
   readonly #service: Service;
   readonly peer: FakePeer;
   session = 0 as SessionId;
-  readonly openInodes = new Set<InodeId>();
-  readonly recalls: RecallPush[] = [];
-  onRecall: (push: RecallPush) => Promise<void> | void = () => {};
+  readonly openInodes = new Map<InodeId, OpenMode>();
+  /** What was recalled, in order: the items of all pushes. */
+  readonly recalls: RecallItem[] = [];
+  onRecall: (items: readonly RecallItem[]) => Promise<void> | void = () => {};
   #sequence = 0;
 
   constructor(service: Service) {
     this.#service = service;
     this.peer = new FakePeer(async (_op, message): Promise<RecallAnswer> => {
-      const push = message as RecallPush;
-      this.recalls.push(push);
-      await this.onRecall(push);
-      return { open: this.openInodes.has(push.ino) };
+      const { items } = message as RecallPush;
+      this.recalls.push(...items);
+      await this.onRecall(items);
+      return { open: items.map(({ ino }) => this.openInodes.get(ino) ?? "no") };
     });
   }
 
   static async connect(service: Service, name: string): Promise<ServiceClient> {
     const client = new ServiceClient(service);
-    const request = { clientId: name, host: name, mountpoint: "/m" };
-    const { session } = await service.leaseserver.handlers.openSession(request, client.peer.context);
-    client.session = session;
-    await service.leaseserver.handlers.reclaim({ open: [] }, client.peer.context);
+    await client.openSession(name);
+    await client.reclaim([]);
     return client;
+  }
+
+  async openSession(name: string): Promise<void> {
+    const request = { clientId: name, host: name, mountpoint: "/m" };
+    const { session } = await this.#service.leaseserver.handlers.openSession(request, this.peer.context);
+    this.session = session;
+  }
+
+  /** Says what is held, after a restart of the server. */
+  async reclaim(held: readonly Held[]): Promise<void> {
+    await this.#service.leaseserver.handlers.reclaim({ held, last: true }, this.peer.context);
   }
 
   /** A tag that no change of this client had. */
@@ -112,12 +155,13 @@ export class ServiceClient {
   async call<Name extends keyof Methods>(
     name: Name,
     request: RequestOf<Methods[Name]>,
+    signal?: AbortSignal,
   ): Promise<ResponseOf<Methods[Name]>> {
     const handler = this.#service.handlers[name] as (
       request: RequestOf<Methods[Name]>,
       context: CallContext,
     ) => Promise<ResponseOf<Methods[Name]>>;
-    return await handler(request, this.peer.context);
+    return await handler(request, { peer: this.peer, signal });
   }
 
   /** Makes a file and keeps it open. */
@@ -131,28 +175,73 @@ export class ServiceClient {
       exclusive: true,
       write,
     });
-    this.openInodes.add(attributes.ino);
+    this.openInodes.set(attributes.ino, write ? "write" : "read");
     return attributes.ino;
   }
 
-  /** Opens a file and keeps it open; what may be cached of it. */
-  async open(ino: InodeId, write: boolean): Promise<LeaseMode> {
-    const { lease } = await this.call("open", { ino, write });
-    this.openInodes.add(ino);
-    return lease;
+  /** Makes a directory. */
+  async mkdir(name: string, parent: InodeId = ROOT_INODE): Promise<InodeId> {
+    const { attributes } = await this.call("make", {
+      retry: this.tag(),
+      parent,
+      name: bytesOf(name),
+      credentials: { uid: 0, gid: 0 },
+      mode: S_IFDIR | 0o755,
+    });
+    return attributes.ino;
   }
 
-  async release(ino: InodeId): Promise<void> {
+  /** Opens a file and keeps it open. */
+  async open(ino: InodeId, write = false): Promise<AcquireReply> {
+    const mode = write ? "write" : "read";
+    const before = this.openInodes.get(ino);
+    this.openInodes.set(ino, before === "write" ? before : mode);
+    return await this.call("acquire", { ino, mode });
+  }
+
+  /** Closes a file, and gives back what is held of it but `lease`. */
+  async release(ino: InodeId, lease: LeaseMode = "none", unused: readonly InodeId[] = []): Promise<void> {
     this.openInodes.delete(ino);
-    await this.#service.leaseserver.handlers.releaseLeases({ inodes: [ino] }, this.peer.context);
+    const held = [{ ino, lease, open: "no" }] as const;
+    await this.#service.leaseserver.handlers.release({ held, unused }, this.peer.context);
   }
 
-  async remove(name: string): Promise<void> {
-    await this.call("remove", {
+  async lookup(name: string, parent: InodeId = ROOT_INODE): Promise<LookupReply> {
+    return await this.call("lookup", { parent, name: bytesOf(name) });
+  }
+
+  async remove(name: string, removed?: Removed): Promise<RemoveReply> {
+    return await this.call("remove", {
       retry: this.tag(),
       parent: ROOT_INODE,
       name: bytesOf(name),
       directory: false,
+      ...(removed && { removed }),
+    });
+  }
+
+  async rename(from: string, to: string, flags = 0, removed?: Removed): Promise<RenameReply> {
+    return await this.call("rename", {
+      retry: this.tag(),
+      parent: ROOT_INODE,
+      name: bytesOf(from),
+      newParent: ROOT_INODE,
+      newName: bytesOf(to),
+      flags,
+      ...(removed && { removed }),
+    });
+  }
+
+  /** Reports a size, as a flush does. */
+  async commit(ino: InodeId, size: number): Promise<InodeReply> {
+    return await this.call("commit", {
+      retry: this.tag(),
+      ino,
+      size,
+      mtime: { seconds: 9, nanoseconds: 0 },
+      written: [],
+      durable: false,
+      killSuidGid: false,
     });
   }
 }

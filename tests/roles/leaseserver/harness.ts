@@ -1,0 +1,122 @@
+/** A table of leases and of sessions without a namespace, on a clock that a test moves. */
+
+import { silentLogger } from "../../../base/log.ts";
+import { LeaseTable, type LeaseTableOptions } from "../../../roles/leaseserver/leases.ts";
+import { type SessionRecord, SessionTable } from "../../../roles/leaseserver/sessions.ts";
+import type { InodeId, SessionId } from "../../../wire/ids.ts";
+import type { LeaseMode, OpenMode } from "../../../wire/messages/inode.ts";
+import type { RecallAnswer, RecallItem, RecallPush } from "../../../wire/messages/nameserver.ts";
+import { FakeClock, settle } from "../../base/fake_clock.ts";
+import { FakePeer } from "../nameserver/fake_peer.ts";
+
+export const TTL_MS = 10_000;
+
+export interface Tables {
+  readonly clock: FakeClock;
+  readonly sessions: SessionTable;
+  readonly leases: LeaseTable;
+}
+
+export interface TablesOptions extends Partial<Pick<LeaseTableOptions, "perSessionMax" | "fence">> {
+  readonly stored?: readonly SessionRecord[];
+}
+
+export function makeTables(options: TablesOptions = {}): Tables {
+  const { stored = [], perSessionMax = 1_000_000, fence = () => Promise.resolve() } = options;
+  const clock = new FakeClock();
+  let next = 1;
+  const store = { nextId: () => next++, save: () => Promise.resolve(), remove: () => {} };
+  const sessions = new SessionTable(
+    { ttlMs: TTL_MS, clock, store, log: silentLogger, onEnd: (session) => leases.dropSession(session) },
+    stored,
+  );
+  const leases: LeaseTable = new LeaseTable({ sessions, clock, perSessionMax, fence });
+  return { clock, sessions, leases };
+}
+
+type Answer = (items: readonly RecallItem[]) => Promise<void> | void;
+
+/** A session whose recalls a test answers, and what it has open. */
+export class Member {
+  readonly peer: FakePeer;
+  readonly #leases: LeaseTable;
+  session = 0 as SessionId;
+  readonly open = new Map<InodeId, OpenMode>();
+  /** Called with what is recalled; it is given up when that has resolved. */
+  onRecall: Answer = () => {};
+
+  private constructor(leases: LeaseTable) {
+    this.#leases = leases;
+    this.peer = new FakePeer(async (_op, message): Promise<RecallAnswer> => {
+      const { items } = message as RecallPush;
+      await this.onRecall(items);
+      return { open: items.map(({ ino }) => this.open.get(ino) ?? "no") };
+    });
+  }
+
+  static async join(
+    { sessions, leases }: Pick<Tables, "sessions" | "leases">,
+    clientId: string,
+    onRecall: Answer = () => {},
+  ): Promise<Member> {
+    const member = new Member(leases);
+    member.onRecall = onRecall;
+    const request = { clientId, host: "h", mountpoint: "/m" };
+    member.session = (await sessions.open(request, member.peer)).session;
+    return member;
+  }
+
+  /** What was recalled: the items of each push. */
+  get recalls(): readonly (readonly RecallItem[])[] {
+    return this.peer.pushes.map(({ message }) => (message as RecallPush).items);
+  }
+
+  /** As a look at the inode that anybody may have. */
+  lease(ino: InodeId): LeaseMode {
+    return this.#leases.lease(ino, this.session);
+  }
+
+  /** Opens and acquires; what it may cache. */
+  async acquire(ino: InodeId, mode: "read" | "write", signal?: AbortSignal): Promise<LeaseMode> {
+    if (this.open.get(ino) !== "write") this.open.set(ino, mode);
+    return await this.#leases.acquire(
+      ino,
+      this.session,
+      mode,
+      () => this.#leases.lease(ino, this.session, true),
+      signal,
+    );
+  }
+
+  /** Gives all of an inode back. */
+  release(ino: InodeId, lease: LeaseMode = "none"): void {
+    this.open.delete(ino);
+    this.#leases.lower(this.session, [{ ino, lease, open: "no" }]);
+  }
+
+  /** Changes something and says which sessions said that they have it open. */
+  async change(...items: RecallItem[]): Promise<readonly SessionId[]> {
+    return await this.#leases.change(this.session, items, (openIn) => openIn);
+  }
+}
+
+/** A promise that a test resolves, and whether somebody waits for it. */
+export function gate(): { readonly open: () => void; readonly wait: () => Promise<void> } {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  return { open: resolve, wait: () => promise };
+}
+
+/** What has come of a promise so far. */
+export function watch<T>(work: Promise<T> | T): { isDone: boolean; value: T | undefined } {
+  const state: { isDone: boolean; value: T | undefined } = { isDone: false, value: undefined };
+  Promise.resolve(work).then((value) => {
+    state.isDone = true;
+    state.value = value;
+  }, () => state.isDone = true);
+  return state;
+}
+
+/** Until nothing goes on any more by itself: what was answered has gone its way, and turns have been handed on. */
+export async function rest(): Promise<void> {
+  for (let i = 0; i < 20; i++) await settle();
+}
