@@ -453,18 +453,24 @@ export function know(
 export const READ_ONLY: OpenOptions = { write: false, truncate: false, killSuidGid: false };
 export const WRITING: OpenOptions = { ...READ_ONLY, write: true };
 
-/** A file that is open under the lease that its kind of opening brings, all of whose blocks are known. */
+/** A file that is open under a lease that allows what it is opened for, all of whose blocks are known. */
 export async function opened(
   client: TestClient,
   options: OpenOptions,
   changes: Partial<Attributes> = {},
   more: Partial<AcquireReply> = {},
 ): Promise<Handle> {
-  const { fs, nameserver, table } = client;
-  const opening = fs.open(INO, options, PATIENT);
-  if (table.get(INO) === undefined) await nameserver.answer("getattr", inodeReply(INO, "none", changes));
-  await nameserver.answer("acquire", acquireReply(INO, options.write ? "write" : "read", changes, more));
-  const handle = await opening;
+  const { fs, nameserver } = client;
+  const opening = watch(Promise.resolve(fs.open(INO, options, PATIENT)));
+  for (await quiet(); opening.state === "waits"; await quiet()) {
+    if (nameserver.calls[0]?.method === "getattr") {
+      await nameserver.answer("getattr", inodeReply(INO, "none", changes));
+    } else {
+      const lease = options.write ? "write" : "read";
+      await nameserver.answer("acquire", acquireReply(INO, lease, changes, more));
+    }
+  }
+  const handle = await opening.promise;
   if (handle.file.inode.lookups === 0) handle.file.inode.lookups = 1;
   return handle;
 }
