@@ -206,7 +206,7 @@ Deno.test("leases: a change waits for others, and nothing of the inode is grante
   const during = watch(leases.change(b.session, [
     { ino: INO, keep: "none" },
     { ino: DIR, keep: "read", names: [name] },
-  ], () => [leases.lease(INO, b.session, true), leases.lease(DIR, b.session, true)]));
+  ], () => [leases.lease(INO, b.session, true), leases.lease(DIR, b.session, "names")]));
   await rest();
   assert.deepEqual([...a.recalls], [[
     { ino: INO, keep: "none" },
@@ -253,7 +253,7 @@ Deno.test("leases: changes of names of one directory go side by side, and none o
     watch(leases.change(
       member.session,
       [{ ino: DIR, keep: "read", names: [name] }],
-      () => leases.lease(DIR, member.session, true),
+      () => leases.lease(DIR, member.session, "names"),
     ));
   const first = change(b);
   await rest();
@@ -374,7 +374,7 @@ Deno.test("leases: who changes names in a directory is granted nothing while ano
   const granted = await leases.change(
     b.session,
     [{ ino: DIR, keep: "read", names: [name] }],
-    () => leases.lease(DIR, b.session, true),
+    () => leases.lease(DIR, b.session, "names"),
   );
   assert.ok(!removing.isDone);
   assert.equal(granted, "none");
@@ -389,7 +389,7 @@ Deno.test("leases: an rmdir ends though two others keep making and removing name
     member.lease(DIR);
     for (let i = 0; i < 300 && !isOver; i++) {
       await leases.change(member.session, [{ ino: DIR, keep: "read", names: [name] }], () => {
-        leases.lease(DIR, member.session, true);
+        leases.lease(DIR, member.session, "names");
       });
       await settle();
     }
