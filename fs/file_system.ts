@@ -229,12 +229,12 @@ export class FileSystem {
   /** We changed names of these; `changes` is what the answer says of their attributes. */
   #directoriesChanged(
     parents: readonly InodeId[],
-    changes: readonly DirectoryChange[],
+    changes: readonly DirectoryChange[] | undefined,
     askedAt: number,
   ): void {
     for (const parent of new Set(parents)) {
       const inode = this.#table.get(parent);
-      const change = changes.find(({ ino }) => ino === parent);
+      const change = changes?.find(({ ino }) => ino === parent);
       const isNext = inode !== undefined && inode.isFresh && change !== undefined &&
         change.version === inode.attributes.version + 1 && !this.#table.isCrossed(parent, askedAt);
       if (isNext) {

@@ -233,7 +233,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         if (existing === undefined) return await makeFile(request, session, record);
         const reply = await acquire(existing, request.write ? "write" : "read", session);
         const directoryLease = leases.lease(request.parent, session);
-        return { ...reply, directory: directoryLease, directories: [], created: false };
+        return { ...reply, directory: directoryLease, created: false };
       } catch (error) {
         // Made or removed by another meanwhile.
         const isOvertaken = isErrno(error, existing === undefined ? "EEXIST" : "ENOENT");
@@ -324,9 +324,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     make: (request, context) => {
       const session = sessionOf(context);
       const { parent, name, credentials, mode } = request;
-      const entryOf = (inode: InodeRecord, directories: readonly DirectoryChange[], own?: Own) => ({
+      const entryOf = (inode: InodeRecord, own?: Own) => ({
         ...replyOf(inode, session),
-        directories,
         directory: leases.lease(parent, session, own),
       });
       return retries.once(
@@ -343,9 +342,9 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
               };
               const inode = operations.make(tx, parent, name, what);
               record(tx, inode.ino);
-              return entryOf(inode, changesOf(tx, parent), "names");
+              return { ...entryOf(inode, "names"), directories: changesOf(tx, parent) };
             })),
-        ({ ino }) => namespace.look((tx) => entryOf(tx.inode(ino as InodeId), [])),
+        ({ ino }) => namespace.look((tx) => entryOf(tx.inode(ino as InodeId))),
       );
     },
 
@@ -358,7 +357,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         async ({ ino }) => {
           const reply = await acquire(ino as InodeId, request.write ? "write" : "read", session);
           const directoryLease = leases.lease(request.parent, session);
-          return { ...reply, directory: directoryLease, directories: [], created: true };
+          return { ...reply, directory: directoryLease, created: true };
         },
       );
     },
@@ -388,7 +387,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         ({ ino }) =>
           namespace.look((tx) => {
             const nlink = tx.findInode(ino as InodeId)?.nlink ?? 0;
-            return { ino: ino as InodeId, nlink, directory: "none", directories: [] };
+            return { ino: ino as InodeId, nlink, directory: "none" };
           }),
       );
     },
@@ -452,7 +451,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         run,
         ({ ino, other }) =>
           namespace.look((tx) => {
-            const reply: RenameReply = { ino: ino as InodeId, directory: "none", directories: [] };
+            const reply: RenameReply = { ino: ino as InodeId, directory: "none" };
             if (other === 0) return reply;
             const nlink = tx.findInode(other as InodeId)?.nlink ?? 0;
             return { ...reply, replaced: { ino: other as InodeId, nlink } };
@@ -464,7 +463,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       const { ino, parent, name } = request;
       const session = sessionOf(context);
       let directoryLease: LeaseMode = "none";
-      let directories: DirectoryChange[] = [];
+      let directories: DirectoryChange[] | undefined;
       const operation = (tx: Transaction) => {
         const inode = operations.link(tx, ino, parent, name);
         directoryLease = leases.lease(parent, session, "names");
@@ -474,7 +473,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       const reply = await changeInode(context, request, "read", operation, {
         more: [nameItem(parent, name)],
       });
-      return { ...reply, directory: directoryLease, directories };
+      return { ...reply, directory: directoryLease, ...directories === undefined ? {} : { directories } };
     },
 
     acquire: ({ ino, mode }, context) => acquire(ino, mode, sessionOf(context), context.signal),

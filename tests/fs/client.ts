@@ -403,8 +403,8 @@ export function startClient(): TestClient {
   const reader = new Reader({ dataservers, blocks, clock, log });
   const attributesChanged = (inode: Inode) => void kernelCache.dropAttributes(inode);
   const writer = new Writer({ session, table, blocks, clock, log, attributesChanged });
-  const commit = (file: OpenFile) => writer.commit(file, false);
-  const access = new DataAccess({ session, table, kernelCache, clock, log, commit });
+  const handOver = (file: OpenFile) => writer.handOver(file);
+  const access = new DataAccess({ session, table, kernelCache, handOver });
   const releases = new Releases({ session, table, log });
   const recalls = new Recalls({ table, kernelCache, access, releases, clock, log });
   const fs = new FileSystem({

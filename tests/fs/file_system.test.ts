@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { bytesKey } from "../../base/bytes.ts";
 import { ABSENT, type Inode, UNKNOWN } from "../../fs/inode.ts";
-import type { Found } from "../../fs/file_system.ts";
+import type { Found } from "../../fs/inode.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import { asInodeId, type InodeId } from "../../wire/ids.ts";
 import {

@@ -64,9 +64,9 @@ export interface DirectoryChange {
   readonly mtime: Timespec;
 }
 
-/** Directories that a change of names changed: one, or two by a rename; none in the answer to a repetition. */
+/** Directories that a change of names changed: one, or two by a rename; absent in the answer to a repetition. */
 interface ChangedDirectories {
-  readonly directories: readonly DirectoryChange[];
+  readonly directories?: readonly DirectoryChange[];
 }
 
 /**

@@ -151,13 +151,13 @@ Deno.test("leases: a look takes WRITE down to READ first, and is told that it ha
   a.onRecall = answer.wait;
   await a.acquire(INO, "write");
   const look = watch(
-    leases.look(b.session, [INO, OTHER], (hasTurn) => [hasTurn, leases.lease(INO, b.session, hasTurn)]),
+    leases.look(b.session, [INO, OTHER], (own) => [own, leases.lease(INO, b.session, own)]),
   );
   await rest();
   assert.ok(!look.isDone);
   answer.open();
   await rest();
-  assert.deepEqual(look.value, [true, "read"]);
+  assert.deepEqual(look.value, ["turn", "read"]);
   assert.deepEqual(a.recalls, [[{ ino: INO, keep: "read" }]], "nothing is asked about the other");
 });
 
@@ -168,8 +168,8 @@ Deno.test("leases: a look at what nobody writes is answered at once, whatever is
   a.lease(INO);
   const change = b.change({ ino: INO, keep: "read", attributes: true });
   await rest();
-  const seen = leases.look(c.session, [INO], (hasTurn) => [hasTurn, leases.lease(INO, c.session, hasTurn)]);
-  assert.deepEqual(seen, [false, "none"], "without a promise, and it must not be kept");
+  const seen = leases.look(c.session, [INO], (own) => [own, leases.lease(INO, c.session, own)]);
+  assert.deepEqual(seen, [undefined, "none"], "without a promise, and it must not be kept");
   answer.open();
   await change;
 });
@@ -177,7 +177,7 @@ Deno.test("leases: a look at what nobody writes is answered at once, whatever is
 Deno.test("leases: the writer itself is not asked when it looks", async () => {
   const { leases, members: [a] } = await start(1);
   await a.acquire(INO, "write");
-  assert.equal(leases.look(a.session, [INO], (hasTurn) => hasTurn), false);
+  assert.equal(leases.look(a.session, [INO], (own) => own), undefined);
   assert.deepEqual(a.recalls, []);
 });
 
@@ -206,7 +206,7 @@ Deno.test("leases: a change waits for others, and nothing of the inode is grante
   const during = watch(leases.change(b.session, [
     { ino: INO, keep: "none" },
     { ino: DIR, keep: "read", names: [name] },
-  ], () => [leases.lease(INO, b.session, true), leases.lease(DIR, b.session, "names")]));
+  ], () => [leases.lease(INO, b.session, "turn"), leases.lease(DIR, b.session, "names")]));
   await rest();
   assert.deepEqual([...a.recalls], [[
     { ino: INO, keep: "none" },
@@ -354,10 +354,10 @@ Deno.test("leases: who has the turn on a directory is granted nothing while anot
   const shown = await leases.look(
     b.session,
     [INO, DIR],
-    (hasTurn) => [hasTurn, leases.lease(DIR, b.session, hasTurn)],
+    (own) => [own, leases.lease(DIR, b.session, own)],
   );
   assert.ok(!making.isDone);
-  assert.deepEqual(shown, [true, "none"]);
+  assert.deepEqual(shown, ["turn", "none"]);
   answer.open();
 });
 

@@ -42,7 +42,7 @@ function start(options: { readonly stored?: readonly SessionRecord[]; readonly r
     return { session: reply.session, context: peer.context, reply };
   };
   const acquire = (session: SessionId, ino: InodeId, mode: "read" | "write") =>
-    server.leases.acquire(ino, session, mode, () => server.leases.lease(ino, session, true));
+    server.leases.acquire(ino, session, mode, () => server.leases.lease(ino, session, "turn"));
   return { clock, server, open, acquire, ended, released, unused, reclaimed, fenced };
 }
 
