@@ -285,16 +285,16 @@ export class FileSystem {
   ): Promise<void> {
     const known = this.#removed(parent, name);
     const askedAt = this.#beginChange(parent, name);
-    if (known !== undefined) known.inode.removing++;
+    if (known !== undefined) known.removing++;
     try {
       const reply = await this.#session.change((retry) =>
-        this.#session.nameserver.remove({ retry, parent, name, directory, ...hintOf(known) }, interrupt)
+        this.#session.nameserver.remove(withHint({ retry, parent, name, directory }, known), interrupt)
       );
       this.#lostName(reply.ino, reply.nlink);
       this.#keepChange(parent, name, ABSENT, reply.directory, askedAt);
       this.#directoriesChanged([parent], reply.directories, askedAt);
     } finally {
-      if (known !== undefined) known.inode.removing--;
+      if (known !== undefined) known.removing--;
     }
   }
 
@@ -307,7 +307,7 @@ export class FileSystem {
     interrupt: Interruptible,
   ): Promise<void> {
     const known = this.#removed(newParent, newName);
-    if (known !== undefined) known.inode.removing++;
+    if (known !== undefined) known.removing++;
     // The kernel moves its entry, and its time-out with it, whatever our answer lets it keep.
     this.#beginChange(newParent, newName);
     const askedAt = this.#beginChange(parent, name);
@@ -315,35 +315,31 @@ export class FileSystem {
     try {
       const reply = await this.#session.change((retry) =>
         this.#session.nameserver.rename(
-          { retry, parent, name, newParent, newName, flags, ...hintOf(known) },
+          withHint({ retry, parent, name, newParent, newName, flags }, known),
           interrupt,
         )
       );
       this.#changed(reply.ino);
       if (reply.replaced !== undefined) this.#lostName(reply.replaced.ino, reply.replaced.nlink);
-      const isMoved = (flags & RENAME_EXCHANGE) === 0 && reply.ino !== known?.inode.ino;
+      const isMoved = (flags & RENAME_EXCHANGE) === 0 && reply.ino !== known?.ino;
       const directory = isMoved ? reply.directory : "none";
       isKept = this.#keepChange(newParent, newName, reply.ino, directory, askedAt);
       isKept = this.#keepChange(parent, name, ABSENT, directory, askedAt) && isKept;
       this.#directoriesChanged([parent, newParent], reply.directories, askedAt);
     } finally {
-      if (known !== undefined) known.inode.removing--;
+      if (known !== undefined) known.removing--;
     }
     // What the kernel moves though nothing lets it keep the name has the old epoch, so that it is looked up again.
     if (!isKept) await this.#options.kernelCache.dropAllNames();
   }
 
   /** What we know of an inode that is about to lose a name, if anything. */
-  #removed(
-    parent: InodeId,
-    name: Uint8Array,
-  ): { readonly inode: Inode; readonly removed: Removed } | undefined {
+  #removed(parent: InodeId, name: Uint8Array): Inode | undefined {
     const ino = this.#table.get(parent)?.entries?.get(bytesKey(name));
     const inode = ino === undefined ? undefined : this.#table.get(ino);
-    if (inode === undefined) return undefined;
-    const open = (inode.file?.handles ?? 0) > 0;
-    if (open) inode.isRegistered = true; // its last close must be told
-    return { inode, removed: { ino: inode.ino, open } };
+    // Its last close must be told.
+    if (inode !== undefined && isOpen(inode)) inode.isRegistered = true;
+    return inode;
   }
 
   #lostName(ino: InodeId, nlink: number): void {
@@ -792,6 +788,18 @@ export class FileSystem {
 
 const NOT_THERE: Found = { inode: null, isKept: true };
 
-function hintOf(known: { readonly removed: Removed } | undefined): { readonly removed?: Removed } {
-  return known === undefined ? {} : { removed: known.removed };
+function isOpen({ file }: Inode): boolean {
+  return (file?.handles ?? 0) > 0;
+}
+
+/** Tells with a request that takes a name from `inode` whether it is open here, as it is when the request is sent. */
+function withHint<T extends object>(
+  request: T,
+  inode: Inode | undefined,
+): T & { readonly removed?: Removed } {
+  if (inode === undefined) return request;
+  return Object.defineProperty(request, "removed", {
+    enumerable: true,
+    get: (): Removed => ({ ino: inode.ino, open: isOpen(inode) }),
+  });
 }

@@ -54,6 +54,8 @@ export interface LeaseTableOptions {
 
 /** Recalled at once when a session holds too many. */
 const EVICTION_BATCH = 1_024;
+/** Of who only looks (status, tools). */
+const NO_SESSION = 0;
 const SESSION_ENDED = () => new FsError("ESHUTDOWN", "the session has ended", { op: "lease" });
 
 export class LeaseTable {
@@ -251,6 +253,7 @@ export class LeaseTable {
     let result: T | Promise<T>;
     try {
       const openIn = await this.#recallOthers(session, items);
+      if (session !== NO_SESSION && !sessions.isAlive(session)) throw SESSION_ENDED();
       result = run(openIn);
     } finally {
       for (const ino of directories) {
@@ -284,10 +287,9 @@ export class LeaseTable {
     });
   }
 
-  /** Recalls until nothing conflicts; the sessions that say that something `removed` is open there. */
+  /** Recalls until nothing conflicts; the sessions in which something `removed` is open then. */
   async #recallOthers(session: SessionId, items: readonly RecallItem[]): Promise<SessionId[]> {
     const asked = new Set<Holder>();
-    const openIn = new Set<SessionId>();
     for (;;) {
       await this.#untilFenced(items);
       const batches = new Map<SessionId, { readonly item: RecallItem; readonly holder: Holder }[]>();
@@ -299,9 +301,21 @@ export class LeaseTable {
           else batch.push({ item, holder });
         }
       }
-      if (batches.size === 0) return [...openIn];
-      await Promise.all([...batches].map(([other, batch]) => this.#recall(other, batch, openIn)));
+      if (batches.size === 0) return this.#openIn(session, items);
+      await Promise.all([...batches].map(([other, batch]) => this.#recall(other, batch)));
     }
+  }
+
+  /** Other sessions that have something `removed` open now: some that said so have closed it, or ended, since. */
+  #openIn(session: SessionId, items: readonly RecallItem[]): SessionId[] {
+    const openIn = new Set<SessionId>();
+    for (const { ino, removed } of items) {
+      if (removed !== true) continue;
+      for (const holder of this.#holders.get(ino) ?? []) {
+        if (holder.session !== session && holder.open !== "no") openIn.add(holder.session);
+      }
+    }
+    return [...openIn];
   }
 
   /** Until none of these is being fenced any more: another may begin to be while one is waited for. */
@@ -317,7 +331,6 @@ export class LeaseTable {
   async #recall(
     session: SessionId,
     batch: readonly { readonly item: RecallItem; readonly holder: Holder }[],
-    openIn: Set<SessionId>,
   ): Promise<void> {
     const { clock, sessions } = this.#options;
     const push: RecallPush = { items: batch.map(({ item }) => item) };
@@ -333,7 +346,6 @@ export class LeaseTable {
       if (answer === undefined) return; // it has ended, and holds nothing any more
       batch.forEach(({ item, holder }, i) => {
         holder.open = answer.open[i] ?? "no";
-        if (item.removed === true && holder.open !== "no") openIn.add(session);
         const isDropped = item.removed === true && holder.open === "no";
         if (isDropped || LEASE_RANK[holder.lease] > LEASE_RANK[item.keep]) {
           holder.lease = isDropped ? "none" : item.keep;
@@ -367,7 +379,7 @@ export class LeaseTable {
         }
         if (batch.length === 0) return; // all that is left is open
         try {
-          await this.#recall(session, batch, new Set());
+          await this.#recall(session, batch);
           this.#evicted += batch.length;
         } finally {
           this.#turns.giveAll(batch.map(({ holder }) => holder.ino));
@@ -392,12 +404,18 @@ export class LeaseTable {
   }
 
   /** Asks a session whether it has an inode open that is about to be removed by itself. */
-  async askOpen(ino: InodeId, session: SessionId): Promise<boolean> {
+  async askOpen(ino: InodeId, session: SessionId): Promise<void> {
     const holder = this.#bySession.get(session)?.get(ino);
-    if (holder === undefined) return false;
-    const openIn = new Set<SessionId>();
-    await this.#recall(session, [{ item: { ino, keep: holder.lease, removed: true }, holder }], openIn);
-    return openIn.size > 0;
+    if (holder !== undefined) {
+      await this.#recall(session, [{ item: { ino, keep: holder.lease, removed: true }, holder }]);
+    }
+  }
+
+  /** The session says whether it has the inode open; what it opens later it asks for later. */
+  noteOpen(ino: InodeId, session: SessionId, isOpen: boolean): void {
+    const holder = this.#bySession.get(session)?.get(ino) ??
+      (isOpen ? this.#register(ino, session) : undefined);
+    if (holder !== undefined && isOpen !== (holder.open !== "no")) holder.open = isOpen ? "read" : "no";
   }
 
   /** The inode is gone for good. */

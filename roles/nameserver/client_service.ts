@@ -35,7 +35,7 @@ import type { Own } from "../leaseserver/leases.ts";
 import type { Leaseserver } from "../leaseserver/leaseserver.ts";
 import { allocateBlock, extendBlock, markWritten, punchExtents, regularFile } from "./block_operations.ts";
 import type { BlockRecovery } from "./block_recovery.ts";
-import { directory } from "./entries.ts";
+import { directory, findEntry } from "./entries.ts";
 import { extentAt, extentsIn } from "./extents.ts";
 import { fieldRange, getU64, TABLE_ORDER } from "./keys.ts";
 import type { Namespace } from "./namespace.ts";
@@ -184,8 +184,11 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     for (let tries = 0; tries < 100; tries++) {
       const target = await namespace.look((tx) => operations.removalTarget(tx, parent, name));
       const isLast = target !== undefined && !isDirectory(target) && target.nlink === 1;
-      const isOpenHere = isLast &&
-        (removed?.ino === target.ino ? removed.open : await leases.askOpen(target.ino, session));
+      if (isLast && removed?.ino === target.ino && tries === 0) {
+        leases.noteOpen(target.ino, session, removed.open);
+      } else if (isLast) {
+        await leases.askOpen(target.ino, session);
+      }
       const isSame = (tx: Transaction): boolean => {
         const now = operations.removalTarget(tx, parent, name);
         return now?.ino === target?.ino && now?.nlink === target?.nlink;
@@ -193,7 +196,10 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       const result = await leases.change(
         session,
         [...removalItems(target), ...more(target)],
-        (openIn) => attempt(isOpenHere ? [...openIn, session] : openIn, isSame),
+        (openIn) => {
+          const isOpenHere = isLast && leases.isOpenIn(target.ino, session);
+          return attempt(isOpenHere ? [...openIn, session] : openIn, isSame);
+        },
       );
       if (result !== "again") return result;
     }
@@ -221,6 +227,19 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       signal,
     );
 
+  /** As acquire, of what was found under a name; the name may lead elsewhere by the time of its turn. */
+  const acquireNamed = (
+    ino: InodeId,
+    { parent, name, write }: CreateRequest,
+    session: SessionId,
+  ): Promise<AcquireReply & { readonly directory: LeaseMode }> =>
+    leases.acquire(ino, session, write ? "write" : "read", (isShared) =>
+      namespace.look((tx) => {
+        const reply = acquireReplyOf(tx, regularFile(tx, ino), session, isShared);
+        const isThere = findEntry(tx, parent, name)?.ino === ino;
+        return { ...reply, directory: isThere ? leases.lease(parent, session) : "none" };
+      }));
+
   const create = async (
     request: CreateRequest,
     session: SessionId,
@@ -231,9 +250,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       const existing = await namespace.look((tx) => openable(tx, request));
       try {
         if (existing === undefined) return await makeFile(request, session, record);
-        const reply = await acquire(existing, request.write ? "write" : "read", session);
-        const directoryLease = leases.lease(request.parent, session);
-        return { ...reply, directory: directoryLease, created: false };
+        return { ...await acquireNamed(existing, request, session), created: false };
       } catch (error) {
         // Made or removed by another meanwhile.
         const isOvertaken = isErrno(error, existing === undefined ? "EEXIST" : "ENOENT");
@@ -354,11 +371,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         session,
         request.retry,
         (record) => create(request, session, record),
-        async ({ ino }) => {
-          const reply = await acquire(ino as InodeId, request.write ? "write" : "read", session);
-          const directoryLease = leases.lease(request.parent, session);
-          return { ...reply, directory: directoryLease, created: true };
-        },
+        async ({ ino }) => ({ ...await acquireNamed(ino as InodeId, request, session), created: true }),
       );
     },
 
