@@ -191,6 +191,8 @@ export class DataAccess {
       if (keep === "none") await this.#dropPages(file, revocation);
       await this.#flush(file);
       inode.lease = keep;
+      // The answer to what was reported may still speak of the lease.
+      this.#options.table.noteRecall(inode.ino);
       if (keep === "none") {
         inode.forgetAll();
         await this.#options.kernelCache.dropAttributes(inode);
