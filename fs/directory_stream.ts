@@ -85,7 +85,8 @@ export class DirectoryStream {
       }
       for (const { inode: reply, ...entry } of entries) {
         // Noted before it is handed out, so that a recall finds whatever the kernel may have.
-        if (isKept) directory.setEntry(bytesKey(entry.name), entry.ino);
+        const isNoted = withInodes || (this.#whole?.count ?? Infinity) < COMPLETE_ENTRIES_MAX;
+        if (isKept && isNoted) directory.setEntry(bytesKey(entry.name), entry.ino);
         const inode = reply === undefined ? undefined : this.#table.adopt(reply, askedAt);
         if (!take(inode === undefined ? entry : { ...entry, found: { inode, isKept } })) {
           this.#limit = Math.max(taken, ENTRIES_MIN);
@@ -100,7 +101,7 @@ export class DirectoryStream {
       }
       if (!end) continue;
       const whole = this.#whole;
-      if (whole !== null && directory !== undefined && whole.count <= COMPLETE_ENTRIES_MAX) {
+      if (whole !== null && directory !== undefined && whole.count < COMPLETE_ENTRIES_MAX) {
         if (!this.#table.isCrossed(this.ino, whole.since)) directory.isComplete = true;
       }
       return;

@@ -88,6 +88,8 @@ export interface Handle {
 
 export class FileSystem {
   readonly #options: FileSystemOptions;
+  /** Those that are open, or closing. */
+  readonly #openFiles = new Set<OpenFile>();
 
   constructor(options: FileSystemOptions) {
     this.#options = options;
@@ -485,6 +487,7 @@ export class FileSystem {
 
   #addHandle(inode: Inode, write: boolean): OpenFile {
     const file = inode.file ??= new OpenFile(inode);
+    this.#openFiles.add(file);
     file.handles++;
     if (write) file.writers++;
     return file;
@@ -553,6 +556,7 @@ export class FileSystem {
     const { inode } = file;
     if (file.handles > 0 || inode.file !== file) return;
     inode.file = null;
+    this.#openFiles.delete(file);
     this.#options.releases.closed(inode, file);
   }
 
@@ -751,12 +755,6 @@ export class FileSystem {
 
   // ---- background
 
-  #openFiles(): OpenFile[] {
-    const files: OpenFile[] = [];
-    for (const { file } of this.#table.values()) if (file !== null) files.push(file);
-    return files;
-  }
-
   /** Commits what has been dirty for long and tells releases, about once a second. */
   async run(signal: AbortSignal): Promise<void> {
     const { clock, releases, writer, log } = this.#options;
@@ -764,7 +762,7 @@ export class FileSystem {
       await clock.sleep(BACKGROUND_MS, signal);
       releases.send();
       const nowMs = clock.monotonicMs();
-      for (const file of this.#openFiles()) {
+      for (const file of this.#openFiles) {
         if (!file.dirty || nowMs - file.dirtySinceMs < DIRTY_MS_MAX) continue;
         writer.commit(file, false).catch((error) => {
           log.warn("size and times not committed yet", { ino: file.ino, error });
@@ -776,7 +774,7 @@ export class FileSystem {
   /** Before the end: everything accepted is with the cluster. */
   async finish(): Promise<void> {
     const { releases, writer, log } = this.#options;
-    for (const file of this.#openFiles()) {
+    for (const file of this.#openFiles) {
       if (!file.isUnflushed) continue;
       await writer.commit(file, false).catch((error) => {
         log.error("written data was not committed", { ino: file.ino, error });

@@ -87,7 +87,9 @@ export class KernelCache {
     for (let tries = 0; this.#notifier !== null && inode.lookups > 0; tries++) {
       if (await this.#notifier.invalidateInode(inode.ino, offset, length)) return;
       if (tries >= RETRIES_MAX) {
-        this.#options.log.warn("the kernel does not know an inode that it was told of", { ino: inode.ino });
+        // The answer that told of it went to nobody: the kernel will not say either that it has forgotten it.
+        this.#options.log.debug("the kernel does not know an inode that it was told of", { ino: inode.ino });
+        inode.lookups = 0;
         return;
       }
       await this.#options.clock.sleep(RETRY_MS);
