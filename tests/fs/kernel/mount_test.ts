@@ -30,6 +30,17 @@ function mountTest(name: string, body: () => Promise<void>): void {
   });
 }
 
+const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+async function countsOf(fs: MountedMemory): Promise<Record<string, number>> {
+  return await fs.command("counts") as Record<string, number>;
+}
+
+/** Waits until so many requests of an operation have come. */
+async function untilAsked(fs: MountedMemory, operation: string, count: number): Promise<void> {
+  while (((await countsOf(fs))[operation] ?? 0) < count) await sleep(20);
+}
+
 const MODES: readonly { name: string; options: { delayMs?: number; timeoutMs?: number } }[] = [
   { name: "handlers that answer at once", options: {} },
   { name: "handlers that answer in a microtask", options: { delayMs: 0 } },
@@ -119,8 +130,6 @@ for (const delayMs of [undefined, 1]) {
     );
   });
 }
-
-const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Compiles the reader; undefined where there is no compiler. */
 async function compileReader(directory: string): Promise<string | undefined> {
@@ -258,6 +267,55 @@ mountTest("mount: notifications drop names and attributes; one that waits delays
   assert.equal(await reading, "y");
   assert.equal(await fs.line(), true);
 });
+
+mountTest(
+  "mount: INVAL_ENTRY waits for an operation in its directory, an epoch and attributes do not",
+  async () => {
+    await using fs = await MountedMemory.start({ timeoutMs: 3_600_000, delayMs: 1_000 });
+    const making = fs.bash("true >$M/b", 20);
+    await untilAsked(fs, "CREATE", 1);
+    const startMs = performance.now();
+    await fs.tell("invalidateEntry", 1, "a");
+    assert.equal(typeof await fs.command("incrementEpoch"), "boolean");
+    assert.equal(await fs.command("invalidateInode", 1, -1, 0), true);
+    const tookMs = performance.now() - startMs;
+    assert.ok(tookMs < 500, `${tookMs} ms`);
+    assert.equal(await fs.line(), false, "nothing was there, but it had to wait to see that");
+    assert.ok(performance.now() - startMs > 500);
+    await making;
+  },
+);
+
+mountTest(
+  "mount: an epoch voids names that are on their way, but those that come with a listing",
+  async () => {
+    await using fs = await MountedMemory.start({ timeoutMs: 3_600_000, delayMs: 300 });
+    const { hasIncrementEpoch } = await fs.command("features") as { hasIncrementEpoch: boolean };
+    if (!hasIncrementEpoch) return console.log("skipped: the kernel has no epochs");
+    await fs.ok("true >a", 20);
+    const cases: readonly [operation: string, script: string, name: string, isVoid: boolean][] = [
+      ["LOOKUP", "stat $M/a", "a", true],
+      ["CREATE", "true >$M/b", "b", true],
+      ["MKDIR", "mkdir $M/c", "c", true],
+      ["LINK", "ln $M/a $M/d", "d", true],
+      // It gets the epoch of when the kernel takes it: who answers a listing must not have been told meanwhile that
+      // something in it is old.
+      ["READDIRPLUS", "ls -U $M", "a", false],
+    ];
+    for (const [operation, script, name, isVoid] of cases) {
+      await fs.command("incrementEpoch");
+      if (operation === "LINK") await fs.bash("stat $M/a", 20);
+      const count = (await countsOf(fs))[operation] ?? 0;
+      const running = fs.bash(script, 20);
+      await untilAsked(fs, operation, count + 1);
+      await fs.command("incrementEpoch");
+      assert.equal((await running).code, 0, script);
+      const lookups = (await countsOf(fs)).LOOKUP!;
+      await fs.bash(`stat $M/${name}`, 20);
+      assert.equal((await countsOf(fs)).LOOKUP! - lookups, isVoid ? 1 : 0, operation);
+    }
+  },
+);
 
 mountTest("mount: abort frees whoever waits, ends the session and leaves nothing behind", async () => {
   await using fs = await MountedMemory.start({ slowMs: 30_000 });
