@@ -53,7 +53,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
   const directories = new Map<number, DirectoryStream>();
   let nextHandle = 1;
 
-  /** Marks operations that hold a directory's lock in the kernel until they are answered. */
+  /** Marks changes, which hold a directory's lock for themselves in the kernel until they are answered. */
   const within = <T>(nodeid: number, work: T | Promise<T>, other = nodeid): T | Promise<T> => {
     if (!(work instanceof Promise)) return work;
     const inodes = other === nodeid ? [asInodeId(nodeid)] : [asInodeId(nodeid), asInodeId(other)];
@@ -106,8 +106,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
   };
 
   return {
-    lookup: (context, parent, name) =>
-      within(parent, then(fileSystem.lookup(asInodeId(parent), name, context), entryOf)),
+    lookup: (context, parent, name) => then(fileSystem.lookup(asInodeId(parent), name, context), entryOf),
 
     forget(nodeid, lookups) {
       fileSystem.forget(asInodeId(nodeid), lookups);
@@ -256,7 +255,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         if (!isTold) found.inode!.lookups--;
         return isTold;
       }, context);
-      return within(nodeid, done.then(() => 0));
+      return done.then(() => 0);
     },
 
     releasedir(_context, _nodeid, fh) {
