@@ -67,6 +67,8 @@ export class Inode {
   file: OpenFile | null = null;
   /** A report of what was written that left with the answer to a recall, until the server has answered it. */
   handingOver: Promise<void> | null = null;
+  /** When it left (`InodeTable.moment`): answers to what was asked before don't know of it. */
+  handedOverAt = 0;
   /** The server takes it for open here. */
   isRegistered = false;
 

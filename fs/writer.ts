@@ -226,16 +226,24 @@ export class Writer {
       const reported = session.nameserver.commit(request);
       if (onSent !== undefined) {
         // From here on it is the server's: what it makes of it is asked when somebody wants to know.
-        file.inode.attributes = shown;
-        file.inode.forgetAttributes();
+        const { inode } = file;
+        inode.attributes = shown;
+        inode.forgetAttributes();
+        table.noteRecall(inode.ino);
+        inode.handedOverAt = table.moment;
         this.#reported(file, report);
         onSent();
       }
       return reported;
     });
     if (file.tenure !== tenure) throw leaseLost();
-    if (onSent === undefined) this.#reported(file, report);
-    table.adopt(reply, askedAt);
+    if (onSent === undefined) {
+      this.#reported(file, report);
+      table.adopt(reply, askedAt);
+    } else {
+      // What it says of a lease is from before the one was given back.
+      table.adopt({ ...reply, lease: "none" }, table.moment);
+    }
     if (!isShownRight(shown, file.shown())) attributesChanged(file.inode);
   }
 
