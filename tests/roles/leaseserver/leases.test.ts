@@ -90,9 +90,11 @@ Deno.test("leases: what an acquire finds wrong takes its grant back", async () =
       (error) => isErrno(error, "ENOENT"),
     );
   await fail("write");
+  await rest();
   assert.ok(leases.isAlone(INO, b.session));
   a.lease(INO);
   await fail("write");
+  await rest();
   assert.deepEqual(leases.countOf(a.session), { read: 1, write: 0 });
 });
 
@@ -103,7 +105,7 @@ Deno.test("leases: one acquires after the other, in the order in which they came
   await members[0].acquire(INO, "write");
   const order: string[] = [];
   const all = (["read", "write", "read"] as const).map(async (mode, i) => {
-    const lease = await members[i + 1]!.acquire(INO, mode);
+    const lease = await members[i + 1]!.acquireNow(INO, mode);
     order.push(`${i + 1} ${lease}`);
   });
   await rest();
@@ -119,22 +121,22 @@ Deno.test("leases: the recall of a grant starts after its answer was given", asy
   const { members: [a, b] } = await start(2);
   const events: string[] = [];
   a.onRecall = () => void events.push("recall");
-  const first = a.acquire(INO, "write").then(() => events.push("answer"));
-  const second = b.acquire(INO, "write");
+  const first = a.acquireNow(INO, "write").then(() => events.push("answer"));
+  const second = b.acquireNow(INO, "write");
   await Promise.all([first, second]);
   assert.deepEqual(events, ["answer", "recall"]);
 });
 
-// BUG (turns.ts, giveAll): a turn that nobody waits for is free at once, and so may be taken, and the lease recalled, by
-// what goes on in the same moment (as by the same write of the journal) before the answer has been sent. The client, which
-// takes an acquired lease for newer than every recall before it (fs/data_access.ts, #ask), then keeps what was taken back.
+// BUG (turns.ts, giveAll), a latent one: a turn that nobody waits for is free at once, and may be taken, and the lease
+// recalled, by what goes on in the same moment (as after the same write of the journal) before the answer has been sent. The
+// client takes an acquired lease for newer than every recall that came before it (fs/data_access.ts, #ask), and would keep
+// what was taken back. The way from `acquire` to the socket is one promise too short for that today; here it is one longer.
 Deno.test("leases: the recall of a grant starts after its answer was given, whatever comes in the same moment", async () => {
   for (let steps = 0; steps < 20; steps++) {
     const { leases, members: [a, b] } = await start(2);
     const events: string[] = [];
     a.onRecall = () => void events.push("recall");
     const written = Promise.withResolvers<void>();
-    // As a service does: one promise more between the grant and what is sent.
     const answering = (async () => await leases.acquire(INO, a.session, "write", () => written.promise))()
       .then(() => events.push("answer"));
     const changing = (async () => {

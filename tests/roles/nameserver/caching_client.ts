@@ -171,7 +171,7 @@ export class CachingClient {
     const known = directory.lease === "none" ? undefined : directory.names.get(name);
     if (known !== undefined) return known;
     let found = ABSENT;
-    await this.#ask(() => this.rpc.lookup(name, parent), (reply, askedAt) => {
+    await this.#ask(() => this.rpc.callNow("lookup", { parent, name: bytesOf(name) }), (reply, askedAt) => {
       found = reply.inode?.attributes.ino ?? ABSENT;
       if (reply.inode !== undefined) this.#adopt(reply.inode, askedAt);
       this.#adoptName(parent, name, found, reply.directory, askedAt);
@@ -182,14 +182,14 @@ export class CachingClient {
   async getattr(ino: InodeId): Promise<void> {
     const { lease, attributes } = this.inode(ino);
     if (lease !== "none" && attributes !== null) return;
-    await this.#ask(() => this.rpc.call("getattr", { ino }), (reply, askedAt) => {
+    await this.#ask(() => this.rpc.callNow("getattr", { ino }), (reply, askedAt) => {
       this.#adopt(reply, askedAt);
     });
   }
 
   async list(ino: InodeId): Promise<void> {
     const request = { ino, cookie: 0, limit: 100, withInodes: true };
-    await this.#ask(() => this.rpc.call("readDirectory", request), (reply, askedAt) => {
+    await this.#ask(() => this.rpc.callNow("readDirectory", request), (reply, askedAt) => {
       for (const { name, inode, ino: entry } of reply.entries) {
         if (inode !== undefined) this.#adopt(inode, askedAt);
         this.#adoptName(ino, textOf(name), entry, reply.directory, askedAt);
@@ -207,7 +207,7 @@ export class CachingClient {
     const mode = write ? "write" : "read";
     try {
       if (LEASE_RANK[inode.lease] < LEASE_RANK[mode] || inode.removing > 0) {
-        await this.#ask(() => this.rpc.call("acquire", { ino, mode }), (reply) => {
+        await this.#ask(() => this.rpc.callNow("acquire", { ino, mode }), (reply) => {
           this.#adopt(reply, this.#moment);
         });
       }
@@ -228,7 +228,7 @@ export class CachingClient {
       await this.#change(
         [],
         [[parent, name]],
-        () => this.rpc.call("create", { ...request, retry: this.rpc.tag(), exclusive, write }),
+        () => this.rpc.callNow("create", { ...request, retry: this.rpc.tag(), exclusive, write }),
         (reply, askedAt) => {
           const inode = this.#adopt(reply, askedAt);
           this.#adoptName(parent, name, inode.ino, reply.directory, askedAt);
@@ -257,7 +257,7 @@ export class CachingClient {
       inode.dirty = Math.max(inode.dirty ?? 0, (inode.attributes?.size ?? 0) + 1);
     };
     if (inode.lease === "write") return write();
-    await this.#ask(() => this.rpc.call("acquire", { ino, mode: "write" }), (reply) => {
+    await this.#ask(() => this.rpc.callNow("acquire", { ino, mode: "write" }), (reply) => {
       this.#adopt(reply, this.#moment);
       if (inode.lease !== "write") throw new Error(`acquired ${inode.lease}`);
       write();
@@ -291,7 +291,7 @@ export class CachingClient {
     await this.#change(
       [inode],
       [],
-      () => this.rpc.call("setattr", { ...request, retry: this.rpc.tag() }),
+      () => this.rpc.callNow("setattr", { ...request, retry: this.rpc.tag() }),
       (reply, askedAt) => [this.#adopt(reply, askedAt)],
     );
   }
@@ -313,7 +313,7 @@ export class CachingClient {
       await this.#change(
         known === undefined ? [] : [known],
         [[parent, name]],
-        () => this.rpc.call("remove", { ...request, retry: this.rpc.tag() }),
+        () => this.rpc.callNow("remove", { ...request, retry: this.rpc.tag() }),
         (reply, askedAt) => {
           this.#adoptName(parent, name, ABSENT, reply.directory, askedAt);
           return [this.#lostName(reply.ino, reply.nlink)];
@@ -347,7 +347,7 @@ export class CachingClient {
       await this.#change(
         inodes,
         [[parent, name], [newParent, newName]],
-        () => this.rpc.call("rename", { ...request, retry: this.rpc.tag() }),
+        () => this.rpc.callNow("rename", { ...request, retry: this.rpc.tag() }),
         (reply, askedAt) => {
           const inode = this.inode(reply.ino);
           inode.attributes = null;
@@ -369,7 +369,7 @@ export class CachingClient {
     await this.#change(
       [inode],
       [[parent, name]],
-      () => this.rpc.call("link", { retry: this.rpc.tag(), ino, parent, name: bytesOf(name) }),
+      () => this.rpc.callNow("link", { retry: this.rpc.tag(), ino, parent, name: bytesOf(name) }),
       (reply, askedAt) => {
         this.#adoptName(parent, name, ino, reply.directory, askedAt);
         return [this.#adopt(reply, askedAt)];

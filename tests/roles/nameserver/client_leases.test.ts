@@ -159,8 +159,8 @@ Deno.test("leases: exchanged names are both asked for, and what they lead to", a
   const [one, two] = [await a.create("one"), await a.mkdir("two")];
   for (const file of ["one", "two"]) await b.lookup(file);
   const asked = since(b);
-  const reply = await a.rename("one", "two", 2);
-  assert.deepEqual(reply, { ino: one, directory: "read" });
+  const { ino, directory } = await a.rename("one", "two", 2);
+  assert.deepEqual([ino, directory], [one, "read"]);
   assert.deepEqual(asked(), [`${two} none`, "1 read names one,two", `${one} read attributes`]);
 });
 
@@ -407,7 +407,7 @@ Deno.test("leases: a truncate that waits gets WRITE before the next in line", as
   a.onRecall = answer.wait;
   const order: string[] = [];
   b.onRecall = () => void order.push("b is recalled");
-  const truncating = b.call("setattr", { retry: b.tag(), ino, size: 0, write: true })
+  const truncating = b.callNow("setattr", { retry: b.tag(), ino, size: 0, write: true })
     .then(({ lease }) => order.push(`b has ${lease}`));
   await rest();
   const opening = c.open(ino, true).then(({ lease }) => order.push(`c has ${lease}`));
@@ -424,7 +424,8 @@ Deno.test("leases: opens wait for each other in the order in which they came", a
   a.onRecall = answer.wait;
   const order: string[] = [];
   const opens = ([[b, true], [c, false], [d, true]] as const).map(async ([client, write], i) => {
-    const { lease, isShared } = await client.open(ino, write);
+    const mode = write ? "write" : "read";
+    const { lease, isShared } = await client.callNow("acquire", { ino, mode });
     order.push(`${i} ${lease} ${isShared ? "shared" : "alone"}`);
   });
   await rest();

@@ -25,6 +25,7 @@ import type {
 import type { CallContext, Handlers, RequestOf, ResponseOf } from "../../../wire/service.ts";
 import { type InodeReply, type LeaseMode, type OpenMode, S_IFDIR } from "../../../wire/messages/inode.ts";
 import type { SessionRecord } from "../../../roles/leaseserver/sessions.ts";
+import { settle } from "../../base/fake_clock.ts";
 import { FakePeer, type PushAnswer } from "./fake_peer.ts";
 import { makeWorld, reopen, type World } from "./harness.ts";
 
@@ -152,8 +153,21 @@ export class ServiceClient {
     return { slot: this.#sequence % 128, sequence: this.#sequence };
   }
 
-  /** Calls a method as this client does over its channel. */
+  /** Calls a method as this client does over its channel; what it does next is another event. */
   async call<Name extends keyof Methods>(
+    name: Name,
+    request: RequestOf<Methods[Name]>,
+    signal?: AbortSignal,
+  ): Promise<ResponseOf<Methods[Name]>> {
+    try {
+      return await this.callNow(name, request, signal);
+    } finally {
+      await settle();
+    }
+  }
+
+  /** As call; answered in the moment in which the answer is sent. */
+  async callNow<Name extends keyof Methods>(
     name: Name,
     request: RequestOf<Methods[Name]>,
     signal?: AbortSignal,
