@@ -223,7 +223,16 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       ino,
       session,
       mode,
-      (isShared) => namespace.look((tx) => acquireReplyOf(tx, regularFile(tx, ino), session, isShared)),
+      async (isShared) => {
+        let isOrphan = false;
+        const reply = namespace.look((tx) => {
+          const inode = regularFile(tx, ino);
+          isOrphan = inode.nlink === 0;
+          return acquireReplyOf(tx, inode, session, isShared);
+        });
+        if (!isOrphan) return reply;
+        return (await Promise.all([reply, namespace.keepOrphan(session, ino)]))[0];
+      },
       signal,
     );
 
@@ -341,11 +350,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     make: (request, context) => {
       const session = sessionOf(context);
       const { parent, name, credentials, mode } = request;
-      const entryOf = (inode: InodeRecord, own?: Own) => ({
-        ...replyOf(inode, session),
-        directory: leases.lease(parent, session, own),
-      });
-      return retries.once(
+      return retries.once<EntryReply>(
         session,
         request.retry,
         (record) =>
@@ -359,9 +364,15 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
               };
               const inode = operations.make(tx, parent, name, what);
               record(tx, inode.ino);
-              return { ...entryOf(inode, "names"), directories: changesOf(tx, parent) };
+              return {
+                ...replyOf(inode, session),
+                directory: leases.lease(parent, session, "names"),
+                directories: changesOf(tx, parent),
+              };
             })),
-        ({ ino }) => namespace.look((tx) => entryOf(tx.inode(ino as InodeId))),
+        // By now it may have another name.
+        ({ ino }) =>
+          namespace.look((tx) => ({ ...replyOf(tx.inode(ino as InodeId), session), directory: "none" })),
       );
     },
 
@@ -442,6 +453,10 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
                   openIn,
                 );
                 record(tx, inode.ino, replaced?.ino);
+                // Two names of one file: nothing has happened.
+                if (replaced === undefined && findEntry(tx, parent, name) !== undefined) {
+                  return { ino: inode.ino, directory: "none" };
+                }
                 const here = leases.lease(parent, session, "names");
                 const there = leases.lease(newParent, session, "names");
                 const reply: RenameReply = {

@@ -131,7 +131,7 @@ export interface RemoveReply extends NameLost, ChangedDirectories {
 
 export interface RenameReply extends ChangedDirectories {
   readonly ino: InodeId;
-  /** The inode that was replaced, if any. */
+  /** The inode that was replaced or exchanged, if any. */
   readonly replaced?: NameLost;
   /** Whether the names may be cached as they are now. */
   readonly directory: LeaseMode;

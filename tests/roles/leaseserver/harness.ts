@@ -76,16 +76,23 @@ export class Member {
     return this.#leases.lease(ino, this.session);
   }
 
-  /** Opens and acquires; what it may cache. */
-  async acquire(ino: InodeId, mode: "read" | "write", signal?: AbortSignal): Promise<LeaseMode> {
+  /** Opens and acquires; what it may cache, as soon as it is answered. */
+  acquireNow(ino: InodeId, mode: "read" | "write", signal?: AbortSignal): Promise<LeaseMode> {
     if (this.open.get(ino) !== "write") this.open.set(ino, mode);
-    return await this.#leases.acquire(
+    return this.#leases.acquire(
       ino,
       this.session,
       mode,
       () => this.#leases.lease(ino, this.session, "turn"),
       signal,
     );
+  }
+
+  /** As acquireNow; what the caller does next is another event, as over a connection. */
+  async acquire(ino: InodeId, mode: "read" | "write", signal?: AbortSignal): Promise<LeaseMode> {
+    const lease = await this.acquireNow(ino, mode, signal);
+    await settle();
+    return lease;
   }
 
   /** Gives all of an inode back. */
@@ -96,7 +103,9 @@ export class Member {
 
   /** Changes something and says which sessions said that they have it open. */
   async change(...items: RecallItem[]): Promise<readonly SessionId[]> {
-    return await this.#leases.change(this.session, items, (openIn) => openIn);
+    const openIn = await this.#leases.change(this.session, items, (sessions) => sessions);
+    await settle();
+    return openIn;
   }
 }
 

@@ -41,8 +41,12 @@ function start(options: { readonly stored?: readonly SessionRecord[]; readonly r
     const reply = await server.handlers.openSession(request, peer.context);
     return { session: reply.session, context: peer.context, reply };
   };
-  const acquire = (session: SessionId, ino: InodeId, mode: "read" | "write") =>
-    server.leases.acquire(ino, session, mode, () => server.leases.lease(ino, session, "turn"));
+  const acquire = async (session: SessionId, ino: InodeId, mode: "read" | "write") => {
+    const look = () => server.leases.lease(ino, session, "turn");
+    const lease = await server.leases.acquire(ino, session, mode, look);
+    await rest();
+    return lease;
+  };
   return { clock, server, open, acquire, ended, released, unused, reclaimed, fenced };
 }
 

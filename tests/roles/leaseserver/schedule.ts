@@ -45,3 +45,26 @@ export class Schedule {
     if (failure !== undefined) throw failure;
   }
 }
+
+/** A connection over that network: what either end sends arrives in order. */
+export class SimulatedLink {
+  readonly #schedule: Schedule;
+  #sending: Promise<void> = Promise.resolve();
+  #arriving: Promise<void> = Promise.resolve();
+
+  constructor(schedule: Schedule) {
+    this.#schedule = schedule;
+  }
+
+  /** Until what the client sends now has reached the server. */
+  send(): Promise<void> {
+    return this.#sending = this.#sending.then(() => this.#schedule.delay());
+  }
+
+  /** Runs `run` when what the server sends now has reached the client. */
+  arrive<T>(run: () => T): Promise<T> {
+    const arrived = this.#arriving.then(() => this.#schedule.delay()).then(run);
+    this.#arriving = arrived.then(() => {}, () => {});
+    return arrived;
+  }
+}

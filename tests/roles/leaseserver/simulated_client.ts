@@ -15,7 +15,7 @@ import { FsError } from "../../../wire/errno.ts";
 import type { InodeId, SessionId } from "../../../wire/ids.ts";
 import { LEASE_RANK, type LeaseMode, type OpenMode } from "../../../wire/messages/inode.ts";
 import type { Held, RecallAnswer, RecallItem, RecallPush } from "../../../wire/messages/nameserver.ts";
-import type { Schedule } from "./schedule.ts";
+import { type Schedule, SimulatedLink } from "./schedule.ts";
 import {
   attributesOf,
   dataOf,
@@ -72,19 +72,16 @@ export class SimulatedClient {
   readonly session: SessionId;
   readonly #nameserver: SimulatedNameserver;
   readonly #truth: Truth;
-  readonly #schedule: Schedule;
+  readonly #link: SimulatedLink;
   readonly #inodes = new Map<InodeId, Known>();
   #moment = 1;
   isCrashed = false;
-  /** What the server sends arrives in order, and so does what the client sends. */
-  #arriving: Promise<void> = Promise.resolve();
-  #sending: Promise<void> = Promise.resolve();
 
   constructor(session: SessionId, nameserver: SimulatedNameserver, truth: Truth, schedule: Schedule) {
     this.session = session;
     this.#nameserver = nameserver;
     this.#truth = truth;
-    this.#schedule = schedule;
+    this.#link = new SimulatedLink(schedule);
   }
 
   inode(ino: InodeId): Known {
@@ -102,22 +99,12 @@ export class SimulatedClient {
     return [...this.#inodes.values()].filter(({ isDirty }) => isDirty).map(({ ino }) => ino);
   }
 
-  #arrive<T>(run: () => T): Promise<T> {
-    const arrived = this.#arriving.then(() => this.#schedule.delay()).then(run);
-    this.#arriving = arrived.then(() => {}, () => {});
-    return arrived;
-  }
-
-  #send(): Promise<void> {
-    return this.#sending = this.#sending.then(() => this.#schedule.delay());
-  }
-
   /** Asks the server; `arrived` gets the answer in the order of what the server sends. */
   async #ask<T>(run: () => Promise<T>, arrived: (reply: T, askedAt: number) => void): Promise<void> {
     const askedAt = this.#moment;
-    await this.#send();
+    await this.#link.send();
     const reply = await run();
-    await this.#arrive(() => {
+    await this.#link.arrive(() => {
       if (!this.isCrashed) arrived(reply, askedAt);
     });
   }
@@ -361,13 +348,13 @@ export class SimulatedClient {
       known.lower(keep);
       held.push({ ino, lease: known.lease, open: "no" });
     }
-    await this.#send();
+    await this.#link.send();
     this.#nameserver.release(this.session, held);
   }
 
   /** The server's push. */
   async recall({ items }: RecallPush): Promise<RecallAnswer> {
-    const given = await this.#arrive(() => items.map((item) => this.#give(item)));
+    const given = await this.#link.arrive(() => items.map((item) => this.#give(item)));
     await Promise.all(given);
     if (this.isCrashed) throw new FsError("ENOTCONN", "crashed");
     const open = items.map(({ ino, removed }) => {
@@ -375,7 +362,7 @@ export class SimulatedClient {
       if (removed === true && known.open === "no") known.lower("none"); // as the server takes it
       return known.open;
     });
-    await this.#send();
+    await this.#link.send();
     return { open };
   }
 

@@ -53,6 +53,7 @@ Deno.test("turns: waiting ends with EINTR when it is given up, and the others mo
   await third;
   await assert.rejects(turns.take(INO, AbortSignal.abort()), (error) => isErrno(error, "EINTR"));
   turns.giveAll([INO]);
+  await rest();
   assert.ok(!turns.isTaken(INO), "an end that came after the turn is given up changes nothing");
 });
 
@@ -72,6 +73,7 @@ Deno.test("turns: an abort after the turn has come does not take it away", async
   abort.abort();
   assert.ok(turns.isTaken(INO));
   turns.giveAll([INO]);
+  await rest();
   assert.ok(!turns.isTaken(INO));
 });
 
@@ -83,6 +85,7 @@ Deno.test("turns: several are taken together, each once, and not waited for when
   turns.giveAll([INO, OTHER, INO]);
   await both;
   turns.giveAll([INO, OTHER]);
+  await rest();
   assert.ok(!turns.isTaken(INO) && !turns.isTaken(OTHER));
 });
 

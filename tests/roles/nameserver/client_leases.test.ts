@@ -7,7 +7,8 @@ import { type InodeId, ROOT_INODE } from "../../../wire/ids.ts";
 import { S_IFLNK } from "../../../wire/messages/inode.ts";
 import type { RecallItem } from "../../../wire/messages/nameserver.ts";
 import { gate, rest, watch } from "../leaseserver/harness.ts";
-import { addDataservers, makeService, type Service, ServiceClient, withoutDirectories } from "./service.ts";
+import { checkNamespace } from "./consistency.ts";
+import { addDataservers, makeService, type Service, ServiceClient } from "./service.ts";
 
 const credentials = { uid: 0, gid: 0 };
 const name = bytesOf;
@@ -158,9 +159,47 @@ Deno.test("leases: exchanged names are both asked for, and what they lead to", a
   const [one, two] = [await a.create("one"), await a.mkdir("two")];
   for (const file of ["one", "two"]) await b.lookup(file);
   const asked = since(b);
-  const reply = await a.rename("one", "two", 2);
-  assert.deepEqual(withoutDirectories(reply), { ino: one, directory: "read" });
+  const { ino, directory } = await a.rename("one", "two", 2);
+  assert.deepEqual([ino, directory], [one, "read"]);
   assert.deepEqual(asked(), [`${two} none`, "1 read names one,two", `${one} read attributes`]);
+});
+
+Deno.test("leases: who exchanges two names hears of both inodes", async () => {
+  const { clients: [a, b] } = await start("a", "b");
+  const [one, two] = [await a.create("one"), await a.create("two")];
+  const before = (await b.call("getattr", { ino: two })).attributes.version;
+  const { ino, replaced } = await b.rename("one", "two", 2);
+  assert.ok((await a.call("getattr", { ino: two })).attributes.version > before);
+  assert.deepEqual([ino, replaced?.ino], [one, two]);
+});
+
+Deno.test("leases: after a rename between two names of one file none of them may be kept", async () => {
+  const { clients: [a] } = await start("a");
+  const ino = await a.create("one");
+  await a.call("link", { retry: a.tag(), ino, parent: ROOT_INODE, name: name("two") });
+  assert.deepEqual(await a.rename("one", "two"), { ino, directory: "none" });
+  assert.equal((await a.lookup("one")).inode?.attributes.ino, ino);
+});
+
+Deno.test("leases: a creation that is answered again lets nobody keep a name that has moved since", async () => {
+  const { service, clients: [a, b] } = await start("a", "b");
+  const entry = { parent: ROOT_INODE, name: name("x"), credentials };
+  const creations = [
+    () => ({ ...entry, retry: a.tag(), mode: 0o600, exclusive: true, write: false }),
+    () => ({ ...entry, retry: a.tag(), mode: S_IFLNK | 0o777, target: name("t") }),
+  ];
+  for (const [i, creation] of creations.entries()) {
+    const request = creation();
+    const call = () => i === 0 ? a.call("create", request as never) : a.call("make", request as never);
+    const { attributes } = await call();
+    await a.release(ROOT_INODE); // it has forgotten the directory, or was never granted it
+    await b.rename("x", `moved ${i}`);
+    assert.deepEqual(a.recalls.filter(({ names }) => names !== undefined), []);
+    const again = await call();
+    assert.equal(again.attributes.ino, attributes.ino);
+    assert.equal(again.directory, "none", i === 0 ? "create" : "make");
+  }
+  checkNamespace(service.journal);
 });
 
 Deno.test("leases: while a name changes nothing of its directory may be kept", async () => {
@@ -360,7 +399,7 @@ Deno.test("leases: a truncate that waits gets WRITE before the next in line", as
   a.onRecall = answer.wait;
   const order: string[] = [];
   b.onRecall = () => void order.push("b is recalled");
-  const truncating = b.call("setattr", { retry: b.tag(), ino, size: 0, write: true })
+  const truncating = b.callNow("setattr", { retry: b.tag(), ino, size: 0, write: true })
     .then(({ lease }) => order.push(`b has ${lease}`));
   await rest();
   const opening = c.open(ino, true).then(({ lease }) => order.push(`c has ${lease}`));
@@ -377,7 +416,8 @@ Deno.test("leases: opens wait for each other in the order in which they came", a
   a.onRecall = answer.wait;
   const order: string[] = [];
   const opens = ([[b, true], [c, false], [d, true]] as const).map(async ([client, write], i) => {
-    const { lease, isShared } = await client.open(ino, write);
+    const mode = write ? "write" : "read";
+    const { lease, isShared } = await client.callNow("acquire", { ino, mode });
     order.push(`${i} ${lease} ${isShared ? "shared" : "alone"}`);
   });
   await rest();

@@ -157,18 +157,26 @@ Deno.test("unlink: a file that is opened while its holders are asked is not lost
   await isGone(b, ino);
 });
 
-Deno.test("unlink: an open that waits behind it gets a file that somebody else has open", async () => {
-  const { clients: [a, b, c] } = await start("a", "b", "c");
+Deno.test("unlink: who opens a file behind its removal, as another has it open, keeps it as well", async () => {
+  const { service, clients: [a, b, c] } = await start("a", "b", "c");
   const ino = await a.create("f");
   const answer = gate();
   a.onRecall = answer.wait;
   const removing = b.remove("f");
   await rest();
-  const late = c.open(ino);
+  const late = c.open(ino).then(() => true, (error) => {
+    assert.ok(isErrno(error, "ENOENT"), error);
+    return false;
+  });
   await rest();
   answer.open();
   await removing;
-  assert.equal((await late).attributes.nlink, 0);
+  const isOpen = await late;
+  await a.release(ino);
+  assert.equal(isThere(service, ino), isOpen);
+  if (!isOpen) return;
+  await c.release(ino);
+  assert.ok(!isThere(service, ino));
 });
 
 Deno.test("unlink: who gets a name anew while the old file's holders are asked removes the new one", async () => {
@@ -271,6 +279,21 @@ Deno.test("unlink: who removes its own open file and ends before it is removed d
   await rest();
   const orphans = service.namespace.orphansOf(a.session);
   assert.deepEqual(orphans, [], "an orphan of a session that is over");
+});
+
+Deno.test("unlink: who removes its own open file and closes it before it is removed does not keep it", async () => {
+  const { service, clients: [a, b] } = await start("a", "b");
+  const ino = await a.create("f");
+  await b.lookup("f");
+  const answer = gate();
+  b.onRecall = answer.wait;
+  const removing = a.remove("f", { ino, open: true });
+  await rest();
+  await a.release(ino);
+  answer.open();
+  await removing;
+  await rest();
+  assert.ok(!isThere(service, ino), "nobody has it open, and nobody will close it");
 });
 
 Deno.test("unlink: a file that its remover opens at the same time is not taken from under it", async () => {

@@ -25,7 +25,8 @@ import type {
 import type { CallContext, Handlers, RequestOf, ResponseOf } from "../../../wire/service.ts";
 import { type InodeReply, type LeaseMode, type OpenMode, S_IFDIR } from "../../../wire/messages/inode.ts";
 import type { SessionRecord } from "../../../roles/leaseserver/sessions.ts";
-import { FakePeer } from "./fake_peer.ts";
+import { settle } from "../../base/fake_clock.ts";
+import { FakePeer, type PushAnswer } from "./fake_peer.ts";
 import { makeWorld, reopen, type World } from "./harness.ts";
 
 type Methods = typeof NAMESERVER["methods"];
@@ -117,14 +118,15 @@ export class ServiceClient {
   onRecall: (items: readonly RecallItem[]) => Promise<void> | void = () => {};
   #sequence = 0;
 
-  constructor(service: Service) {
+  constructor(service: Service, answer?: PushAnswer) {
     this.#service = service;
-    this.peer = new FakePeer(async (_op, message): Promise<RecallAnswer> => {
-      const { items } = message as RecallPush;
-      this.recalls.push(...items);
-      await this.onRecall(items);
-      return { open: items.map(({ ino }) => this.openInodes.get(ino) ?? "no") };
-    });
+    this.peer = new FakePeer(answer ?? ((_op, message) => this.#answer(message as RecallPush)));
+  }
+
+  async #answer({ items }: RecallPush): Promise<RecallAnswer> {
+    this.recalls.push(...items);
+    await this.onRecall(items);
+    return { open: items.map(({ ino }) => this.openInodes.get(ino) ?? "no") };
   }
 
   static async connect(service: Service, name: string): Promise<ServiceClient> {
@@ -151,8 +153,21 @@ export class ServiceClient {
     return { slot: this.#sequence % 128, sequence: this.#sequence };
   }
 
-  /** Calls a method as this client does over its channel. */
+  /** Calls a method as this client does over its channel; what it does next is another event. */
   async call<Name extends keyof Methods>(
+    name: Name,
+    request: RequestOf<Methods[Name]>,
+    signal?: AbortSignal,
+  ): Promise<ResponseOf<Methods[Name]>> {
+    try {
+      return await this.callNow(name, request, signal);
+    } finally {
+      await settle();
+    }
+  }
+
+  /** As call; answered in the moment in which the answer is sent. */
+  async callNow<Name extends keyof Methods>(
     name: Name,
     request: RequestOf<Methods[Name]>,
     signal?: AbortSignal,
