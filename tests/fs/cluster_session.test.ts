@@ -730,3 +730,31 @@ Deno.test("session: closed while there is no server, it ends all the same", asyn
   await clock.advance(2_000);
   assert.deepEqual([closing.state, waiting.state], ["done", "failed"]);
 });
+
+Deno.test.ignore("session: closed while it connects, it leaves no connection behind", async () => {
+  const started = await start();
+  const { session, server, clock } = started;
+  const dial = server.dial.bind(server);
+  const slow = Promise.withResolvers<void>();
+  server.dial = async (address, options) => {
+    await slow.promise;
+    return await dial(address, options);
+  };
+  server.breakAll();
+  await quiet();
+  const closing = session.close();
+  await clock.advance(1_000);
+  await closing;
+  slow.resolve();
+  await clock.advance(1_000);
+  assert.deepEqual(server.channels.map(({ isOpen }) => isOpen), [false, false]);
+});
+
+Deno.test.ignore("session: closed, it sends nothing after its goodbye", async () => {
+  const started = await start();
+  const { session, clock, events } = started;
+  const closing = session.close();
+  await clock.advance(TTL_MS);
+  await closing;
+  assert.deepEqual(events, ["closeSession"]);
+});
