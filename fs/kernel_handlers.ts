@@ -253,7 +253,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       return { fh, openFlags: isCached ? FOPEN_CACHE_DIR | (keeps ? FOPEN_KEEP_CACHE : 0) : 0 };
     },
 
-    readdir(context, nodeid, fh, cookie, writer, plus) {
+    readdir(context, _nodeid, fh, cookie, writer, plus) {
       const stream = directories.get(fh);
       if (stream === undefined) return -ERRNO.EBADF;
       const done = stream.read(cookie, plus, ({ name, ino, type, cookie: next, found }) => {

@@ -11,10 +11,11 @@ import { Blocks } from "../../fs/blocks.ts";
 import type { ClusterSession } from "../../fs/cluster_session.ts";
 import { DataAccess } from "../../fs/data_access.ts";
 import type { Dataservers } from "../../fs/dataservers.ts";
-import { FileSystem, type Handle, type OpenOptions } from "../../fs/file_system.ts";
+import { Files, type Handle, type OpenOptions } from "../../fs/files.ts";
 import type { Inode } from "../../fs/inode.ts";
 import { InodeTable } from "../../fs/inode_table.ts";
 import { KernelCache } from "../../fs/kernel_cache.ts";
+import { Names } from "../../fs/names.ts";
 import type { Access, Interruptible, OpenFile } from "../../fs/inode.ts";
 import { Reader } from "../../fs/reader.ts";
 import { Recalls } from "../../fs/recalls.ts";
@@ -373,7 +374,8 @@ export interface TestClient {
   readonly releases: Releases;
   readonly recalls: Recalls;
   readonly writer: Writer;
-  readonly fs: FileSystem;
+  readonly names: Names;
+  readonly files: Files;
 }
 
 export function startClient(): TestClient {
@@ -407,8 +409,10 @@ export function startClient(): TestClient {
   const access = new DataAccess({ session, table, kernelCache, handOver });
   const releases = new Releases({ session, table, log });
   const recalls = new Recalls({ table, kernelCache, access, releases, clock, log });
-  const fs = new FileSystem({
+  const names = new Names({ session, table, kernelCache, writer });
+  const files = new Files({
     session,
+    names,
     table,
     kernelCache,
     access,
@@ -434,7 +438,8 @@ export function startClient(): TestClient {
     releases,
     recalls,
     writer,
-    fs,
+    names,
+    files,
   };
 }
 
@@ -460,8 +465,8 @@ export async function opened(
   changes: Partial<Attributes> = {},
   more: Partial<AcquireReply> = {},
 ): Promise<Handle> {
-  const { fs, nameserver } = client;
-  const opening = watch(Promise.resolve(fs.open(INO, options, PATIENT)));
+  const { files, nameserver } = client;
+  const opening = watch(Promise.resolve(files.open(INO, options, PATIENT)));
   for (await quiet(); opening.state === "waits"; await quiet()) {
     if (nameserver.calls[0]?.method === "getattr") {
       await nameserver.answer("getattr", inodeReply(INO, "none", changes));

@@ -1,7 +1,7 @@
 /** Reading and writing through a whole client: where bytes go, when the nameserver hears of it, and what fails. */
 
 import assert from "node:assert/strict";
-import type { Handle } from "../../fs/file_system.ts";
+import type { Handle } from "../../fs/files.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import type { Attributes, Block } from "../../wire/messages/inode.ts";
 import {
@@ -43,7 +43,7 @@ function write(
   length: number,
   how: Partial<typeof HOW> = {},
 ) {
-  return watch(client.fs.write(handle, offset, new Uint8Array(length), { ...HOW, ...how }, PATIENT));
+  return watch(client.files.write(handle, offset, new Uint8Array(length), { ...HOW, ...how }, PATIENT));
 }
 
 /** Answers a commit with what it reported. */
@@ -56,15 +56,15 @@ async function commit(client: TestClient, version = 2, changes: Partial<Attribut
 
 Deno.test("write: is accepted at once under a lease, sent behind, and shown before anybody is told", async () => {
   const { client, handle } = await start();
-  const { fs, dataservers, events } = client;
+  const { names, files, dataservers, events } = client;
   const sent = gate();
   dataservers.onWrite = () => sent.opened;
   const writing = write(client, handle, 20 * PAGE, 10);
   await quiet();
   assert.equal(writing.state, "done");
   assert.deepEqual(events, [`data 1 ${20 * PAGE}+10`]);
-  assert.equal(fs.shown(handle.file.inode).size, 20 * PAGE + 10);
-  const flushing = watch(fs.flush(handle));
+  assert.equal(names.shown(handle.file.inode).size, 20 * PAGE + 10);
+  const flushing = watch(files.flush(handle));
   await quiet();
   assert.equal(client.nameserver.calls.length, 0, "not before the replicas have it");
   await sent.open();
@@ -76,7 +76,7 @@ Deno.test("write: is accepted at once under a lease, sent behind, and shown befo
   ]);
   await commit(client);
   assert.equal(flushing.state, "done");
-  await fs.flush(handle);
+  await files.flush(handle);
   assert.deepEqual(client.nameserver.asked, ["commit"], "once");
 });
 
@@ -92,7 +92,7 @@ Deno.test("write: what the caller does with its buffer afterwards does not matte
       },
     });
   const data = new Uint8Array(10).fill(1);
-  await client.fs.write(handle, 0, data, HOW, PATIENT);
+  await client.files.write(handle, 0, data, HOW, PATIENT);
   data.fill(2);
   await quiet();
   assert.deepEqual(seen, [1]);
@@ -202,12 +202,12 @@ Deno.test("write: over a hole a block is made, one after the other", async () =>
 Deno.test("write: a failure after it was accepted is told once, by close or fsync, and logged", async () => {
   for (const tell of ["flush", "fsync"] as const) {
     const { client, handle } = await start({ size: 0 }, []);
-    const { nameserver, fs, log } = client;
+    const { nameserver, files, log } = client;
     await write(client, handle, 0, 10).promise;
     await (await nameserver.next("allocateBlock")).fail(new FsError("ENOSPC", "full"));
     assert.equal(log.filter(({ level }) => level === "error").length, 1);
     for (const [expected, round] of [["failed", 1], ["done", 2]] as const) {
-      const telling = watch(fs[tell](handle));
+      const telling = watch(files[tell](handle));
       await quiet();
       const [call] = nameserver.calls;
       if (call?.method === "commit") await commit(client, 1 + round);
@@ -221,16 +221,16 @@ Deno.test("write: a failure after it was accepted is told once, by close or fsyn
 
 Deno.test("fsync: the replicas' disks first, then the nameserver's; without a change only the latter", async () => {
   const { client, handle } = await start();
-  const { fs, nameserver, events } = client;
+  const { files, nameserver, events } = client;
   await write(client, handle, 0, 10).promise;
   await quiet();
-  const syncing = watch(fs.fsync(handle));
+  const syncing = watch(files.fsync(handle));
   const call = await nameserver.next("commit");
   assert.equal(call.request.durable, true);
   assert.deepEqual(events, ["data 1 0+10", "sync 1", "commit"]);
   await commit(client);
   assert.equal(syncing.state, "done");
-  const again = watch(fs.fsync(handle));
+  const again = watch(files.fsync(handle));
   await nameserver.answer("sync", { ok: true });
   await quiet();
   assert.equal(again.state, "done");
@@ -247,7 +247,7 @@ Deno.test("commit: where the nameserver makes something else of it, the kernel i
     const { client, handle } = await start();
     await write(client, handle, 0, 10).promise;
     await quiet();
-    const flushing = watch(client.fs.flush(handle));
+    const flushing = watch(client.files.flush(handle));
     await commit(client, 2, changes);
     await quiet();
     assert.equal(flushing.state, "done");
@@ -257,10 +257,10 @@ Deno.test("commit: where the nameserver makes something else of it, the kernel i
 
 Deno.test("commit: what was written meanwhile keeps the file dirty", async () => {
   const { client, handle } = await start();
-  const { fs, nameserver } = client;
+  const { files, nameserver } = client;
   await write(client, handle, 0, 10).promise;
   await quiet();
-  const flushing = watch(fs.flush(handle));
+  const flushing = watch(files.flush(handle));
   const call = await nameserver.next("commit");
   await write(client, handle, 30 * PAGE, 10).promise;
   await quiet();
@@ -272,9 +272,9 @@ Deno.test("commit: what was written meanwhile keeps the file dirty", async () =>
 
 Deno.test("background: what has been dirty for three seconds is committed", async () => {
   const { client, handle } = await start();
-  const { fs, clock, nameserver } = client;
+  const { files, clock, nameserver } = client;
   const stopping = new AbortController();
-  const running = fs.run(stopping.signal);
+  const running = files.run(stopping.signal);
   await write(client, handle, 0, 10).promise;
   await clock.advance(2_500);
   assert.deepEqual(nameserver.asked, []);
@@ -289,9 +289,9 @@ Deno.test("background: what has been dirty for three seconds is committed", asyn
 
 Deno.test("finish: everything that was accepted is committed, and releases are told", async () => {
   const { client, handle } = await start();
-  const { fs, session } = client;
+  const { files, session } = client;
   await write(client, handle, 0, 10).promise;
-  const finishing = watch(fs.finish());
+  const finishing = watch(files.finish());
   await commit(client);
   await quiet();
   assert.equal(finishing.state, "done");
@@ -301,24 +301,24 @@ Deno.test("finish: everything that was accepted is committed, and releases are t
 Deno.test("read: what was written here and is on its way comes first; holes and short replicas are zeros", async () => {
   const blocks = [blockOf(1, 0, PAGE), blockOf(2, 2 * PAGE, PAGE, false)];
   const { client, handle } = await start({ size: 3 * PAGE }, blocks);
-  const { fs, dataservers } = client;
+  const { files, dataservers } = client;
   const sent = gate();
   dataservers.onWrite = () => sent.opened;
   await write(client, handle, 10, 10).promise;
-  const reading = watch(fs.read(handle, 0, 4 * PAGE, PATIENT));
+  const reading = watch(files.read(handle, 0, 4 * PAGE, false, PATIENT));
   await quiet();
   assert.equal(reading.state, "waits");
   await sent.open();
   const bytes = reading.value!.flatMap((view) => [...view]);
   assert.equal(bytes.length, 3 * PAGE, "exactly what lies before the end");
   assert.deepEqual([bytes[0], bytes[PAGE], bytes[2 * PAGE]], [7, 0, 0]);
-  assert.deepEqual(await fs.read(handle, 3 * PAGE, 10, PATIENT), []);
+  assert.deepEqual(await files.read(handle, 3 * PAGE, 10, false, PATIENT), []);
 });
 
 Deno.test("seek: data and holes by blocks, and nothing past the end", async () => {
   const blocks = [blockOf(1, PAGE, PAGE), blockOf(2, 4 * PAGE, PAGE, false)];
   const { client, handle } = await start({ size: 6 * PAGE }, blocks);
-  const seek = (offset: number, wantsData: boolean) => client.fs.seek(handle, offset, wantsData, PATIENT);
+  const seek = (offset: number, wantsData: boolean) => client.files.seek(handle, offset, wantsData, PATIENT);
   assert.deepEqual(
     await Promise.all([
       seek(0, true),
@@ -339,8 +339,8 @@ Deno.test("seek: data and holes by blocks, and nothing past the end", async () =
 Deno.test("fallocate: makes blocks over the holes, and moves the end only where asked", async () => {
   for (const grow of [false, true]) {
     const { client, handle } = await start({ size: PAGE }, [blockOf(1, 0, PAGE)]);
-    const { fs, nameserver } = client;
-    const allocating = watch(fs.allocate(handle, 0, 2 * PAGE, grow, PATIENT));
+    const { files, nameserver } = client;
+    const allocating = watch(files.allocate(handle, 0, 2 * PAGE, grow, PATIENT));
     await nameserver.answer("allocateBlock", { block: blockOf(2, PAGE, MIB, false) });
     if (grow) {
       const call = await nameserver.next("commit");
@@ -356,9 +356,9 @@ Deno.test("fallocate: makes blocks over the holes, and moves the end only where 
 
 Deno.test("zeroRange: whole blocks go, the rest is overwritten, and the kernel's pages go", async () => {
   const { client, handle } = await start({}, [blockOf(1, 0, 10 * PAGE)]);
-  const { fs, nameserver, kernel, events } = client;
+  const { files, nameserver, kernel, events } = client;
   handle.file.inode.hasPages = true;
-  const zeroing = watch(fs.zeroRange(handle, 100, 200, false, PATIENT));
+  const zeroing = watch(files.zeroRange(handle, 100, 200, false, PATIENT));
   const call = await nameserver.next("punch");
   assert.deepEqual([call.request.offset, call.request.length], [100, 100]);
   await call.answer(inodeReply(INO, "write", { version: 2, size: 10 * PAGE }));

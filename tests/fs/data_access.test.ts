@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { pagesOf } from "../../fs/data_access.ts";
-import type { Handle } from "../../fs/file_system.ts";
+import type { Handle } from "../../fs/files.ts";
 import type { Access, Interruptible, OpenFile } from "../../fs/inode.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import type { LeaseMode } from "../../wire/messages/inode.ts";
@@ -352,7 +352,7 @@ Deno.test("recall of all: what was accepted but not sent yet is sent and committ
   const { dataservers, nameserver, events } = client;
   const sent = gate();
   dataservers.onWrite = () => sent.opened;
-  await client.fs.write(
+  await client.files.write(
     under.handle,
     0,
     new Uint8Array(10),
@@ -556,7 +556,7 @@ Deno.test("a recall never gives more than was held", async () => {
 Deno.test("recall of WRITE: what can't be committed is lost, which is logged and told once", async () => {
   const under = await startUnder("write");
   const { client, file, handle } = under;
-  const { fs, log, nameserver } = client;
+  const { files, log, nameserver } = client;
   file.wrote(10, time(5), 0);
   const recalled = recall(client, { keep: "read" });
   await (await nameserver.next("commit")).fail(new FsError("ENOSPC", "full"));
@@ -564,8 +564,8 @@ Deno.test("recall of WRITE: what can't be committed is lost, which is logged and
   assert.equal(recalled.state, "done", "others don't wait for a client that can't store what it has");
   assert.match(log.filter(({ level }) => level === "error").map(({ message }) => message).join(), /is lost/);
   file.dirty = false;
-  await assert.rejects(fs.flush(handle), (error) => isErrno(error, "ENOSPC"));
-  await fs.flush(handle);
+  await assert.rejects(files.flush(handle), (error) => isErrno(error, "ENOSPC"));
+  await files.flush(handle);
 });
 
 // ---- the session is lost
@@ -573,14 +573,14 @@ Deno.test("recall of WRITE: what can't be committed is lost, which is logged and
 /** A write that was accepted, and hangs on its way to the dataserver. */
 async function acceptWrite({ client, handle }: Under, offset = 0): Promise<void> {
   const how = { append: false, isWriteback: false, killSuidGid: false };
-  await client.fs.write(handle, offset, new Uint8Array(10), how, PATIENT);
+  await client.files.write(handle, offset, new Uint8Array(10), how, PATIENT);
 }
 
 Deno.test("lost session: what was accepted but not sent is not sent any more; told once, by fsync or close, and logged", async () => {
   for (const tell of ["flush", "fsync"] as const) {
     const under = await startUnder("write");
     const { client, file, handle } = under;
-    const { fs, session, dataservers, recalls, log } = client;
+    const { files, session, dataservers, recalls, log } = client;
     session.isValid = false; // so that it waits for the session before it is sent
     const accepting = acceptWriteAnyway(under);
     await quiet();
@@ -592,11 +592,11 @@ Deno.test("lost session: what was accepted but not sent is not sent any more; to
     assert.deepEqual(dataservers.writes, [], "another may have the file by now");
     assert.deepEqual([file.isUnflushed, file.size], [false, 64 * PAGE]);
     assert.equal(log.filter(({ level, message }) => level === "error" && /is lost/.test(message)).length, 1);
-    const telling = watch(fs[tell](handle));
+    const telling = watch(files[tell](handle));
     if (tell === "fsync") await client.nameserver.answer("sync", { ok: true });
     await quiet();
     assert.ok(isErrno(telling.error, "EIO"), tell);
-    const again = watch(fs[tell](handle));
+    const again = watch(files[tell](handle));
     if (tell === "fsync") await client.nameserver.answer("sync", { ok: true });
     await quiet();
     assert.equal(again.state, "done", "once");
@@ -611,25 +611,25 @@ async function acceptWriteAnyway({ client, file }: Under): Promise<void> {
 Deno.test("lost session: one that is on its way to a dataserver ends there, and is not committed", async () => {
   const under = await startUnder("write");
   const { client, handle } = under;
-  const { dataservers, recalls, nameserver, fs } = client;
+  const { dataservers, recalls, nameserver, files } = client;
   const sent = gate();
   dataservers.onWrite = () => sent.opened;
   await acceptWrite(under);
   await recalls.lost();
   await sent.open();
   await quiet();
-  await assert.rejects(fs.flush(handle), (error) => isErrno(error, "EIO"));
-  await fs.flush(handle);
+  await assert.rejects(files.flush(handle), (error) => isErrno(error, "EIO"));
+  await files.flush(handle);
   assert.deepEqual(nameserver.asked, []);
 });
 
 Deno.test("lost session: a commit that waits to be sent again is not", async () => {
   const under = await startUnder("write");
   const { client, handle, file } = under;
-  const { nameserver, recalls, fs } = client;
+  const { nameserver, recalls, files } = client;
   await acceptWrite(under);
   await quiet();
-  const flushing = watch(fs.flush(handle));
+  const flushing = watch(files.flush(handle));
   const call = await nameserver.next("commit");
   await recalls.lost();
   await call.fail(
@@ -748,8 +748,8 @@ Deno.test.ignore(
     dataservers.onWrite = () => sent.opened;
     const how = { append: false, isWriteback: false, killSuidGid: false };
     const half = new Uint8Array(5 * 1024 * 1024);
-    await client.fs.write(handle, 0, half, how, PATIENT);
-    const waiting = watch(client.fs.write(handle, half.length, half, how, PATIENT));
+    await client.files.write(handle, 0, half, how, PATIENT);
+    const waiting = watch(client.files.write(handle, half.length, half, how, PATIENT));
     await quiet();
     assert.equal(waiting.state, "waits");
     await recalls.lost();

@@ -132,7 +132,7 @@ Deno.test("directory: a kernel with no room for a name takes none, and asks agai
 
 Deno.test("directory: read to its end under a lease, all its names are known", async () => {
   const client = start();
-  const { stream, fs, nameserver, table } = client;
+  const { stream, names, nameserver, table } = client;
   const entries = Array.from({ length: 130 }, (_, i) => entryOf(i, true));
   const reading = read(stream, 0, Infinity, true);
   await serveAll(client, reading, entries);
@@ -140,8 +140,8 @@ Deno.test("directory: read to its end under a lease, all its names are known", a
   assert.ok(taken.slice(2).every(({ found }) => found?.isKept && found.inode?.isFresh));
   const root = table.get(ROOT)!;
   assert.equal(root.isComplete, true);
-  assert.deepEqual(await fs.lookup(ROOT, nameOf("absent"), PATIENT), { inode: null, isKept: true });
-  assert.equal((await fs.lookup(ROOT, nameOf("name7"), PATIENT)).inode?.ino, 107);
+  assert.deepEqual(await names.lookup(ROOT, nameOf("absent"), PATIENT), { inode: null, isKept: true });
+  assert.equal((await names.lookup(ROOT, nameOf("name7"), PATIENT)).inode?.ino, 107);
   assert.equal(nameserver.asked.length, 3);
 });
 

@@ -43,10 +43,10 @@ const A = nameOf("a");
 
 function start(): TestClient & { readonly kernelSide: Required<FileSystemHandlers> } {
   const client = startClient();
-  const { fs: fileSystem, table, kernelCache } = client;
+  const { names, files, table, kernelCache } = client;
   know(client, ROOT);
   const session = client.session as unknown as ClusterSession;
-  const kernelSide = kernelHandlers({ fileSystem, session, table, kernelCache });
+  const kernelSide = kernelHandlers({ names, files, session, table, kernelCache });
   return { ...client, kernelSide: kernelSide as Required<FileSystemHandlers> };
 }
 

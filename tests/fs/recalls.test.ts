@@ -134,7 +134,7 @@ Deno.test("recall of what is removed: closed while it is asked, it says so", asy
   );
   const recalled = recall(client, { keep: "read", attributes: true, removed: true });
   await quiet();
-  const closing = client.fs.close(handle);
+  const closing = client.files.close(handle);
   sent.resolve();
   await running;
   await closing;
@@ -155,7 +155,7 @@ Deno.test("recall of what is not known here: a creation under way may open it", 
     exclusive: false,
     write: true,
   };
-  const creating = client.fs.create(request, { truncate: false }, PATIENT);
+  const creating = client.files.create(request, { truncate: false }, PATIENT);
   const call = await client.nameserver.next("create");
   assert.deepEqual(await recall(client, item).promise, { open: ["write"] });
   assert.deepEqual(await recall(client, { ...item, ino: OTHER }).promise, { open: ["write"] });
@@ -163,7 +163,7 @@ Deno.test("recall of what is not known here: a creation under way may open it", 
   await call.answer({ ...acquireReply(INO, "write"), directory: "read", created: false });
   await creating;
   assert.equal(client.table.get(INO)!.isFresh, false, "its lease was granted before it was taken back");
-  await client.fs.finish();
+  await client.files.finish();
   assert.deepEqual(client.session.told.map(({ held }) => held), [[{
     ino: OTHER,
     lease: "none",

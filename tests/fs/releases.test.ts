@@ -34,7 +34,7 @@ const CREATE = {
 
 /** Forgets an inode that the kernel knew. */
 function forget(client: TestClient, ino: number): void {
-  client.fs.forget(asInodeId(ino), 1);
+  client.files.forget(asInodeId(ino), 1);
 }
 
 Deno.test("releases: what was forgotten is told in batches; a full one at once", async () => {
@@ -75,14 +75,14 @@ Deno.test("releases: a reply to before counts no more, also if the inode is look
 
 Deno.test("releases: a file that is open again, or closing, is not told", async () => {
   const client = startClient();
-  const { fs, releases, session } = client;
+  const { files, releases, session } = client;
   const handle = await opened(client, WRITING);
-  await fs.close(handle);
+  await files.close(handle);
   const again = await opened(client, READ_ONLY);
   await releases.send();
   assert.deepEqual(session.told, []);
   assert.equal(again.file.inode.lease, "write");
-  await fs.close(again);
+  await files.close(again);
   await releases.send();
   assert.deepEqual(session.told, [{ held: [{ ino: INO, lease: "read", open: "no" }], unused: [] }]);
 });
@@ -104,7 +104,7 @@ Deno.test("releases: send waits until what it told was heard", async () => {
 
 Deno.test("releases: what was not heard is told again, with the state of that time", async () => {
   const client = startClient();
-  const { session, releases, table, fs, nameserver } = client;
+  const { session, releases, table, names, nameserver } = client;
   session.hear = () => Promise.reject(new FsError("ENOTCONN", "gone"));
   know(client, INO);
   know(client, OTHER);
@@ -117,7 +117,7 @@ Deno.test("releases: what was not heard is told again, with the state of that ti
   assert.equal(table.size, 0);
   // One is looked up again meanwhile.
   know(client, ROOT);
-  const looking = fs.lookup(ROOT, nameOf("a"), PATIENT);
+  const looking = names.lookup(ROOT, nameOf("a"), PATIENT);
   await nameserver.answer("lookup", { inode: inodeReply(INO, "read"), directory: "read" });
   (await looking).inode!.lookups++;
   session.hear = () => Promise.resolve();
@@ -134,10 +134,10 @@ Deno.test.ignore(
   "releases: not heard that a file was closed, it is told again though no lease is left",
   async () => {
     const client = startClient();
-    const { session, releases, fs } = client;
+    const { session, releases, files } = client;
     const handle = await opened(client, READ_ONLY);
     await recall(client, { keep: "none" }).promise;
-    await fs.close(handle);
+    await files.close(handle);
     session.hear = () => Promise.reject(new FsError("ENOTCONN", "gone"));
     await releases.send();
     session.hear = () => Promise.resolve();
@@ -150,7 +150,7 @@ Deno.test.ignore(
 /** A new file that was made with a block. */
 async function created(client: TestClient) {
   know(client, ROOT);
-  const creating = client.fs.create(CREATE, { truncate: false }, PATIENT);
+  const creating = client.files.create(CREATE, { truncate: false }, PATIENT);
   const reply = acquireReply(INO, "write", {}, { blocks: [blockOf(1, 0, 1024, false)] });
   await client.nameserver.answer("create", { ...reply, directory: "read", created: true });
   const { handle } = await creating;
@@ -160,10 +160,10 @@ async function created(client: TestClient) {
 
 Deno.test("releases: a file that was made with a block and stayed empty is told as such", async () => {
   const client = startClient();
-  const { fs, session, releases } = client;
+  const { files, session, releases } = client;
   const handle = await created(client);
   assert.ok(handle.file.blocks.at(0));
-  await fs.close(handle);
+  await files.close(handle);
   await releases.send();
   assert.deepEqual(session.told, [{ held: [{ ino: INO, lease: "read", open: "no" }], unused: [INO] }]);
   assert.equal(handle.file.blocks.knows(0, 1), false, "as it is given back");
@@ -171,11 +171,11 @@ Deno.test("releases: a file that was made with a block and stayed empty is told 
 
 Deno.test("releases: one that got data, or was made without a block, is not told as unused", async () => {
   const client = startClient();
-  const { fs, session, releases, nameserver } = client;
+  const { files, session, releases, nameserver } = client;
   const handle = await created(client);
   const how = { append: false, isWriteback: false, killSuidGid: false };
-  await fs.write(handle, 0, new Uint8Array(5), how, PATIENT);
-  const closing = fs.close(handle);
+  await files.write(handle, 0, new Uint8Array(5), how, PATIENT);
+  const closing = files.close(handle);
   await nameserver.answer("commit", inodeReply(INO, "write", { version: 2, size: 5 }));
   await closing;
   await releases.send();
@@ -188,8 +188,8 @@ Deno.test("releases: one that got data, or was made without a block, is not told
 
 Deno.test.ignore("releases: not heard that a block is unused, it is told again", async () => {
   const client = startClient();
-  const { fs, session, releases } = client;
-  await fs.close(await created(client));
+  const { files, session, releases } = client;
+  await files.close(await created(client));
   session.hear = () => Promise.reject(new FsError("ENOTCONN", "gone"));
   await releases.send();
   session.hear = () => Promise.resolve();
