@@ -95,7 +95,7 @@ export class Files {
   open(ino: InodeId, options: OpenOptions, interrupt: Interruptible): Handle | Promise<Handle> {
     const inode = this.#table.get(ino);
     const needed = options.write ? 2 : 1;
-    const isAllowed = this.#names.isFresh(inode) && inode.removing === 0 &&
+    const isAllowed = this.#names.isFresh(inode) && !inode.mayVanish &&
       LEASE_RANK[inode.lease] >= needed &&
       (inode.file === null || inode.file.revocation === null);
     if (isAllowed && !options.truncate) {
@@ -116,7 +116,7 @@ export class Files {
     const file = this.#addHandle(inode, write);
     try {
       const needed = write ? 2 : 1;
-      const isHeld = LEASE_RANK[inode.lease] >= needed && inode.removing === 0 && this.#session.isValid;
+      const isHeld = LEASE_RANK[inode.lease] >= needed && !inode.mayVanish && this.#session.isValid;
       if (!isHeld) await this.#options.access.acquire(file, write ? "write" : "read", interrupt);
       if (!inode.isFresh) await this.#names.refresh(ino, interrupt);
       return this.#handle(inode, write);

@@ -46,6 +46,8 @@ export class Inode {
   lookups = 0;
   /** Removals of it that are under way here: an open then asks the nameserver. */
   removing = 0;
+  /** It has lost its last name, or was about to: it goes with the last close, so that an open asks the nameserver. */
+  isUnlinked = false;
   /** The kernel may have pages of it: file data, or a directory's listing. */
   hasPages = false;
   /** Pages from before the session was lost may still be there. */
@@ -87,6 +89,11 @@ export class Inode {
   /** True when attributes can be shown without asking (the session is looked at elsewhere). */
   get isFresh(): boolean {
     return this.attributesKnown && this.lease !== "none";
+  }
+
+  /** Its name may go before an open here is known to the nameserver. */
+  get mayVanish(): boolean {
+    return this.isUnlinked || this.removing > 0;
   }
 
   /** Attributes and xattrs were changed by somebody. */

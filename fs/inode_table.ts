@@ -95,6 +95,7 @@ export class InodeTable {
     if (isCrossed || lease === "none") return inode;
     this.#raise(inode, lease);
     inode.attributesKnown = true;
+    if (attributes.nlink > 0) inode.isUnlinked = false;
     if (blocks !== undefined && inode.file === null && isAll(reply)) {
       inode.blocks = new BlockMap();
       inode.blocks.learn(0, Number.MAX_SAFE_INTEGER, blocks);

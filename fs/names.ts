@@ -297,7 +297,9 @@ export class Names {
   #lostName(ino: InodeId, nlink: number): void {
     this.#changed(ino);
     const inode = this.#table.get(ino);
-    if (inode === undefined || nlink > 0 || inode.file !== null) return;
+    if (inode === undefined || nlink > 0) return;
+    inode.isUnlinked = true;
+    if (inode.file !== null) return;
     inode.forgetAll(); // as the server has
   }
 

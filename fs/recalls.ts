@@ -59,6 +59,7 @@ export class Recalls {
     table.noteRecall(ino);
     const inode = table.get(ino);
     if (inode === undefined) return item.removed === true && releases.mayBeOpening(ino) ? "write" : "no";
+    if (item.removed === true) inode.isUnlinked = true;
     const isGone = item.removed === true && openMode(inode) === "no";
     if (item.names !== undefined) {
       await this.#dropNames(inode, item.names);

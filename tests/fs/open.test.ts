@@ -87,6 +87,7 @@ Deno.test("open: asks while the session is not valid, the inode is being removed
     ({ session }) => session.isValid = false,
     ({ table }) => table.get(INO)!.removing++,
     ({ table }) => table.get(INO)!.forgetAttributes(),
+    ({ table }) => table.get(INO)!.isUnlinked = true,
   ];
   for (const reason of reasons) {
     const client = startKnowing("read");
@@ -104,6 +105,22 @@ Deno.test("open: asks while the session is not valid, the inode is being removed
   assert.ok(client.files.open(INO, READ_ONLY, PATIENT) instanceof Promise);
   await client.kernel.held[0]!.release();
   assert.deepEqual((await recalled.promise).open, ["write"]);
+});
+
+Deno.test("open: what was open as its last name went may be gone after its close, so that another open asks", async () => {
+  const client = startKnowing("read");
+  const { files, nameserver } = client;
+  const handle = await files.open(INO, READ_ONLY, PATIENT);
+  assert.deepEqual((await recall(client, { keep: "read", attributes: true, removed: true }).promise).open, [
+    "read",
+  ]);
+  await files.close(handle);
+  const opening = watch(Promise.resolve(files.open(INO, READ_ONLY, PATIENT)));
+  await (await nameserver.next("acquire")).fail(new FsError("ENOENT", "gone"));
+  assert.equal(opening.state, "failed");
+  // The removal came to nothing: it has a name.
+  know(client, INO, "read", { version: 3 });
+  assert.ok(!(files.open(INO, READ_ONLY, PATIENT) instanceof Promise));
 });
 
 Deno.test("open: an inode that is not known here is asked for first", async () => {

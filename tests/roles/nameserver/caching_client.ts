@@ -39,6 +39,8 @@ export class CachedInode {
   changing = 0;
   readonly changingNames = new Map<string, number>();
   removing = 0;
+  /** Its last name is gone, or was about to go. */
+  isUnlinked = false;
 
   constructor(ino: InodeId) {
     this.ino = ino;
@@ -116,6 +118,7 @@ export class CachingClient {
     inode.version = Math.max(inode.version, attributes.version);
     if (lease === "none" || inode.recalledAt > askedAt) return inode;
     if (LEASE_RANK[lease] > LEASE_RANK[inode.lease]) inode.lease = lease;
+    if (attributes.nlink > 0) inode.isUnlinked = false;
     if (inode.changing === 0 && attributes.version === inode.version) inode.attributes = attributes;
     return inode;
   }
@@ -206,7 +209,7 @@ export class CachingClient {
     if (write) inode.writers++;
     const mode = write ? "write" : "read";
     try {
-      if (LEASE_RANK[inode.lease] < LEASE_RANK[mode] || inode.removing > 0) {
+      if (LEASE_RANK[inode.lease] < LEASE_RANK[mode] || inode.removing > 0 || inode.isUnlinked) {
         await this.#ask(() => this.rpc.callNow("acquire", { ino, mode }), (reply) => {
           this.#adopt(reply, this.#moment);
         });
@@ -327,6 +330,7 @@ export class CachingClient {
   #lostName(ino: InodeId, nlink: number): CachedInode {
     const inode = this.inode(ino);
     inode.attributes = null;
+    if (nlink === 0) inode.isUnlinked = true;
     if (nlink === 0 && inode.handles === 0) inode.lower("none");
     return inode;
   }
@@ -415,8 +419,9 @@ export class CachingClient {
     return { open };
   }
 
-  async #give({ ino, keep, names, attributes }: RecallItem): Promise<void> {
+  async #give({ ino, keep, names, attributes, removed }: RecallItem): Promise<void> {
     const inode = this.inode(ino);
+    if (removed === true) inode.isUnlinked = true;
     this.#note(inode);
     for (const name of names ?? []) inode.names.delete(textOf(name));
     if (names !== undefined || attributes === true) inode.attributes = null;
