@@ -6,13 +6,7 @@ import { isErrno } from "../../../wire/errno.ts";
 import { type InodeId, ROOT_INODE } from "../../../wire/ids.ts";
 import { gate, rest, watch } from "../leaseserver/harness.ts";
 import { checkNamespace } from "./consistency.ts";
-import { makeService, type Service, ServiceClient } from "./service.ts";
-
-async function start(...names: string[]) {
-  const service = await makeService();
-  const clients = await Promise.all(names.map((who) => ServiceClient.connect(service, who)));
-  return { service, clients: clients as [ServiceClient, ServiceClient, ServiceClient] };
-}
+import { makeService, type Service, ServiceClient, startService } from "./service.ts";
 
 const nlinkOf = (client: ServiceClient, ino: InodeId) =>
   client.call("getattr", { ino }).then(({ attributes }) => attributes.nlink);
@@ -23,7 +17,7 @@ const isGone = async (client: ServiceClient, ino: InodeId) =>
 const isThere = ({ journal }: Service, ino: InodeId) => checkNamespace(journal).inodes.has(ino);
 
 Deno.test("unlink: a file that is open elsewhere lives on until it is closed there", async () => {
-  const { service, clients: [a, b] } = await start("a", "b");
+  const { service, clients: [a, b] } = await startService("a", "b");
   const ino = await a.create("f");
   await b.open(ino);
   const reply = await b.remove("f");
@@ -38,7 +32,7 @@ Deno.test("unlink: a file that is open elsewhere lives on until it is closed the
 });
 
 Deno.test("unlink: a file that is only known elsewhere goes at once, and is forgotten there", async () => {
-  const { service, clients: [a, b] } = await start("a", "b");
+  const { service, clients: [a, b] } = await startService("a", "b");
   const ino = await a.create("f");
   await a.release(ino, "read");
   await b.lookup("f");
@@ -49,7 +43,7 @@ Deno.test("unlink: a file that is only known elsewhere goes at once, and is forg
 });
 
 Deno.test("unlink: one of two names takes nothing from who has the file open", async () => {
-  const { clients: [a, b] } = await start("a", "b");
+  const { clients: [a, b] } = await startService("a", "b");
   const ino = await a.create("f");
   await a.call("link", { retry: a.tag(), ino, parent: ROOT_INODE, name: bytesOf("g") });
   const asked = a.recalls.length;
@@ -62,7 +56,7 @@ Deno.test("unlink: one of two names takes nothing from who has the file open", a
 });
 
 Deno.test("unlink: who says that it has the file open itself keeps it, without being asked", async () => {
-  const { service, clients: [a] } = await start("a");
+  const { service, clients: [a] } = await startService("a");
   const ino = await a.create("f");
   await a.remove("f", { ino, open: true });
   assert.deepEqual(a.recalls, []);
@@ -72,7 +66,7 @@ Deno.test("unlink: who says that it has the file open itself keeps it, without b
 });
 
 Deno.test("unlink: who says that it has not is not asked either", async () => {
-  const { service, clients: [a] } = await start("a");
+  const { service, clients: [a] } = await startService("a");
   const ino = await a.create("f");
   await a.release(ino, "read");
   await a.remove("f", { ino, open: false });
@@ -83,7 +77,7 @@ Deno.test("unlink: who says that it has not is not asked either", async () => {
 Deno.test("unlink: who speaks of another inode, or of none, is asked", async () => {
   for (const isWrong of [true, false]) {
     for (const isOpen of [true, false]) {
-      const { service, clients: [a] } = await start("a");
+      const { service, clients: [a] } = await startService("a");
       const other = await a.create("other");
       const ino = await a.create("f");
       if (!isOpen) await a.release(ino, "read");
@@ -98,7 +92,7 @@ Deno.test("unlink: who speaks of another inode, or of none, is asked", async () 
 });
 
 Deno.test("unlink: who is asked about what it has given back is not asked at all", async () => {
-  const { service, clients: [a] } = await start("a");
+  const { service, clients: [a] } = await startService("a");
   const ino = await a.create("f");
   await a.release(ino);
   await a.remove("f");
@@ -107,7 +101,7 @@ Deno.test("unlink: who is asked about what it has given back is not asked at all
 });
 
 Deno.test("unlink: a file that is replaced by a rename lives on in the same way", async () => {
-  const { service, clients: [a, b] } = await start("a", "b");
+  const { service, clients: [a, b] } = await startService("a", "b");
   const old = await a.create("old");
   const fresh = await b.create("fresh");
   const reply = await b.rename("fresh", "old");
@@ -121,7 +115,7 @@ Deno.test("unlink: a file that is replaced by a rename lives on in the same way"
 
 Deno.test("unlink: a rename hears from its author whether what it replaces is open", async () => {
   for (const open of [true, false]) {
-    const { service, clients: [a] } = await start("a");
+    const { service, clients: [a] } = await startService("a");
     const old = await a.create("old");
     if (!open) await a.release(old, "read");
     await a.create("fresh");
@@ -132,7 +126,7 @@ Deno.test("unlink: a rename hears from its author whether what it replaces is op
 });
 
 Deno.test("unlink: a file that is opened while its holders are asked is not lost", async () => {
-  const { clients: [a, b, c] } = await start("a", "b", "c");
+  const { clients: [a, b, c] } = await startService("a", "b", "c");
   const ino = await a.create("f");
   const asked = gate();
   const answer = gate();
@@ -155,7 +149,7 @@ Deno.test("unlink: a file that is opened while its holders are asked is not lost
 
 // BUG (client_service.ts, acquire): whoever opens a file that has no name any more is not noted as one that keeps it.
 Deno.test("unlink: who opens a file behind its removal, as another has it open, keeps it as well", async () => {
-  const { service, clients: [a, b, c] } = await start("a", "b", "c");
+  const { service, clients: [a, b, c] } = await startService("a", "b", "c");
   const ino = await a.create("f");
   const answer = gate();
   a.onRecall = answer.wait;
@@ -177,7 +171,7 @@ Deno.test("unlink: who opens a file behind its removal, as another has it open, 
 });
 
 Deno.test("unlink: who gets a name anew while the old file's holders are asked removes the new one", async () => {
-  const { service, clients: [a, b, c] } = await start("a", "b", "c");
+  const { service, clients: [a, b, c] } = await startService("a", "b", "c");
   const old = await a.create("f");
   const fresh = await c.create("g");
   let asked = 0;
@@ -199,7 +193,7 @@ Deno.test("unlink: who gets a name anew while the old file's holders are asked r
 });
 
 Deno.test("unlink: of many who remove one name one succeeds", async () => {
-  const { service, clients: [a, b, c] } = await start("a", "b", "c");
+  const { service, clients: [a, b, c] } = await startService("a", "b", "c");
   for (let i = 0; i < 30; i++) {
     const ino = await a.create("f");
     const outcomes = await Promise.all(
@@ -213,7 +207,7 @@ Deno.test("unlink: of many who remove one name one succeeds", async () => {
 });
 
 Deno.test("unlink: what is said of a directory or of nothing is what rmdir and unlink say", async () => {
-  const { clients: [a, b] } = await start("a", "b");
+  const { clients: [a, b] } = await startService("a", "b");
   const dir = await a.mkdir("d");
   await b.lookup("x", dir);
   await a.create("f", dir);
@@ -230,7 +224,7 @@ Deno.test("unlink: what is said of a directory or of nothing is what rmdir and u
 
 /** b has `f` open and says so; c holds something that the removal waits for, until the returned gate opens. */
 async function removeWhileBIsOpen() {
-  const { service, clients: [a, b, c] } = await start("a", "b", "c");
+  const { service, clients: [a, b, c] } = await startService("a", "b", "c");
   const ino = await b.create("f");
   await c.lookup("f");
   const answer = gate();
@@ -265,7 +259,7 @@ Deno.test("unlink: who ends before all others have answered does not keep it", a
 
 // BUG (client_service.ts, removing): the same of the session that removes, if it ends while it waits.
 Deno.test("unlink: who removes its own open file and ends before it is removed does not keep it", async () => {
-  const { service, clients: [a, b] } = await start("a", "b");
+  const { service, clients: [a, b] } = await startService("a", "b");
   const ino = await a.create("f");
   await b.lookup("f");
   const answer = gate();
@@ -284,7 +278,7 @@ Deno.test("unlink: who removes its own open file and ends before it is removed d
 
 // BUG (client_service.ts, removing): and if it closes the file while it waits.
 Deno.test("unlink: who removes its own open file and closes it before it is removed does not keep it", async () => {
-  const { service, clients: [a, b] } = await start("a", "b");
+  const { service, clients: [a, b] } = await startService("a", "b");
   const ino = await a.create("f");
   await b.lookup("f");
   const answer = gate();
@@ -301,7 +295,7 @@ Deno.test("unlink: who removes its own open file and closes it before it is remo
 // BUG (client_service.ts, removing): what the client says of its own opens is from when it sent the request. An open that it
 // sends right behind may get its turn first, and is then answered with a file that is gone.
 Deno.test("unlink: a file that its remover opens at the same time is not taken from under it", async () => {
-  const { service, clients: [a, b] } = await start("a", "b");
+  const { service, clients: [a, b] } = await startService("a", "b");
   const ino = await a.create("f");
   await a.release(ino, "read");
   await b.lookup("x"); // holds the directory, so that the removal has to wait
