@@ -135,15 +135,35 @@ withConfig(withLog(
     NAMESERVER_LISTEN,
   )
   .option("--replication <n>", "replicas of a new file", integer(1, 16), 3)
+  .option(
+    "--session-ttl <seconds>",
+    "a client that is silent for so long loses what it holds; kernels cache for a little less",
+    integer(2, 3600),
+    10,
+  )
+  .option(
+    "--leases <n>",
+    "leases that one client may hold, before the oldest are recalled",
+    integer(1_000, 100_000_000),
+    200_000,
+  )
   .action(async (_options, self: Command) => {
     mergeConfig(self);
-    const options = self.opts<LogFlags & { dir?: string; listen: string; replication: number }>();
+    const options = self.opts<
+      LogFlags & { dir?: string; listen: string; replication: number; sessionTtl: number; leases: number }
+    >();
     const dir = need(options.dir, "--dir");
     const { Assembly } = await import("./roles/singlenode/assembly.ts");
     const log = logOf("mfs", options);
     await serveUntilStopped("nameserver", log, async (signal) => {
       const assembly = new Assembly(log, signal);
-      await assembly.startNameserver({ dir, listen: options.listen, replication: options.replication });
+      await assembly.startNameserver({
+        dir,
+        listen: options.listen,
+        replication: options.replication,
+        sessionTtlMs: options.sessionTtl * 1000,
+        leasesPerSession: options.leases,
+      });
       return assembly;
     });
   });

@@ -11,7 +11,7 @@ import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { Dataservers } from "./dataservers.ts";
-import type { Interruptible, OpenFile } from "./open_file.ts";
+import type { Interruptible, OpenFile } from "./inode.ts";
 
 /** How far ahead of a needed offset the block map is fetched. */
 const FETCH_BYTES = 16 * 1024 ** 3;

@@ -12,15 +12,13 @@
  * - A lease that was waited for serves at least the accesses that waited, before it is given back.
  */
 
-import { type Clock, timespecCompare } from "../base/clock.ts";
-import type { Logger } from "../base/log.ts";
+import { timespecCompare } from "../base/clock.ts";
 import { FsError } from "../wire/errno.ts";
 import { LEASE_RANK, type LeaseMode } from "../wire/messages/inode.ts";
 import type { ClusterSession } from "./cluster_session.ts";
-import type { Inode } from "./inode.ts";
 import type { InodeTable } from "./inode_table.ts";
-import type { ByteRange, KernelCache } from "./kernel_cache.ts";
-import type { Access, Interruptible, OpenFile, Revocation } from "./open_file.ts";
+import type { KernelCache } from "./kernel_cache.ts";
+import type { Access, ByteRange, Inode, Interruptible, OpenFile, Revocation } from "./inode.ts";
 
 /** Rounds of an invalidation in which new accesses are served as if nothing was going on. */
 const ROUNDS_FREE = 2;
@@ -31,10 +29,8 @@ export interface DataAccessOptions {
   readonly session: ClusterSession;
   readonly table: InodeTable;
   readonly kernelCache: KernelCache;
-  readonly clock: Clock;
-  readonly log: Logger;
-  /** Everything written is on the replicas, and the nameserver knows it. */
-  readonly commit: (file: OpenFile) => Promise<void>;
+  /** Everything written is on the replicas, and the report of it has left. Never rejects. */
+  readonly handOver: (file: OpenFile) => Promise<void>;
 }
 
 function overlaps(range: ByteRange, others: readonly ByteRange[]): boolean {
@@ -174,6 +170,8 @@ export class DataAccess {
 
   /** Gives back what `keep` does not leave; resolves when it may be acknowledged. Never rejects. */
   async revoke(inode: Inode, keep: LeaseMode): Promise<void> {
+    // An earlier report may have been lost with its connection, and its answer with it: then it is sent again.
+    if (inode.handingOver !== null) await inode.handingOver;
     const { file } = inode;
     if (file === null) return await this.#revokeClosed(inode, keep);
     while (file.revocation !== null) await file.revocation.ended;
@@ -193,6 +191,8 @@ export class DataAccess {
       if (keep === "none") await this.#dropPages(file, revocation);
       await this.#flush(file);
       inode.lease = keep;
+      // The answer to what was reported may still speak of the lease.
+      this.#options.table.noteRecall(inode.ino);
       if (keep === "none") {
         inode.forgetAll();
         await this.#options.kernelCache.dropAttributes(inode);
@@ -211,7 +211,7 @@ export class DataAccess {
     await this.#options.kernelCache.dropAll(inode);
   }
 
-  /** Waits for the accesses that are under way now, then commits until nothing is left to. */
+  /** Waits for the accesses that are under way now, then reports until nothing is left to. */
   async #flush(file: OpenFile): Promise<void> {
     do {
       const before = [...file.accesses];
@@ -224,17 +224,7 @@ export class DataAccess {
           file.waiters.add(wake);
         });
       }
-      if (!file.isUnflushed) continue;
-      try {
-        await this.#options.commit(file);
-      } catch (error) {
-        this.#options.log.error("written data is lost: it could not be committed before its lease ended", {
-          ino: file.ino,
-          error,
-        });
-        file.writeError ??= error instanceof FsError ? error : new FsError("EIO", String(error));
-        return;
-      }
+      if (file.isUnflushed) await this.#options.handOver(file);
     } while (file.isUnflushed);
   }
 

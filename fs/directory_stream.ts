@@ -1,20 +1,21 @@
 /**
  * One open directory: hands out entries in the order of their cookies. A position is a cookie, so that a listing goes on
  * from where it was while entries come and go.
- * Invariant: what is handed out was fetched for this very request: the kernel takes names and inodes from a listing
- * into its cache, and must not be given what was true when an earlier part of it was read.
+ * Invariant: what is handed out for a request of the kernel's was fetched for it, by one call: the kernel takes names and
+ * inodes from a listing into its cache, and must not be given what was true when an earlier part of it was read.
  */
 
 import { bytesKey, bytesOf } from "../base/bytes.ts";
+import { isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
 import type { ClusterSession } from "./cluster_session.ts";
-import type { Found } from "./file_system.ts";
 import type { InodeTable } from "./inode_table.ts";
-import type { Interruptible } from "./open_file.ts";
+import type { Found, Interruptible } from "./inode.ts";
 
 /** Entries asked for at first; most directories are small. */
 const FIRST_ENTRIES = 128;
 const ENTRIES_MIN = 16;
+const ENTRIES_MAX = 2_048;
 /** Names of a larger directory are not kept for the question whether one is absent. */
 const COMPLETE_ENTRIES_MAX = 20_000;
 const DT_DIR = 4;
@@ -36,7 +37,7 @@ export class DirectoryStream {
   readonly isCached: boolean;
   readonly #session: ClusterSession;
   readonly #table: InodeTable;
-  /** As many as the kernel took the last time: what it does not take is fetched for nothing. */
+  /** About as many as the kernel takes: what it does not take is fetched for nothing. */
   #limit = FIRST_ENTRIES;
   /** A reading from the start without a gap: since when, where it stands, and how many entries it has seen. */
   #whole: { readonly since: number; position: number; count: number } | null = null;
@@ -49,8 +50,8 @@ export class DirectoryStream {
   }
 
   /**
-   * Gives entries after `cookie` to `take` until it says false or there are no more. "." and ".." come first and
-   * never carry an inode.
+   * Gives entries after `cookie` to `take` until it says false or there are no more of one answer. "." and ".." come first
+   * and never carry an inode.
    */
   async read(
     cookie: number,
@@ -59,49 +60,52 @@ export class DirectoryStream {
     interrupt: Interruptible,
   ): Promise<void> {
     let position = Math.max(cookie, COOKIE_PARENT);
+    const request = { ino: this.ino, cookie: position, limit: this.#limit, withInodes };
+    const askedAt = this.#table.moment;
+    const reply = await this.#session.nameserver.readDirectory(request, interrupt).catch((error) => {
+      if (isErrno(error, "ENOENT")) return undefined; // removed by another client: it has no entries
+      throw error;
+    });
+    if (reply === undefined) return;
+    const { parent, directory: lease, entries, end } = reply;
+    const directory = this.#table.get(this.ino);
+    const isKept = directory !== undefined && this.#table.adoptLease(directory, lease, askedAt);
+    if (position === COOKIE_PARENT) this.#whole = { since: askedAt, position, count: 0 };
+    if (!isKept || this.#whole?.position !== position) this.#whole = null;
+    if (cookie < COOKIE_PARENT) {
+      // What is kept from here on is right only under the lease.
+      if (directory !== undefined && this.isCached) {
+        directory.hasPages = true;
+        if (!isKept) directory.hasStalePages = true;
+      }
+      const self = { name: DOT, ino: this.ino, type: DT_DIR, cookie: COOKIE_SELF };
+      if (cookie < COOKIE_SELF && !take(self)) return;
+      if (!take({ name: DOT_DOT, ino: parent, type: DT_DIR, cookie: COOKIE_PARENT })) return;
+    }
     let taken = 0;
-    for (let isFirst = true;; isFirst = false) {
-      const request = { ino: this.ino, cookie: position, limit: this.#limit, withInodes };
-      const askedAt = this.#table.moment;
-      const { parent, directory: lease, entries, end } = await this.#session.nameserver.readDirectory(
-        request,
-        interrupt,
-      );
-      const directory = this.#table.get(this.ino);
-      const isKept = directory !== undefined && this.#table.adoptLease(directory, lease, askedAt);
-      if (position === COOKIE_PARENT) this.#whole = { since: askedAt, position, count: 0 };
-      if (!isKept || this.#whole?.position !== position) this.#whole = null;
-      if (isFirst && cookie < COOKIE_PARENT) {
-        // What is kept from here on is right only under the lease.
-        if (directory !== undefined && this.isCached) {
-          directory.hasPages = true;
-          if (!isKept) directory.hasStalePages = true;
-        }
-        const self = { name: DOT, ino: this.ino, type: DT_DIR, cookie: COOKIE_SELF };
-        if (cookie < COOKIE_SELF && !take(self)) return;
-        if (!take({ name: DOT_DOT, ino: parent, type: DT_DIR, cookie: COOKIE_PARENT })) return;
+    for (const { inode: listed, ...entry } of entries) {
+      // Noted before it is handed out, so that a recall finds whatever the kernel may have.
+      const isNoted = withInodes || (this.#whole?.count ?? Infinity) < COMPLETE_ENTRIES_MAX;
+      if (isKept && isNoted) directory.setEntry(bytesKey(entry.name), entry.ino);
+      const inode = listed === undefined ? undefined : this.#table.adopt(listed, askedAt);
+      if (!take(inode === undefined ? entry : { ...entry, found: { inode, isKept } })) {
+        this.#limit = Math.max(taken, ENTRIES_MIN);
+        return;
       }
-      for (const { inode: reply, ...entry } of entries) {
-        // Noted before it is handed out, so that a recall finds whatever the kernel may have.
-        if (isKept) directory.setEntry(bytesKey(entry.name), entry.ino);
-        const inode = reply === undefined ? undefined : this.#table.adopt(reply, askedAt);
-        if (!take(inode === undefined ? entry : { ...entry, found: { inode, isKept } })) {
-          this.#limit = Math.max(taken, ENTRIES_MIN);
-          return;
-        }
-        taken++;
-        position = entry.cookie;
-        if (this.#whole !== null) {
-          this.#whole.position = position;
-          this.#whole.count++;
-        }
+      taken++;
+      position = entry.cookie;
+      if (this.#whole !== null) {
+        this.#whole.position = position;
+        this.#whole.count++;
       }
-      if (!end) continue;
-      const whole = this.#whole;
-      if (whole !== null && directory !== undefined && whole.count <= COMPLETE_ENTRIES_MAX) {
-        if (!this.#table.isCrossed(this.ino, whole.since)) directory.isComplete = true;
-      }
+    }
+    if (!end) {
+      this.#limit = Math.min(this.#limit * 2, ENTRIES_MAX);
       return;
+    }
+    const whole = this.#whole;
+    if (whole !== null && directory !== undefined && whole.count < COMPLETE_ENTRIES_MAX) {
+      if (!this.#table.isCrossed(this.ino, whole.since)) directory.isComplete = true;
     }
   }
 }

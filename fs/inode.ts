@@ -1,17 +1,30 @@
 /**
- * What this mount knows of one inode: its attributes and, while a lease allows it, what hangs on them: entries of a
- * directory, xattrs, the block map. One object an inode, for as long as the kernel knows it or it is open.
+ * What this mount knows of one inode, and of a file that is open here. Asks nobody.
+ *
+ * Inode: attributes and, while a lease allows it, what hangs on them: entries of a directory, xattrs, the block map. One
+ * object an inode, for as long as the kernel knows it or it is open.
+ * OpenFile: what was written here but not yet reported to the nameserver, and the accesses to the data that are under way.
+ * One object an inode, shared by all its handles.
  *
  * Invariants:
  * - What is marked known is what the nameserver would answer now, as long as the session is valid.
  * - `entries` has every name of the directory that the kernel may have with a timeout, so that a recall finds it.
  * - Attributes are replaced only by newer ones (`version`).
+ * - `size` is what this mount's processes see: the nameserver's, or the end of our own uncommitted writes if that is
+ *   larger. A commit reports that end only, never a size that it was told: another client may have cut the file.
+ * - Data is read and written only within an access (data_access.ts), which holds a lease.
  */
 
-import { type InodeId, ROOT_INODE } from "../wire/ids.ts";
-import type { Attributes, LeaseMode } from "../wire/messages/inode.ts";
-import type { BlockMap } from "./block_map.ts";
-import type { OpenFile } from "./open_file.ts";
+import { type Timespec, timespecCompare } from "../base/clock.ts";
+import type { FsError } from "../wire/errno.ts";
+import { type BlockId, type InodeId, ROOT_INODE } from "../wire/ids.ts";
+import { type Attributes, type Block, type LeaseMode, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
+import { BlockMap } from "./block_map.ts";
+
+export interface ByteRange {
+  readonly start: number;
+  readonly end: number;
+}
 
 /** A name that leads nowhere. */
 export const ABSENT = 0 as InodeId;
@@ -39,6 +52,8 @@ export class Inode {
   entries: Map<string, InodeId> | null = null;
   /** Directories: a name that is not in `entries` is absent. */
   isComplete = false;
+  /** Directories: open handles here. */
+  directoryHandles = 0;
   /** Symlinks. */
   target: Uint8Array | null = null;
   /** Values by bytesKey of the name, null: there is none; while a lease is held. */
@@ -50,6 +65,10 @@ export class Inode {
   isShared = false;
   /** While it is open here, or closing. */
   file: OpenFile | null = null;
+  /** A report of what was written that left with the answer to a recall, until the server has answered it. */
+  handingOver: Promise<void> | null = null;
+  /** When it left (`InodeTable.moment`): answers to what was asked before don't know of it. */
+  handedOverAt = 0;
   /** The server takes it for open here. */
   isRegistered = false;
 
@@ -84,5 +103,177 @@ export class Inode {
   /** Notes where a name leads. Only under a lease. */
   setEntry(key: string, ino: InodeId): void {
     (this.entries ??= new Map()).set(key, ino);
+  }
+}
+
+/** What is under a name; `isKept`: the name may be cached. */
+export interface Found {
+  /** Null: there is no such name. */
+  readonly inode: Inode | null;
+  readonly isKept: boolean;
+}
+
+/** Something that a user may give up on; the signal is made when it is first looked at. */
+export interface Interruptible {
+  readonly signal: AbortSignal;
+}
+
+/** A write that was accepted but not yet acknowledged by all replicas. */
+export interface PendingWrite {
+  readonly start: number;
+  readonly end: number;
+  /** Never rejects; failures are kept by the file (`fail`). */
+  readonly done: Promise<void>;
+}
+
+/** A read or write of data that is under way, or waits for its lease. */
+export interface Access extends ByteRange {
+  readonly isWrite: boolean;
+  /** The kernel may hold locks on its pages until it is answered, and keeps them in its cache afterwards. */
+  readonly isPaged: boolean;
+  /** The kernel writes back a mapping: it can't be held up while the pages are being taken away. */
+  readonly isWriteback: boolean;
+}
+
+/** How a lease is being taken back, step by step; see data_access.ts. */
+export interface Revocation {
+  readonly keep: LeaseMode;
+  /** Paged accesses since the pages' invalidation began. */
+  touched: ByteRange[];
+  invalidating: readonly ByteRange[];
+  /** New accesses wait, but those that the invalidation waits for. */
+  isHolding: boolean;
+  readonly ended: Promise<void>;
+  readonly end: () => void;
+}
+
+export class OpenFile {
+  readonly inode: Inode;
+  /** Open handles; at 0 the object goes. */
+  handles = 0;
+  /** Of those, the ones that may write. */
+  writers = 0;
+  /** The highest end of a write since the last commit, while `dirty`. */
+  reach = 0;
+  /** Something here is not yet committed: size, times or written blocks. */
+  dirty = false;
+  dirtySinceMs = 0;
+  mtime: Timespec;
+  killSuidGid = false;
+  /** Blocks that got data since the last commit, and where they start. */
+  readonly written = new Map<BlockId, number>();
+  /** Blocks that got data since their replicas' last fsync. */
+  readonly unsynced = new Map<BlockId, number>();
+  readonly pending = new Set<PendingWrite>();
+  pendingBytes = 0;
+  /** The last failure of a write after it was accepted, and how many there were; each handle tells of new ones once. */
+  writeError: FsError | null = null;
+  writeErrors = 0;
+  /** Commits of this file run one after the other, and so do allocations of its blocks. */
+  committing: Promise<unknown> = Promise.resolve();
+  allocating: Promise<unknown> = Promise.resolve();
+  /** Counts losses of the session: what was accepted under an earlier one is not sent any more. */
+  tenure = 0;
+
+  readonly accesses = new Set<Access>();
+  /** Accesses that wait for a lease. */
+  readonly held = new Set<Access>();
+  revocation: Revocation | null = null;
+  acquiring: Promise<void> | null = null;
+  /** Woken when an access has ended or a revocation has come a step further. */
+  readonly waiters = new Set<() => void>();
+
+  constructor(inode: Inode) {
+    this.inode = inode;
+    this.mtime = inode.attributes.mtime;
+    inode.blocks ??= new BlockMap();
+  }
+
+  get ino(): InodeId {
+    return this.inode.ino;
+  }
+
+  get blocks(): BlockMap {
+    return this.inode.blocks!;
+  }
+
+  get size(): number {
+    const { size } = this.inode.attributes;
+    return this.dirty ? Math.max(size, this.reach) : size;
+  }
+
+  /** Accepted writes or uncommitted ones. */
+  get isUnflushed(): boolean {
+    return this.dirty || this.pending.size > 0;
+  }
+
+  /** Attributes with what is ours put over them. */
+  shown(attributes: Attributes = this.inode.attributes): Attributes {
+    if (!this.dirty) return attributes;
+    const size = Math.max(attributes.size, this.reach);
+    let mode = attributes.mode;
+    if (this.killSuidGid) {
+      mode &= ~S_ISUID;
+      if ((mode & 0o010) !== 0) mode &= ~S_ISGID;
+    }
+    const { mtime } = this;
+    return {
+      ...attributes,
+      mode,
+      size,
+      allocatedBytes: attributes.allocatedBytes + size - attributes.size,
+      mtime,
+      ctime: timespecCompare(attributes.ctime, mtime) > 0 ? attributes.ctime : mtime,
+    };
+  }
+
+  /** Notes that bytes up to `end` were written now. */
+  wrote(end: number, mtime: Timespec, nowMs: number): void {
+    if (!this.dirty) {
+      this.dirty = true;
+      this.dirtySinceMs = nowMs;
+      this.reach = 0;
+    }
+    if (end > this.reach) this.reach = end;
+    this.mtime = mtime;
+  }
+
+  /** True when the block holds data: committed, or written here since. */
+  hasData(block: Block): boolean {
+    return block.written || this.written.has(block.id);
+  }
+
+  #overlapping(start: number, end: number): PendingWrite[] {
+    return [...this.pending].filter((write) => write.start < end && write.end > start);
+  }
+
+  /** True while an accepted write overlaps [start, end). */
+  hasPending(start: number, end: number): boolean {
+    return this.pending.size > 0 && this.#overlapping(start, end).length > 0;
+  }
+
+  /** Resolves when no accepted write overlaps [start, end) any more. */
+  async settled(start: number, end: number): Promise<void> {
+    while (this.hasPending(start, end)) {
+      await Promise.all(this.#overlapping(start, end).map((write) => write.done));
+    }
+  }
+
+  /** Something that was accepted could not be stored. */
+  fail(error: FsError): void {
+    this.writeError = error;
+    this.writeErrors++;
+  }
+
+  /** What is not reported never will be; `fail` says so. */
+  abandon(): void {
+    this.dirty = false;
+    this.reach = 0;
+    this.killSuidGid = false;
+    this.written.clear();
+  }
+
+  wake(): void {
+    for (const wake of [...this.waiters]) wake();
   }
 }

@@ -85,7 +85,7 @@ export class InodeTable {
       this.#inodes.set(inode.ino, inode);
       inode.recalledAt = this.#strangers.get(inode.ino) ?? 0;
     }
-    const isNewer = attributes.version >= inode.attributes.version;
+    const isNewer = attributes.version >= inode.attributes.version && askedAt >= inode.handedOverAt;
     if (isNewer) inode.attributes = attributes;
     if (target !== undefined) inode.target = target;
     if (isCrossed || lease === "none") return inode;

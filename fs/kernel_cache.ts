@@ -3,9 +3,11 @@
  * that a recall can be acknowledged by: nothing old is shown afterwards.
  *
  * How the kernel's locks are kept out of it (fuse.md, 10):
- * - INVAL_ENTRY waits for the directory's lock, which an operation in it holds until we answer; that answer may wait for
- *   another client's acknowledgement. So while one is in flight here, or as soon as INVAL_ENTRY does not return, the
- *   epoch is incremented instead: every name is looked up again, from our own cache.
+ * - INVAL_ENTRY waits for the directory's lock. A change in it holds that until we answer, which may wait for another
+ *   client's acknowledgement. So while a change is in flight here, or as soon as one comes, the epoch is incremented
+ *   instead: every name is looked up again, from our own cache. Lookups and listings in flight hold the lock as well, but
+ *   wait for nobody else's acknowledgement, so they are waited for; and must be, as the kernel gives names that come with
+ *   a listing the epoch of when it takes them. If one does not end soon, then by the epoch, too.
  * - INVAL_INODE of a range waits for pages that a READ in flight holds. Who drops pages (data_access.ts) sees to it that
  *   those READs are answered.
  * - Inodes that a reply has told of may not be in the kernel yet: then the notification finds nothing and comes too
@@ -15,18 +17,13 @@
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import type { InodeId } from "../wire/ids.ts";
-import type { Inode } from "./inode.ts";
 import type { KernelNotifier } from "./kernel/notify.ts";
+import type { ByteRange, Inode } from "./inode.ts";
 
-/** Longer than an INVAL_ENTRY takes that nobody holds up. */
-const ENTRY_MS_MAX = 2;
+/** Longer than a lookup or listing takes that nobody holds up. */
+const ENTRY_MS_MAX = 50;
 const RETRY_MS = 1;
 const RETRIES_MAX = 2_000;
-
-export interface ByteRange {
-  readonly start: number;
-  readonly end: number;
-}
 
 export interface KernelCacheOptions {
   readonly clock: Clock;
@@ -38,9 +35,9 @@ type Notifier = Pick<KernelNotifier, "invalidateInode" | "invalidateEntry" | "in
 export class KernelCache {
   readonly #options: KernelCacheOptions;
   #notifier: Notifier | null = null;
-  /** Operations in flight, by directory. */
+  /** Changes in flight, by directory. */
   readonly #inFlight = new Map<InodeId, number>();
-  /** INVAL_ENTRYs in the kernel, by directory: an operation that comes meanwhile would be waited for. */
+  /** INVAL_ENTRYs in the kernel, by directory: a change that comes meanwhile would be waited for. */
   readonly #entering = new Map<InodeId, Set<() => void>>();
 
   constructor(options: KernelCacheOptions) {
@@ -52,7 +49,7 @@ export class KernelCache {
     this.#notifier = notifier;
   }
 
-  /** An operation in a directory is in flight until `leave`. */
+  /** A change in a directory is in flight until `leave`. */
   enter(directory: InodeId): void {
     this.#inFlight.set(directory, (this.#inFlight.get(directory) ?? 0) + 1);
     for (const onEnter of this.#entering.get(directory) ?? []) onEnter();
@@ -92,7 +89,9 @@ export class KernelCache {
     for (let tries = 0; this.#notifier !== null && inode.lookups > 0; tries++) {
       if (await this.#notifier.invalidateInode(inode.ino, offset, length)) return;
       if (tries >= RETRIES_MAX) {
-        this.#options.log.warn("the kernel does not know an inode that it was told of", { ino: inode.ino });
+        // The answer that told of it went to nobody: the kernel will not say either that it has forgotten it.
+        this.#options.log.debug("the kernel does not know an inode that it was told of", { ino: inode.ino });
+        inode.lookups = 0;
         return;
       }
       await this.#options.clock.sleep(RETRY_MS);

@@ -1,6 +1,6 @@
 /**
  * The kernel's requests in the file system's terms: converts arguments and answers, keeps the tables of handles, and
- * decides what the kernel may cache. All thinking happens in FileSystem.
+ * decides what the kernel may cache. All thinking happens in Names and Files.
  */
 
 import { EMPTY_BYTES, textOf } from "../base/bytes.ts";
@@ -17,9 +17,9 @@ import {
 } from "../wire/messages/inode.ts";
 import type { Credentials } from "../wire/messages/nameserver.ts";
 import type { ClusterSession } from "./cluster_session.ts";
-import { DirectoryStream } from "./directory_stream.ts";
-import type { FileSystem, Found, Handle } from "./file_system.ts";
-import type { Inode } from "./inode.ts";
+import type { DirectoryStream } from "./directory_stream.ts";
+import type { Files, Handle } from "./files.ts";
+import type { Names } from "./names.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type {
   AttributesAnswer,
@@ -32,6 +32,7 @@ import type {
 } from "./kernel/handlers.ts";
 import { FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH } from "./kernel/protocol.ts";
 import type { KernelCache } from "./kernel_cache.ts";
+import type { Found, Inode } from "./inode.ts";
 
 const BLOCK_SIZE = 4096;
 const FALLOCATE_SUPPORTED = libc.FALLOC_FL_KEEP_SIZE | libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_ZERO_RANGE;
@@ -39,21 +40,22 @@ const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 
 export interface KernelHandlersOptions {
-  readonly fileSystem: FileSystem;
+  readonly names: Names;
+  readonly files: Files;
   readonly session: ClusterSession;
   readonly table: InodeTable;
   readonly kernelCache: KernelCache;
 }
 
 export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandlers {
-  const { fileSystem, session, table, kernelCache } = options;
-  const files = new Map<number, Handle>();
+  const { names, files, session, table, kernelCache } = options;
+  const handles = new Map<number, Handle>();
   /** Any open handle of an inode, for requests that only guess one. */
   const handleOfInode = new Map<InodeId, Handle>();
   const directories = new Map<number, DirectoryStream>();
   let nextHandle = 1;
 
-  /** Marks operations that hold a directory's lock in the kernel until they are answered. */
+  /** Marks changes, which hold a directory's lock for themselves in the kernel until they are answered. */
   const within = <T>(nodeid: number, work: T | Promise<T>, other = nodeid): T | Promise<T> => {
     if (!(work instanceof Promise)) return work;
     const inodes = other === nodeid ? [asInodeId(nodeid)] : [asInodeId(nodeid), asInodeId(other)];
@@ -64,39 +66,45 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
   };
 
   /** What the kernel is told of a name; counts, as the kernel does. */
-  const entryOf = ({ inode, isKept }: Found): EntryAnswer | NegativeErrno => {
+  const entryOf = ({ inode, isKept }: Found, attributesForMs?: number): EntryAnswer | NegativeErrno => {
     if (inode === null) {
       if (!isKept) return -ERRNO.ENOENT;
-      return { ...ABSENT_ENTRY, entryTimeoutMs: fileSystem.namesForMs(true) };
+      return { ...ABSENT_ENTRY, entryTimeoutMs: names.namesForMs(true) };
     }
     inode.lookups++;
     return {
       nodeid: inode.ino,
       generation: 0, // inode ids are never used again
-      entryTimeoutMs: fileSystem.namesForMs(isKept),
-      attributeTimeoutMs: fileSystem.attributesForMs(inode),
-      attributes: kernelAttributes(fileSystem.shown(inode)),
+      entryTimeoutMs: names.namesForMs(isKept),
+      attributeTimeoutMs: attributesForMs ?? names.attributesForMs(inode),
+      attributes: kernelAttributes(names.shown(inode)),
     };
   };
 
   const answerOf = (inode: Inode): AttributesAnswer => ({
-    attributeTimeoutMs: fileSystem.attributesForMs(inode),
-    attributes: kernelAttributes(fileSystem.shown(inode)),
+    attributeTimeoutMs: names.attributesForMs(inode),
+    attributes: kernelAttributes(names.shown(inode)),
   });
 
+  /**
+   * Of an inode that the kernel may have already, SETATTR, LINK and CREATE bring attributes which it takes whatever it was
+   * told since (it compares versions in all other answers): they expire at once, and are asked for again.
+   */
+  const expired = (answer: AttributesAnswer): AttributesAnswer => ({ ...answer, attributeTimeoutMs: 0 });
+
   const handle = (fh: number): Handle => {
-    const found = files.get(fh);
+    const found = handles.get(fh);
     if (found === undefined) throw new FsError("EBADF", `no open file ${fh}`);
     return found;
   };
 
   /** Writeback of a mapping guesses its handle; any handle of the inode serves. */
   const handleOf = (nodeid: number, fh: number): Handle =>
-    files.get(fh) ?? handleOfInode.get(asInodeId(nodeid)) ?? handle(fh);
+    handles.get(fh) ?? handleOfInode.get(asInodeId(nodeid)) ?? handle(fh);
 
   const addHandle = (opened: Handle): OpenAnswer => {
     const fh = nextHandle++;
-    files.set(fh, opened);
+    handles.set(fh, opened);
     handleOfInode.set(opened.file.ino, opened);
     let openFlags = opened.isDirect ? FOPEN_DIRECT_IO : 0;
     if (opened.keepsPages) openFlags |= FOPEN_KEEP_CACHE;
@@ -107,17 +115,17 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
 
   return {
     lookup: (context, parent, name) =>
-      within(parent, then(fileSystem.lookup(asInodeId(parent), name, context), entryOf)),
+      then(names.lookup(asInodeId(parent), name, context), (found) => entryOf(found)),
 
     forget(nodeid, lookups) {
-      fileSystem.forget(asInodeId(nodeid), lookups);
+      files.forget(asInodeId(nodeid), lookups);
     },
 
-    getattr: (context, nodeid) => staleIfGone(then(fileSystem.getattr(asInodeId(nodeid), context), answerOf)),
+    getattr: (context, nodeid) => staleIfGone(then(names.getattr(asInodeId(nodeid), context), answerOf)),
 
     setattr(context, nodeid, changes) {
       const { mode, uid, gid, size, atime, mtime, killSuidGid } = changes;
-      const changed = fileSystem.setattr({
+      const changed = names.setattr({
         ino: asInodeId(nodeid),
         ...(mode === undefined ? {} : { mode }),
         ...(uid === undefined ? {} : { uid }),
@@ -127,39 +135,39 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         ...(mtime === undefined ? {} : { mtime }),
         killSuidGid,
       }, context);
-      return within(nodeid, changed.then(answerOf));
+      return within(nodeid, changed.then((inode) => expired(answerOf(inode))));
     },
 
     readlink: (context, nodeid) =>
-      then(fileSystem.readlink(asInodeId(nodeid), context), (target) => target ?? -ERRNO.EINVAL),
+      then(names.readlink(asInodeId(nodeid), context), (target) => target ?? -ERRNO.EINVAL),
 
     symlink(context, parent, name, target) {
       const request = { parent: asInodeId(parent), name, mode: S_IFLNK | 0o777, target };
-      const made = fileSystem.make({ ...request, credentials: credentialsOf(context) }, context);
-      return within(parent, made.then(entryOf));
+      const made = names.make({ ...request, credentials: credentialsOf(context) }, context);
+      return within(parent, made.then((found) => entryOf(found)));
     },
 
     mknod(context, parent, name, mode, rdev, umask) {
       const type = (mode & S_IFMT) === 0 ? S_IFREG : mode & S_IFMT;
       const request = { parent: asInodeId(parent), name, mode: type | (mode & 0o7777 & ~umask), rdev };
-      const made = fileSystem.make({ ...request, credentials: credentialsOf(context) }, context);
-      return within(parent, made.then(entryOf));
+      const made = names.make({ ...request, credentials: credentialsOf(context) }, context);
+      return within(parent, made.then((found) => entryOf(found)));
     },
 
     mkdir(context, parent, name, mode, umask) {
       const request = { parent: asInodeId(parent), name, mode: S_IFDIR | (mode & 0o7777 & ~umask) };
-      const made = fileSystem.make({ ...request, credentials: credentialsOf(context) }, context);
-      return within(parent, made.then(entryOf));
+      const made = names.make({ ...request, credentials: credentialsOf(context) }, context);
+      return within(parent, made.then((found) => entryOf(found)));
     },
 
     unlink: (context, parent, name) =>
-      within(parent, fileSystem.remove(asInodeId(parent), name, false, context).then(() => 0)),
+      within(parent, names.remove(asInodeId(parent), name, false, context).then(() => 0)),
 
     rmdir: (context, parent, name) =>
-      within(parent, fileSystem.remove(asInodeId(parent), name, true, context).then(() => 0)),
+      within(parent, names.remove(asInodeId(parent), name, true, context).then(() => 0)),
 
     rename(context, parent, name, newParent, newName, flags) {
-      const renamed = fileSystem.rename(
+      const renamed = names.rename(
         asInodeId(parent),
         name,
         asInodeId(newParent),
@@ -171,12 +179,12 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     },
 
     link(context, nodeid, newParent, newName) {
-      const linked = fileSystem.link(asInodeId(nodeid), asInodeId(newParent), newName, context);
-      return within(newParent, linked.then(entryOf));
+      const linked = names.link(asInodeId(nodeid), asInodeId(newParent), newName, context);
+      return within(newParent, linked.then((found) => entryOf(found, 0)));
     },
 
     create(context, parent, name, flags, mode, umask) {
-      const created = fileSystem.create(
+      const created = files.create(
         {
           parent: asInodeId(parent),
           name,
@@ -190,15 +198,15 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       );
       return within(
         parent,
-        created.then(({ handle: opened, found }) => ({
-          entry: entryOf(found) as EntryAnswer,
+        created.then(({ handle: opened, found, isNew }) => ({
+          entry: entryOf(found, isNew ? undefined : 0) as EntryAnswer,
           open: addHandle(opened),
         })),
       );
     },
 
     open(context, nodeid, flags, killSuidGid) {
-      const opened = fileSystem.open(asInodeId(nodeid), {
+      const opened = files.open(asInodeId(nodeid), {
         write: (flags & libc.O_ACCMODE) !== libc.O_RDONLY,
         truncate: (flags & libc.O_TRUNC) !== 0,
         killSuidGid,
@@ -206,30 +214,31 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       return staleIfGone(then(opened, addHandle));
     },
 
-    read: (context, nodeid, fh, offset, size) => fileSystem.read(handleOf(nodeid, fh), offset, size, context),
+    read: (context, nodeid, fh, offset, size, { isDirect }) =>
+      files.read(handleOf(nodeid, fh), offset, size, isDirect, context),
 
     async write(context, nodeid, fh, offset, data, { openFlags, fromPageCache, killSuidGid }) {
       const append = (openFlags & libc.O_APPEND) !== 0 && !fromPageCache;
       const how = { append, killSuidGid, isWriteback: fromPageCache };
-      await fileSystem.write(handleOf(nodeid, fh), offset, data, how, context);
+      await files.write(handleOf(nodeid, fh), offset, data, how, context);
       return data.length;
     },
 
     async flush(_context, _nodeid, fh) {
-      await fileSystem.flush(handle(fh));
+      await files.flush(handle(fh));
       return 0;
     },
 
     async release(_context, _nodeid, fh) {
       const closing = handle(fh);
-      files.delete(fh);
+      handles.delete(fh);
       if (handleOfInode.get(closing.file.ino) === closing) handleOfInode.delete(closing.file.ino);
-      await fileSystem.close(closing);
+      await files.close(closing);
       return 0;
     },
 
     async fsync(_context, _nodeid, fh) {
-      await fileSystem.fsync(handle(fh));
+      await files.fsync(handle(fh));
       return 0;
     },
 
@@ -240,11 +249,11 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       const keeps = isCached && inode.hasPages && !inode.hasStalePages;
       if (isCached && !keeps) inode.hasStalePages = false; // what there is goes with this open
       const fh = nextHandle++;
-      directories.set(fh, new DirectoryStream(session, table, ino, isCached));
+      directories.set(fh, names.openDirectory(ino, isCached));
       return { fh, openFlags: isCached ? FOPEN_CACHE_DIR | (keeps ? FOPEN_KEEP_CACHE : 0) : 0 };
     },
 
-    readdir(context, nodeid, fh, cookie, writer, plus) {
+    readdir(context, _nodeid, fh, cookie, writer, plus) {
       const stream = directories.get(fh);
       if (stream === undefined) return -ERRNO.EBADF;
       const done = stream.read(cookie, plus, ({ name, ino, type, cookie: next, found }) => {
@@ -255,21 +264,23 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         if (!isTold) found.inode!.lookups--;
         return isTold;
       }, context);
-      return within(nodeid, done.then(() => 0));
+      return done.then(() => 0);
     },
 
     releasedir(_context, _nodeid, fh) {
+      const closing = directories.get(fh);
+      if (closing !== undefined) names.closeDirectory(closing);
       directories.delete(fh);
       return 0;
     },
 
     async fsyncdir() {
-      await fileSystem.syncNamespace();
+      await names.syncNamespace();
       return 0;
     },
 
     async statfs(context) {
-      const { totalBytes, freeBytes, files: inodes } = await fileSystem.statfs(context);
+      const { totalBytes, freeBytes, files: inodes } = await names.statfs(context);
       const free = Math.floor(freeBytes / BLOCK_SIZE);
       // Inodes cost metadata only; as many as bytes are free is more than anyone can make.
       return {
@@ -287,20 +298,20 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       if (isSystemXattr(name)) return -ERRNO.EOPNOTSUPP;
       return within(
         nodeid,
-        fileSystem.setXattr(asInodeId(nodeid), name, value, flags, context).then(() => 0),
+        names.setXattr(asInodeId(nodeid), name, value, flags, context).then(() => 0),
       );
     },
 
     getxattr(context, nodeid, name) {
       if (isSystemXattr(name)) return -ERRNO.EOPNOTSUPP;
-      return then(fileSystem.getXattr(asInodeId(nodeid), name, context), (value) => value ?? -ERRNO.ENODATA);
+      return then(names.getXattr(asInodeId(nodeid), name, context), (value) => value ?? -ERRNO.ENODATA);
     },
 
-    listxattr: (context, nodeid) => fileSystem.listXattrs(asInodeId(nodeid), context),
+    listxattr: (context, nodeid) => names.listXattrs(asInodeId(nodeid), context),
 
     removexattr(context, nodeid, name) {
       if (isSystemXattr(name)) return -ERRNO.EOPNOTSUPP;
-      return within(nodeid, fileSystem.removeXattr(asInodeId(nodeid), name, context).then(() => 0));
+      return within(nodeid, names.removeXattr(asInodeId(nodeid), name, context).then(() => 0));
     },
 
     async fallocate(context, _nodeid, fh, offset, length, mode) {
@@ -308,18 +319,18 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       const end = offset + length;
       if (!Number.isSafeInteger(end)) return -ERRNO.EFBIG;
       const grow = (mode & libc.FALLOC_FL_KEEP_SIZE) === 0;
-      if (context.uid !== 0) await fileSystem.dropPrivileges(handle(fh), context);
+      if (context.uid !== 0) await files.dropPrivileges(handle(fh), context);
       if ((mode & (libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_ZERO_RANGE)) !== 0) {
-        await fileSystem.zeroRange(handle(fh), offset, end, grow, context);
+        await files.zeroRange(handle(fh), offset, end, grow, context);
       } else {
-        await fileSystem.allocate(handle(fh), offset, end, grow, context);
+        await files.allocate(handle(fh), offset, end, grow, context);
       }
       return 0;
     },
 
     async lseek(context, _nodeid, fh, offset, whence) {
       if (whence !== SEEK_DATA && whence !== SEEK_HOLE) return -ERRNO.EINVAL;
-      const found = await fileSystem.seek(handle(fh), offset, whence === SEEK_DATA, context);
+      const found = await files.seek(handle(fh), offset, whence === SEEK_DATA, context);
       return found === undefined ? -ERRNO.ENXIO : { offset: found };
     },
   };

@@ -10,7 +10,7 @@ import { asFsError, FsError, isTransportError } from "../wire/errno.ts";
 import type { Block } from "../wire/messages/inode.ts";
 import { type Blocks, isDropped } from "./blocks.ts";
 import type { Dataservers } from "./dataservers.ts";
-import type { Interruptible, OpenFile } from "./open_file.ts";
+import type { Interruptible, OpenFile } from "./inode.ts";
 
 const READ_TIMEOUT_MS = 5_000;
 const RETRY_MS = 300;

@@ -14,10 +14,10 @@ import { LEASE_RANK, type LeaseMode, type OpenMode } from "../wire/messages/inod
 import type { Held, RecallAnswer, RecallItem, RecallPush } from "../wire/messages/nameserver.ts";
 import { leaseLost } from "./blocks.ts";
 import type { DataAccess } from "./data_access.ts";
-import { type Inode, UNKNOWN } from "./inode.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { Releases } from "./releases.ts";
+import { type Inode, UNKNOWN } from "./inode.ts";
 
 /** Pages that do not go sooner, as something holds them, go later: attributes are gone, so nobody reads them. */
 const LOST_PAGES_MS = 2_000;
@@ -146,11 +146,8 @@ export class Recalls {
             bytes: file.pendingBytes,
             end: file.reach,
           });
-          file.writeError ??= leaseLost();
-          file.dirty = false;
-          file.reach = 0;
-          file.killSuidGid = false;
-          file.written.clear();
+          file.fail(leaseLost());
+          file.abandon();
         }
       }
       inode.forgetAll();

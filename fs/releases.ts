@@ -12,9 +12,8 @@ import type { Logger } from "../base/log.ts";
 import { type InodeId, ROOT_INODE } from "../wire/ids.ts";
 import { type Held, RECLAIM_MAX } from "../wire/messages/nameserver.ts";
 import type { ClusterSession } from "./cluster_session.ts";
-import type { Inode } from "./inode.ts";
 import type { InodeTable } from "./inode_table.ts";
-import type { OpenFile } from "./open_file.ts";
+import type { Inode, OpenFile } from "./inode.ts";
 
 const BATCH = 1_024;
 

@@ -6,20 +6,20 @@
  * Invariants:
  * - Accepted bytes are bounded (WINDOW_BYTES a file, TOTAL_BYTES a mount).
  * - Two writes that overlap are never in flight together, so the later one wins on every replica.
- * - A failure after acceptance is told by the next fsync or close of the file, and logged.
+ * - A failure after acceptance is told by the next fsync or close of each handle, and logged.
  */
 
 import { copyBytes } from "../base/bytes.ts";
-import { type Clock, timespecCompare } from "../base/clock.ts";
+import { type Clock, type Timespec, timespecCompare } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import { asFsError, FsError } from "../wire/errno.ts";
+import type { BlockId } from "../wire/ids.ts";
 import type { Attributes, Block } from "../wire/messages/inode.ts";
 import { FILE_BYTES_MAX } from "../wire/messages/inode.ts";
 import { type Blocks, isDropped, leaseLost } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
-import type { Inode } from "./inode.ts";
 import type { InodeTable } from "./inode_table.ts";
-import type { OpenFile, PendingWrite } from "./open_file.ts";
+import type { Inode, OpenFile, PendingWrite } from "./inode.ts";
 
 const WINDOW_BYTES = 8 * 1024 * 1024;
 const TOTAL_BYTES = 32 * 1024 * 1024;
@@ -37,6 +37,14 @@ export interface WriterOptions {
   readonly blocks: Blocks;
   readonly clock: Clock;
   readonly log: Logger;
+}
+
+/** What a commit says of a file. */
+interface Report {
+  readonly reach: number;
+  readonly mtime: Timespec;
+  readonly killSuidGid: boolean;
+  readonly written: readonly { readonly block: BlockId; readonly start: number }[];
 }
 
 export class Writer {
@@ -72,7 +80,7 @@ export class Writer {
       failure = asFsError(error, "write");
       if (!isBuffered) return; // the caller hears it at once
       this.#options.log.error("written data could not be stored", { ino: file.ino, offset, error: failure });
-      file.writeError ??= failure;
+      file.fail(failure);
     }).finally(() => {
       file.pending.delete(pending);
       file.pendingBytes -= bytes.length;
@@ -172,7 +180,30 @@ export class Writer {
     return run;
   }
 
-  async #commit(file: OpenFile, durable: boolean): Promise<void> {
+  /**
+   * As `commit`, but resolves as soon as the report has left: whoever hears from us after that on the same connection, such as
+   * by the answer to a recall, finds it made. How it went is the file's to tell, and `Inode.handingOver` waits for it.
+   */
+  handOver(file: OpenFile): Promise<void> {
+    const { inode } = file;
+    const { promise: sent, resolve } = Promise.withResolvers<void>();
+    const run = file.committing.then(() => this.#commit(file, false, resolve)).catch((error) => {
+      this.#options.log.error("written data is lost: it could not be reported before its lease ended", {
+        ino: file.ino,
+        error,
+      });
+      file.fail(asFsError(error, "commit"));
+      file.abandon();
+    }).finally(() => {
+      resolve();
+      if (inode.handingOver === run) inode.handingOver = null;
+    });
+    file.committing = run;
+    inode.handingOver = run;
+    return sent;
+  }
+
+  async #commit(file: OpenFile, durable: boolean, onSent?: () => void): Promise<void> {
     await file.settled(0, Infinity);
     if (!file.dirty) {
       if (durable) await this.#options.session.nameserver.sync({});
@@ -180,36 +211,54 @@ export class Writer {
     }
     const { session, table, attributesChanged } = this.#options;
     const askedAt = table.moment;
-    const { reach, mtime, killSuidGid, tenure } = file;
-    const written = [...file.written].map(([block, start]) => ({ block, start }));
+    const report: Report = {
+      reach: file.reach,
+      mtime: file.mtime,
+      killSuidGid: file.killSuidGid,
+      written: [...file.written].map(([block, start]) => ({ block, start })),
+    };
+    const { reach, mtime, killSuidGid, written } = report;
+    const { tenure } = file;
+    const shown = file.shown();
     const reply = await session.flushChange((retry) => {
       if (file.tenure !== tenure) throw leaseLost();
-      return session.nameserver.commit({
-        retry,
-        ino: file.ino,
-        size: reach,
-        mtime,
-        killSuidGid,
-        durable,
-        written,
-      });
+      const request = { retry, ino: file.ino, size: reach, mtime, killSuidGid, durable, written };
+      const reported = session.nameserver.commit(request);
+      if (onSent !== undefined) {
+        // From here on it is the server's: what it makes of it is asked when somebody wants to know.
+        const { inode } = file;
+        inode.attributes = shown;
+        inode.forgetAttributes();
+        table.noteRecall(inode.ino);
+        inode.handedOverAt = table.moment;
+        this.#reported(file, report);
+        onSent();
+      }
+      return reported;
     });
     if (file.tenure !== tenure) throw leaseLost();
+    if (onSent === undefined) {
+      this.#reported(file, report);
+      table.adopt(reply, askedAt);
+    } else {
+      // What it says of a lease is from before the one was given back.
+      table.adopt({ ...reply, lease: "none" }, table.moment);
+    }
+    if (!isShownRight(shown, file.shown())) attributesChanged(file.inode);
+  }
+
+  /** The file has nothing more to report of this, unless writes came meanwhile. */
+  #reported(file: OpenFile, { reach, mtime, written }: Report): void {
     for (const { block, start } of written) {
       file.written.delete(block);
       const known = file.blocks.at(start);
       if (known?.id === block && !known.written) file.blocks.put({ ...known, written: true });
     }
-    const shown = file.shown();
-    // Writes that came meanwhile keep the file dirty.
     const isClean = file.written.size === 0 && file.pending.size === 0 && file.reach === reach &&
       file.mtime === mtime;
-    if (isClean) {
-      file.dirty = false;
-      file.killSuidGid = false;
-    }
-    table.adopt(reply, askedAt);
-    if (!isShownRight(shown, file.shown())) attributesChanged(file.inode);
+    if (!isClean) return;
+    file.dirty = false;
+    file.killSuidGid = false;
   }
 
   /** fsync(2) and fdatasync(2): every replica's disk, then the nameserver's. */
@@ -236,14 +285,6 @@ export class Writer {
   async #find(file: OpenFile, start: number): Promise<Block | undefined> {
     await this.#options.blocks.know(file, start, start + 1);
     return file.blocks.at(start);
-  }
-
-  /** Throws the first failure of an accepted write, once. */
-  throwWriteError(file: OpenFile): void {
-    const error = file.writeError;
-    if (error === null) return;
-    file.writeError = null;
-    throw error;
   }
 
   /** Overwrites what blocks hold of [offset, end) with zeros; holes stay. */

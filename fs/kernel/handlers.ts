@@ -186,7 +186,8 @@ export interface FileSystemHandlers {
   open?(context: RequestContext, nodeid: number, flags: number, killSuidGid: boolean): Answer<OpenAnswer>;
   /**
    * Up to `size` bytes from `offset`, as one or several views (at most 60) that are written out before the next
-   * turn of the event loop; fewer bytes only at the true end of the file.
+   * turn of the event loop; fewer bytes only at the true end of the file. `isDirect`: into the caller's memory; else into
+   * pages of the cache, which are locked until the answer.
    */
   read?(
     context: RequestContext,
@@ -194,7 +195,7 @@ export interface FileSystemHandlers {
     fh: number,
     offset: number,
     size: number,
-    openFlags: number,
+    options: { readonly isDirect: boolean },
   ): Answer<Uint8Array | readonly Uint8Array[]>;
   /** Bytes written (all, or a negative errno). `fromPageCache`: writeback of a mapping; fh is a guess. */
   write?(

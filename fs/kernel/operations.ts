@@ -398,7 +398,7 @@ define<Uint8Array | readonly Uint8Array[]>(P.OP_READ, {
       reader.u64(P.READ_IN.fh),
       reader.u64(P.READ_IN.offset),
       request.replyBytesMax,
-      reader.u32(P.READ_IN.flags),
+      { isDirect: (reader.u32(P.READ_IN.read_flags) & P.READ_LOCKOWNER) !== 0 },
     );
   },
   encode: encodeData,

@@ -113,6 +113,8 @@ export const FOPEN_PASSTHROUGH = 1 << 7;
 // Flags inside requests
 export const GETATTR_FH = 1 << 0;
 export const OPEN_KILL_SUIDGID = 1 << 0;
+/** The lock owner is given: only reads that bypass the page cache do so. */
+export const READ_LOCKOWNER = 1 << 1;
 export const WRITE_CACHE = 1 << 0;
 export const WRITE_KILL_SUIDGID = 1 << 2;
 export const FSYNC_FDATASYNC = 1 << 0;

@@ -40,6 +40,9 @@ interface Holder {
   recalls: number;
 }
 
+/** What `lease` is asked by: who has the turn on the inode, or who changes names of the directory. */
+export type Own = "turn" | "names";
+
 export interface LeaseTableOptions {
   readonly sessions: SessionTable;
   readonly clock: Clock;
@@ -51,6 +54,8 @@ export interface LeaseTableOptions {
 
 /** Recalled at once when a session holds too many. */
 const EVICTION_BATCH = 1_024;
+/** Of who only looks (status, tools). */
+const NO_SESSION = 0;
 const SESSION_ENDED = () => new FsError("ESHUTDOWN", "the session has ended", { op: "lease" });
 
 export class LeaseTable {
@@ -119,19 +124,21 @@ export class LeaseTable {
       (this.#fencing.size > 0 && this.#fencing.has(ino));
   }
 
-  /** As #isBusy, for who is counted there once itself. */
-  #isChangedByOthers(ino: InodeId): boolean {
-    return this.#suspended.size > 0 && (this.#suspended.get(ino) ?? 0) > 1;
+  /** As #isBusy, for who has the turn or is counted among those that change names. */
+  #isBusyForOwner(ino: InodeId, own: Own): boolean {
+    if (this.#fencing.size > 0 && this.#fencing.has(ino)) return true;
+    const changing = this.#suspended.get(ino) ?? 0;
+    return own === "turn" ? changing > 0 : changing > 1 || this.#turns.isTaken(ino);
   }
 
   /**
-   * What a reply that shows `ino` to `session` lets it cache: never WRITE, unless it has that already. `hasTurn`: asked
-   * for by what `change` or `acquire` runs.
+   * What a reply that shows `ino` to `session` lets it cache: never WRITE, unless it has that already. `own`: asked for by
+   * what `look`, `change` or `acquire` runs, which has the turn on the inode, or changes its names.
    */
-  lease(ino: InodeId, session: SessionId, hasTurn = false): LeaseMode {
+  lease(ino: InodeId, session: SessionId, own?: Own): LeaseMode {
     const { sessions } = this.#options;
     if (!sessions.isAlive(session) || sessions.unreclaimed(session).length > 0) return "none";
-    if (hasTurn ? this.#isChangedByOthers(ino) : this.#isBusy(ino)) return "none";
+    if (own === undefined ? this.#isBusy(ino) : this.#isBusyForOwner(ino, own)) return "none";
     const holders = this.#holders.get(ino);
     if (holders !== undefined) {
       for (const holder of holders) {
@@ -193,18 +200,18 @@ export class LeaseTable {
   // ---- before looks and changes
 
   /**
-   * Runs `look` when what other sessions have buffered of the inodes has come in. `look` is told whether it has the
-   * turn on them; it shows what it sees in its first synchronous step.
+   * Runs `look` when what other sessions have buffered of the inodes has come in. `look` is told whether it has the turn
+   * on them (for `lease`); it shows what it sees in its first synchronous step.
    */
   look<T>(
     session: SessionId,
     inodes: readonly InodeId[],
-    look: (hasTurn: boolean) => T | Promise<T>,
+    look: (own: Own | undefined) => T | Promise<T>,
   ): T | Promise<T> {
     const isQuiet = this.#options.sessions.unreclaimed(session).length === 0 &&
       !inodes.some((ino) => this.#isWrittenByOthers(ino, session));
-    if (isQuiet) return look(false);
-    return this.change(session, inodes.map((ino) => ({ ino, keep: "read" })), () => look(true));
+    if (isQuiet) return look(undefined);
+    return this.change(session, inodes.map((ino) => ({ ino, keep: "read" })), () => look("turn"));
   }
 
   #isWrittenByOthers(ino: InodeId, session: SessionId): boolean {
@@ -246,6 +253,7 @@ export class LeaseTable {
     let result: T | Promise<T>;
     try {
       const openIn = await this.#recallOthers(session, items);
+      if (session !== NO_SESSION && !sessions.isAlive(session)) throw SESSION_ENDED();
       result = run(openIn);
     } finally {
       for (const ino of directories) {
@@ -279,17 +287,11 @@ export class LeaseTable {
     });
   }
 
-  /** Recalls until nothing conflicts; the sessions that say that something `removed` is open there. */
+  /** Recalls until nothing conflicts; the sessions in which something `removed` is open then. */
   async #recallOthers(session: SessionId, items: readonly RecallItem[]): Promise<SessionId[]> {
     const asked = new Set<Holder>();
-    const openIn = new Set<SessionId>();
     for (;;) {
-      for (const { ino } of items) {
-        // Waits for as long as no replica answers: nobody could read the file then anyway.
-        for (let fence = this.#fencing.get(ino); fence !== undefined; fence = this.#fencing.get(ino)) {
-          await fence;
-        }
-      }
+      await this.#untilFenced(items);
       const batches = new Map<SessionId, { readonly item: RecallItem; readonly holder: Holder }[]>();
       for (const item of items) {
         for (const holder of this.#conflicting(session, item, asked)) {
@@ -299,15 +301,36 @@ export class LeaseTable {
           else batch.push({ item, holder });
         }
       }
-      if (batches.size === 0) return [...openIn];
-      await Promise.all([...batches].map(([other, batch]) => this.#recall(other, batch, openIn)));
+      if (batches.size === 0) return this.#openIn(session, items);
+      await Promise.all([...batches].map(([other, batch]) => this.#recall(other, batch)));
+    }
+  }
+
+  /** Other sessions that have something `removed` open now: some that said so have closed it, or ended, since. */
+  #openIn(session: SessionId, items: readonly RecallItem[]): SessionId[] {
+    const openIn = new Set<SessionId>();
+    for (const { ino, removed } of items) {
+      if (removed !== true) continue;
+      for (const holder of this.#holders.get(ino) ?? []) {
+        if (holder.session !== session && holder.open !== "no") openIn.add(holder.session);
+      }
+    }
+    return [...openIn];
+  }
+
+  /** Until none of these is being fenced any more: another may begin to be while one is waited for. */
+  async #untilFenced(items: readonly RecallItem[]): Promise<void> {
+    if (this.#fencing.size === 0) return;
+    for (;;) {
+      const fences = items.map(({ ino }) => this.#fencing.get(ino)).filter((fence) => fence !== undefined);
+      if (fences.length === 0) return;
+      await Promise.all(fences);
     }
   }
 
   async #recall(
     session: SessionId,
     batch: readonly { readonly item: RecallItem; readonly holder: Holder }[],
-    openIn: Set<SessionId>,
   ): Promise<void> {
     const { clock, sessions } = this.#options;
     const push: RecallPush = { items: batch.map(({ item }) => item) };
@@ -323,7 +346,6 @@ export class LeaseTable {
       if (answer === undefined) return; // it has ended, and holds nothing any more
       batch.forEach(({ item, holder }, i) => {
         holder.open = answer.open[i] ?? "no";
-        if (item.removed === true && holder.open !== "no") openIn.add(session);
         const isDropped = item.removed === true && holder.open === "no";
         if (isDropped || LEASE_RANK[holder.lease] > LEASE_RANK[item.keep]) {
           holder.lease = isDropped ? "none" : item.keep;
@@ -357,7 +379,7 @@ export class LeaseTable {
         }
         if (batch.length === 0) return; // all that is left is open
         try {
-          await this.#recall(session, batch, new Set());
+          await this.#recall(session, batch);
           this.#evicted += batch.length;
         } finally {
           this.#turns.giveAll(batch.map(({ holder }) => holder.ino));
@@ -382,12 +404,18 @@ export class LeaseTable {
   }
 
   /** Asks a session whether it has an inode open that is about to be removed by itself. */
-  async askOpen(ino: InodeId, session: SessionId): Promise<boolean> {
+  async askOpen(ino: InodeId, session: SessionId): Promise<void> {
     const holder = this.#bySession.get(session)?.get(ino);
-    if (holder === undefined) return false;
-    const openIn = new Set<SessionId>();
-    await this.#recall(session, [{ item: { ino, keep: holder.lease, removed: true }, holder }], openIn);
-    return openIn.size > 0;
+    if (holder !== undefined) {
+      await this.#recall(session, [{ item: { ino, keep: holder.lease, removed: true }, holder }]);
+    }
+  }
+
+  /** The session says whether it has the inode open; what it opens later it asks for later. */
+  noteOpen(ino: InodeId, session: SessionId, isOpen: boolean): void {
+    const holder = this.#bySession.get(session)?.get(ino) ??
+      (isOpen ? this.#register(ino, session) : undefined);
+    if (holder !== undefined && isOpen !== (holder.open !== "no")) holder.open = isOpen ? "read" : "no";
   }
 
   /** The inode is gone for good. */
@@ -453,7 +481,10 @@ export class LeaseTable {
   }
 
   #unregister(holder: Holder): void {
-    this.#dropFrom(holder.session, holder.ino);
+    // Another may have come in its place since it was looked up.
+    if (this.#bySession.get(holder.session)?.get(holder.ino) === holder) {
+      this.#dropFrom(holder.session, holder.ino);
+    }
     const holders = this.#holders.get(holder.ino);
     const at = holders?.indexOf(holder) ?? -1;
     if (at < 0) return;

@@ -13,7 +13,8 @@ import { LeaseTable } from "./leases.ts";
 import { type SessionRecord, type SessionStore, SessionTable } from "./sessions.ts";
 
 export const SESSION_TTL_MS_DEFAULT = 10_000;
-export const LEASES_PER_SESSION_DEFAULT = 500_000;
+/** Some 35 MiB here (170 bytes a lease), and up to 400 MiB in the client (2 KiB an inode). */
+export const LEASES_PER_SESSION_DEFAULT = 200_000;
 
 export interface LeaseserverOptions {
   readonly sessionTtlMs?: number;

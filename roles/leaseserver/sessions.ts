@@ -253,7 +253,7 @@ export class SessionTable {
     }
   }
 
-  /** Ends sessions that were silent for the TTL. Call about once a second. */
+  /** Ends sessions that were silent for the TTL. Call several times a second. */
   expire(): void {
     const nowMs = this.#options.clock.monotonicMs();
     for (const { record, lastSeenMs } of this.#sessions.values()) {

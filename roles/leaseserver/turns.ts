@@ -68,13 +68,14 @@ export class Turns {
     for (const ino of ascending) await this.take(ino);
   }
 
-  /** Gives turns back. The next in line starts after what is being answered now has been sent. */
+  /**
+   * Gives turns back. Whoever is next, also who asks only now, starts after what is being answered has been sent: no recall
+   * overtakes the answer that brings the lease.
+   */
   giveAll(inodes: Iterable<InodeId>): void {
     for (const ino of new Set(inodes)) {
       const queue = this.#taken.get(ino);
-      if (queue === undefined) continue;
-      if (queue.length === 0) this.#taken.delete(ino);
-      else setImmediate(() => this.#next(ino, queue));
+      if (queue !== undefined) setImmediate(() => this.#next(ino, queue));
     }
   }
 

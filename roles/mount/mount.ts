@@ -11,8 +11,7 @@ import { Blocks } from "../../fs/blocks.ts";
 import { ClusterSession } from "../../fs/cluster_session.ts";
 import { DataAccess } from "../../fs/data_access.ts";
 import { Dataservers } from "../../fs/dataservers.ts";
-import { FileSystem } from "../../fs/file_system.ts";
-import type { Inode } from "../../fs/inode.ts";
+import { Files } from "../../fs/files.ts";
 import { InodeTable } from "../../fs/inode_table.ts";
 import { KernelCache } from "../../fs/kernel_cache.ts";
 import { kernelHandlers } from "../../fs/kernel_handlers.ts";
@@ -26,7 +25,7 @@ import {
 } from "../../fs/kernel/mount.ts";
 import { KernelNotifier } from "../../fs/kernel/notify.ts";
 import { KernelSession } from "../../fs/kernel/session.ts";
-import type { OpenFile } from "../../fs/open_file.ts";
+import { Names } from "../../fs/names.ts";
 import { Reader } from "../../fs/reader.ts";
 import { Recalls } from "../../fs/recalls.ts";
 import { Releases } from "../../fs/releases.ts";
@@ -34,6 +33,7 @@ import { Writer } from "../../fs/writer.ts";
 import { FsError } from "../../wire/errno.ts";
 import { type Dialer, ProcessDialer } from "../../wire/dialer.ts";
 import type { MountOptions } from "./options.ts";
+import type { Inode, OpenFile } from "../../fs/inode.ts";
 
 export { parseMountOptions } from "./options.ts";
 export { type MountOptions } from "./options.ts";
@@ -110,12 +110,14 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
   const reader = new Reader({ dataservers, blocks, clock, log, ...soft });
   const attributesChanged = (inode: Inode) => void kernelCache.dropAttributes(inode);
   const writer: Writer = new Writer({ session, table, blocks, clock, log, attributesChanged });
-  const commit = (file: OpenFile) => writer.commit(file, false);
-  const access = new DataAccess({ session, table, kernelCache, clock, log, commit });
+  const handOver = (file: OpenFile) => writer.handOver(file);
+  const access = new DataAccess({ session, table, kernelCache, handOver });
   const releases = new Releases({ session, table, log });
   const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log });
-  const fileSystem = new FileSystem({
+  const names = new Names({ session, table, kernelCache, writer });
+  const files = new Files({
     session,
+    names,
     table,
     kernelCache,
     access,
@@ -147,7 +149,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
   }
   const kernel = new KernelSession({
     fd: mount.fd,
-    handlers: kernelHandlers({ fileSystem, session, table, kernelCache }),
+    handlers: kernelHandlers({ names, files, session, table, kernelCache }),
     log,
     options: { trace: start.trace ?? false, cacheSymlinks: true },
   });
@@ -155,14 +157,14 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
   const notifier = new KernelNotifier({ fd: mount.fd });
   kernelCache.attach(notifier);
   const stopping = new AbortController();
-  const background = fileSystem.run(stopping.signal);
+  const background = files.run(stopping.signal);
   const ended = kernel.run(stopping.signal);
 
   let stopped: Promise<void> | undefined;
   const stop = (): Promise<void> => stopped ??= end();
   const end = async (): Promise<void> => {
     // What is buffered goes out first: unmounting must not depend on a cluster that may be gone.
-    await within(fileSystem.finish(), FINISH_TIMEOUT_MS);
+    await within(files.finish(), FINISH_TIMEOUT_MS);
     kernelCache.attach(null);
     const notified = notifier.close();
     try {
@@ -177,7 +179,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     await within(ended, 1_000);
     stopping.abort();
     await within(Promise.all([ended, background, notified]), 1_000);
-    await within(fileSystem.finish(), 500);
+    await within(files.finish(), 500);
     await session.close();
     dataservers.close();
     libc.close(mount.fd);

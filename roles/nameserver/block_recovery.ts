@@ -14,7 +14,7 @@ import type { Logger } from "../../base/log.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import { asGeneration, type BlockId, type Generation, type InodeId, type VolumeId } from "../../wire/ids.ts";
 import { DATASERVER_PUSHES } from "../../wire/messages/dataserver.ts";
-import { changeReplicas, regularFile } from "./block_operations.ts";
+import { changeReplicas, regularFile, truncateExtents } from "./block_operations.ts";
 import { extentAt, extentsIn } from "./extents.ts";
 import type { Namespace } from "./namespace.ts";
 import type { Extent } from "./records.ts";
@@ -62,7 +62,7 @@ export class BlockRecovery {
     }
   }
 
-  /** From now on dataservers refuse writes to the file that were begun before. Never rejects. */
+  /** From now on dataservers refuse writes to the file that were begun before, and nothing is left of them past its end. Never rejects. */
   async fence(ino: InodeId): Promise<void> {
     try {
       for (let from = 0;;) {
@@ -72,9 +72,14 @@ export class BlockRecovery {
         });
         await Promise.all(page.map((extent) => this.#fenceExtent(ino, extent)));
         const last = page.at(-1);
-        if (last === undefined || page.length < FENCE_PAGE) return;
+        if (last === undefined || page.length < FENCE_PAGE) break;
         from = last.start + last.length;
       }
+      // What it wrote past the end and did not report belongs to no extent: a file that grows again reads as zeros there.
+      await this.#namespace.change((tx) => {
+        const inode = tx.findInode(ino);
+        if (inode !== undefined) truncateExtents(tx, tx.change(inode), inode.size);
+      });
     } catch (error) {
       this.#log.error("file not fenced", { ino, error });
     }

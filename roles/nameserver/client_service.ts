@@ -20,6 +20,7 @@ import {
 import {
   type AcquireReply,
   type CreateRequest,
+  type DirectoryChange,
   type EntryReply,
   NAMESERVER,
   type ReadDirectoryReply,
@@ -30,10 +31,11 @@ import {
   type RetryTag,
 } from "../../wire/messages/nameserver.ts";
 import type { CallContext, Handlers } from "../../wire/service.ts";
+import type { Own } from "../leaseserver/leases.ts";
 import type { Leaseserver } from "../leaseserver/leaseserver.ts";
 import { allocateBlock, extendBlock, markWritten, punchExtents, regularFile } from "./block_operations.ts";
 import type { BlockRecovery } from "./block_recovery.ts";
-import { directory } from "./entries.ts";
+import { directory, findEntry } from "./entries.ts";
 import { extentAt, extentsIn } from "./extents.ts";
 import { fieldRange, getU64, TABLE_ORDER } from "./keys.ts";
 import type { Namespace } from "./namespace.ts";
@@ -64,6 +66,14 @@ export interface ClientServiceOptions {
   readonly replication: number;
 }
 
+/** As the directories are after this transaction's change of their names. */
+function changesOf(tx: Transaction, ...inodes: readonly InodeId[]): DirectoryChange[] {
+  return [...new Set(inodes)].map((ino) => {
+    const { version, nlink, mtime } = tx.inode(ino);
+    return { ino, version, nlink, mtime };
+  });
+}
+
 /** The name changes, and with it the directory's listing and attributes. */
 function nameItem(parent: InodeId, name: Uint8Array): RecallItem {
   return { ino: parent, keep: "read", names: [name] };
@@ -77,8 +87,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
   const sessionOf = ({ peer }: CallContext): SessionId => sessions.of(peer);
   const callerOf = ({ peer }: CallContext): SessionId => sessions.ofOrNone(peer);
 
-  const replyOf = (inode: InodeRecord, session: SessionId, hasTurn = false): InodeReply => {
-    const reply = { attributes: attributesOf(inode), lease: leases.lease(inode.ino, session, hasTurn) };
+  const replyOf = (inode: InodeRecord, session: SessionId, own?: Own): InodeReply => {
+    const reply = { attributes: attributesOf(inode), lease: leases.lease(inode.ino, session, own) };
     return (inode.mode & S_IFMT) === S_IFLNK ? { ...reply, target: inode.target } : reply;
   };
 
@@ -96,9 +106,9 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     tx: Transaction,
     inode: InodeRecord,
     session: SessionId,
-    hasTurn = false,
+    own?: Own,
   ): InodeReply => {
-    const reply = replyOf(inode, session, hasTurn);
+    const reply = replyOf(inode, session, own);
     if ((inode.mode & S_IFMT) !== S_IFREG || reply.lease === "none" || inode.pages.length > 1) return reply;
     const extents = extentsIn(tx, inode, 0, Infinity, SMALL_BLOCKS + 1);
     return extents.length > SMALL_BLOCKS ? reply : { ...reply, blocks: extents.map(blockOf) };
@@ -112,7 +122,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
   ): AcquireReply => {
     const extents = extentsIn(tx, inode, 0, Infinity, OPEN_BLOCKS + 1);
     return {
-      ...replyOf(inode, session, true),
+      ...replyOf(inode, session, "turn"),
       blocks: extents.slice(0, OPEN_BLOCKS).map(blockOf),
       blocksComplete: extents.length <= OPEN_BLOCKS,
       isShared,
@@ -123,9 +133,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
   const lookAt = async <T>(
     ino: InodeId,
     session: SessionId,
-    operation: (tx: Transaction, hasTurn: boolean) => T,
-  ): Promise<T> =>
-    await leases.look(session, [ino], (hasTurn) => namespace.look((tx) => operation(tx, hasTurn)));
+    operation: (tx: Transaction, own: Own | undefined) => T,
+  ): Promise<T> => await leases.look(session, [ino], (own) => namespace.look((tx) => operation(tx, own)));
 
   /** A change of one inode that others may cache; `more` are other inodes that it touches. */
   const changeInode = (
@@ -147,7 +156,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
             const inode = operation(tx);
             record(tx, inode.ino);
             if (write) leases.grantWrite(ino, session);
-            return replyOf(inode, session, true);
+            return replyOf(inode, session, "turn");
           }, durable)),
       () => namespace.change((tx) => replyOf(tx.inode(ino), session), durable),
     );
@@ -175,8 +184,11 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     for (let tries = 0; tries < 100; tries++) {
       const target = await namespace.look((tx) => operations.removalTarget(tx, parent, name));
       const isLast = target !== undefined && !isDirectory(target) && target.nlink === 1;
-      const isOpenHere = isLast &&
-        (removed?.ino === target.ino ? removed.open : await leases.askOpen(target.ino, session));
+      if (isLast && removed?.ino === target.ino && tries === 0) {
+        leases.noteOpen(target.ino, session, removed.open);
+      } else if (isLast) {
+        await leases.askOpen(target.ino, session);
+      }
       const isSame = (tx: Transaction): boolean => {
         const now = operations.removalTarget(tx, parent, name);
         return now?.ino === target?.ino && now?.nlink === target?.nlink;
@@ -184,7 +196,10 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       const result = await leases.change(
         session,
         [...removalItems(target), ...more(target)],
-        (openIn) => attempt(isOpenHere ? [...openIn, session] : openIn, isSame),
+        (openIn) => {
+          const isOpenHere = isLast && leases.isOpenIn(target.ino, session);
+          return attempt(isOpenHere ? [...openIn, session] : openIn, isSame);
+        },
       );
       if (result !== "again") return result;
     }
@@ -208,9 +223,31 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       ino,
       session,
       mode,
-      (isShared) => namespace.look((tx) => acquireReplyOf(tx, regularFile(tx, ino), session, isShared)),
+      async (isShared) => {
+        let isOrphan = false;
+        const reply = namespace.look((tx) => {
+          const inode = regularFile(tx, ino);
+          isOrphan = inode.nlink === 0;
+          return acquireReplyOf(tx, inode, session, isShared);
+        });
+        if (!isOrphan) return reply;
+        return (await Promise.all([reply, namespace.keepOrphan(session, ino)]))[0];
+      },
       signal,
     );
+
+  /** As acquire, of what was found under a name; the name may lead elsewhere by the time of its turn. */
+  const acquireNamed = (
+    ino: InodeId,
+    { parent, name, write }: CreateRequest,
+    session: SessionId,
+  ): Promise<AcquireReply & { readonly directory: LeaseMode }> =>
+    leases.acquire(ino, session, write ? "write" : "read", (isShared) =>
+      namespace.look((tx) => {
+        const reply = acquireReplyOf(tx, regularFile(tx, ino), session, isShared);
+        const isThere = findEntry(tx, parent, name)?.ino === ino;
+        return { ...reply, directory: isThere ? leases.lease(parent, session) : "none" };
+      }));
 
   const create = async (
     request: CreateRequest,
@@ -222,8 +259,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       const existing = await namespace.look((tx) => openable(tx, request));
       try {
         if (existing === undefined) return await makeFile(request, session, record);
-        const reply = await acquire(existing, request.write ? "write" : "read", session);
-        return { ...reply, directory: leases.lease(request.parent, session), created: false };
+        return { ...await acquireNamed(existing, request, session), created: false };
       } catch (error) {
         // Made or removed by another meanwhile.
         const isOvertaken = isErrno(error, existing === undefined ? "EEXIST" : "ENOENT");
@@ -247,7 +283,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         record(tx, inode.ino);
         if (write) leases.grantWrite(inode.ino, session);
         const reply = acquireReplyOf(tx, inode, session, false);
-        return { ...reply, directory: leases.lease(parent, session, true), created: true };
+        const directories = changesOf(tx, parent);
+        return { ...reply, directories, directory: leases.lease(parent, session, "names"), created: true };
       }));
   };
 
@@ -286,11 +323,11 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
           if (reply !== undefined) return reply;
           continue;
         }
-        const reply = await lookAt(ino, session, (tx, hasTurn) => {
+        const reply = await lookAt(ino, session, (tx, own) => {
           const inode = find(tx);
           if (inode?.ino !== ino) return undefined; // another by now, whose buffered size may be elsewhere
           return {
-            inode: wholeReplyOf(tx, inode, session, hasTurn),
+            inode: wholeReplyOf(tx, inode, session, own),
             directory: leases.lease(parent, session),
           };
         });
@@ -300,7 +337,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
 
     getattr: ({ ino }, context) => {
       const session = callerOf(context);
-      return lookAt(ino, session, (tx, hasTurn) => replyOf(tx.inode(ino), session, hasTurn));
+      return lookAt(ino, session, (tx, own) => replyOf(tx.inode(ino), session, own));
     },
 
     setattr: (request, context) => {
@@ -313,11 +350,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     make: (request, context) => {
       const session = sessionOf(context);
       const { parent, name, credentials, mode } = request;
-      const entryOf = (inode: InodeRecord, hasTurn = false): EntryReply => ({
-        ...replyOf(inode, session),
-        directory: leases.lease(parent, session, hasTurn),
-      });
-      return retries.once(
+      return retries.once<EntryReply>(
         session,
         request.retry,
         (record) =>
@@ -331,9 +364,15 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
               };
               const inode = operations.make(tx, parent, name, what);
               record(tx, inode.ino);
-              return entryOf(inode, true);
+              return {
+                ...replyOf(inode, session),
+                directory: leases.lease(parent, session, "names"),
+                directories: changesOf(tx, parent),
+              };
             })),
-        ({ ino }) => namespace.look((tx) => entryOf(tx.inode(ino as InodeId))),
+        // By now it may have another name.
+        ({ ino }) =>
+          namespace.look((tx) => ({ ...replyOf(tx.inode(ino as InodeId), session), directory: "none" })),
       );
     },
 
@@ -343,10 +382,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         session,
         request.retry,
         (record) => create(request, session, record),
-        async ({ ino }) => {
-          const reply = await acquire(ino as InodeId, request.write ? "write" : "read", session);
-          return { ...reply, directory: leases.lease(request.parent, session), created: true };
-        },
+        async ({ ino }) => ({ ...await acquireNamed(ino as InodeId, request, session), created: true }),
       );
     },
 
@@ -368,7 +404,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
                 record(tx, inode.ino);
                 afterRemoval(inode, openIn);
                 const { ino, nlink } = inode;
-                return { ino, nlink, directory: leases.lease(parent, session, true) };
+                const directories = changesOf(tx, parent);
+                return { ino, nlink, directories, directory: leases.lease(parent, session, "names") };
               }),
           ),
         ({ ino }) =>
@@ -416,9 +453,17 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
                   openIn,
                 );
                 record(tx, inode.ino, replaced?.ino);
-                const here = leases.lease(parent, session, true);
-                const there = leases.lease(newParent, session, true);
-                const reply: RenameReply = { ino: inode.ino, directory: here === "none" ? here : there };
+                // Two names of one file: nothing has happened.
+                if (replaced === undefined && findEntry(tx, parent, name) !== undefined) {
+                  return { ino: inode.ino, directory: "none" };
+                }
+                const here = leases.lease(parent, session, "names");
+                const there = leases.lease(newParent, session, "names");
+                const reply: RenameReply = {
+                  ino: inode.ino,
+                  directory: here === "none" ? here : there,
+                  directories: changesOf(tx, parent, newParent),
+                };
                 if (replaced === undefined) return reply;
                 afterRemoval(replaced, openIn);
                 return { ...reply, replaced: { ino: replaced.ino, nlink: replaced.nlink } };
@@ -446,15 +491,17 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       const { ino, parent, name } = request;
       const session = sessionOf(context);
       let directoryLease: LeaseMode = "none";
+      let directories: DirectoryChange[] | undefined;
       const operation = (tx: Transaction) => {
         const inode = operations.link(tx, ino, parent, name);
-        directoryLease = leases.lease(parent, session, true);
+        directoryLease = leases.lease(parent, session, "names");
+        directories = changesOf(tx, parent);
         return inode;
       };
       const reply = await changeInode(context, request, "read", operation, {
         more: [nameItem(parent, name)],
       });
-      return { ...reply, directory: directoryLease };
+      return { ...reply, directory: directoryLease, ...directories === undefined ? {} : { directories } };
     },
 
     acquire: ({ ino, mode }, context) => acquire(ino, mode, sessionOf(context), context.signal),
@@ -551,7 +598,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         const reply = await leases.look(
           session,
           withInodes ? listed.map((entry) => entry.ino) : [],
-          (hasTurn) =>
+          (own) =>
             namespace.look((tx) => {
               const inode = directory(tx, ino);
               // What changed while it was listed may be missing or gone: then nobody may keep the list.
@@ -560,7 +607,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
               const entries = !withInodes ? listed : listed.map((entry) => {
                 const found = tx.findInode(entry.ino);
                 if (found === undefined) return entry;
-                return { ...entry, inode: wholeReplyOf(tx, found, session, hasTurn) };
+                return { ...entry, inode: wholeReplyOf(tx, found, session, own) };
               });
               const directoryLease: LeaseMode = isSteady ? leases.lease(ino, session) : "none";
               return { parent: inode.parent, entries, end, directory: directoryLease };

@@ -30,6 +30,8 @@ export { formatNameserver };
 
 export const BLOCK_BYTES_DEFAULT = 128 * 1024 * 1024;
 export const REPLICATION_DEFAULT = 3;
+/** Silent sessions are noticed that late at most. */
+const EXPIRY_MS = 250;
 
 export interface NameserverOptions {
   /** A formatted directory. */
@@ -141,7 +143,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     options.processDialer?.announce(server.address, localServer);
     const stopping = new AbortController();
     const deleting = deletions.run(stopping.signal);
-    const expiry = setInterval(() => leaseserver.sessions.expire(), 1_000);
+    const expiry = setInterval(() => leaseserver.sessions.expire(), EXPIRY_MS);
     log.info("serving", {
       address: server.address,
       cluster: clusterId,

@@ -5,6 +5,7 @@
  * it did or saw is in the journal's log.
  */
 
+import { EMPTY_BYTES } from "../../base/bytes.ts";
 import type { Clock } from "../../base/clock.ts";
 import { asInodeId, asSessionId, type InodeId, type SessionId } from "../../wire/ids.ts";
 import { IdAllocator } from "./id_allocator.ts";
@@ -86,6 +87,13 @@ export class Namespace {
     const open = this.#orphans.get(ino) ?? new Set();
     for (const session of sessions) open.add(session);
     this.#orphans.set(ino, open);
+  }
+
+  /** The session has opened an inode that lost its last name before. */
+  async keepOrphan(session: SessionId, ino: InodeId): Promise<void> {
+    if (this.#orphans.get(ino)?.has(session) ?? false) return;
+    this.noteOrphan(ino, [session]);
+    await this.change((tx) => tx.put(orphanKey(session, ino), EMPTY_BYTES));
   }
 
   /** The session no longer holds `ino` open: an orphan that nobody else holds goes. */

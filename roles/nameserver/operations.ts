@@ -248,6 +248,7 @@ export function purge(tx: Transaction, inode: InodeRecord): void {
 
 export interface RenameResult {
   readonly inode: InodeRecord;
+  /** What had the new name: it may be gone now, or has the old name. */
   readonly replaced: InodeRecord | undefined;
 }
 
@@ -277,7 +278,7 @@ export function rename(
   if (flags === RENAME_EXCHANGE) {
     if (existing === undefined) throw new FsError("ENOENT", "nothing to exchange with");
     exchange(tx, source, fromName, moved, target, toName, existing);
-    return { inode, replaced: undefined };
+    return { inode, replaced: existing.ino === moved.ino ? undefined : tx.inode(existing.ino) };
   }
   if (existing !== undefined && flags === RENAME_NOREPLACE) throw new FsError("EEXIST", "the name is taken");
   // Two names of one file: POSIX says that nothing happens.

@@ -15,6 +15,8 @@ export interface NameserverArguments {
   readonly dir: string;
   readonly listen: string;
   readonly replication?: number;
+  readonly sessionTtlMs?: number;
+  readonly leasesPerSession?: number;
 }
 
 export interface DataserverArguments {

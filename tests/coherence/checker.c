@@ -20,7 +20,8 @@
  *     --only LIST       of registers,overlap,append,names,attributes
  *     --threads N       on each mount (2)
  *     --pause MS        between two operations of a thread, on average
- *     --faults          EIO, ENOTCONN, ETIMEDOUT and ESTALE are no errors: nobody knows what such an operation did
+ *     --faults          EIO, ENOTCONN, ETIMEDOUT and ESTALE are no errors: nobody knows what such an operation did; and
+ *                       a write counts when a close(2) after it has succeeded
  *     --no-mapped       no looks through mappings
  *     --allow-torn      a read of several pages may see some before and some after a write
  *     --strict          ranges that overlap: one order of all operations for each byte, instead of "nothing old"

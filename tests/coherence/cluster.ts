@@ -41,6 +41,8 @@ export class CoherenceCluster {
   readonly #program: string;
   readonly #roles: Role[] = [];
   #networks: Networks | undefined;
+  /** HOST:PORT. */
+  nameserver = "";
 
   private constructor(options: CoherenceClusterOptions) {
     this.#options = options;
@@ -64,7 +66,7 @@ export class CoherenceCluster {
     if (this.#options.networks === true) this.#networks = await Networks.make(this.mountpoints.length);
     const host = this.#networks?.serverAddress ?? "127.0.0.1";
     const port = (i: number) => this.#networks === undefined ? freePort(host) : NAMESERVER_PORT + i;
-    const nameserver = `${host}:${port(0)}`;
+    const nameserver = this.nameserver = `${host}:${port(0)}`;
     const dir = `${this.scratch}/nameserver`;
     const formatted = await run(this.#program, ["format", "--dir", dir], {
       timeoutMs: 30_000,

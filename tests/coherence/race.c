@@ -153,6 +153,12 @@ bool is_worth_a_retry(int error, uint64_t since) {
   return true;
 }
 
+int acknowledged(int fd) {
+  if (!options.faults) return 0;
+  int copy = dup(fd);
+  return copy < 0 ? -1 : close(copy);
+}
+
 bool failed(struct worker *worker, enum what what, int object, uint64_t start, uint64_t value, int error) {
   bool is_unknown = options.faults && is_fault(error);
   if (!is_unknown)

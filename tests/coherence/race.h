@@ -77,6 +77,11 @@ uint64_t begin(struct worker *worker, enum what what);
 struct record *finish(struct worker *worker, enum what what, int object, uint64_t start, uint64_t value);
 /* The operation failed. True when nobody knows what it did: then it was recorded so, or dropped if it only looked. */
 bool failed(struct worker *worker, enum what what, int object, uint64_t start, uint64_t value, int error);
+/*
+ * Where faults are injected, a write counts as acknowledged when a close(2) after it has succeeded: what a mount was allowed
+ * to keep to itself until then may be lost with it, if that is told. 0, or -1 and errno.
+ */
+int acknowledged(int fd);
 /* Keeps words that belong to a record; returns where. */
 uint32_t keep_bulk(struct worker *worker, const uint64_t *words, size_t count);
 

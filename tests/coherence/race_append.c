@@ -74,6 +74,7 @@ static void do_append(struct worker *worker, int log) {
   ssize_t count = write(fd, bytes, RECORD);
   if (is_injected(worker, "append-twice")) count = write(fd, bytes, RECORD);
   if (is_injected(worker, "append-order")) start = begin(worker, APPEND_WRITE) + 20000000;
+  if (count == RECORD && acknowledged(fd) != 0) count = -1;
   if (count == RECORD) finish(worker, APPEND_WRITE, log, start, stamp);
   else {
     failed(worker, APPEND_WRITE, log, start, stamp, count < 0 ? errno : EIO);

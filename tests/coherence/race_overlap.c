@@ -66,6 +66,7 @@ static void do_write(struct worker *worker, int file) {
   uint64_t start = begin(worker, OVERLAP_WRITE);
   size_t before = worker->count;
   ssize_t count = pwrite(fd, page + cuts[from], (size_t)length, cuts[from]);
+  if (count == length && acknowledged(fd) != 0) count = -1;
   if (count == length) finish(worker, OVERLAP_WRITE, file, start, stamp);
   else {
     failed(worker, OVERLAP_WRITE, file, start, stamp, count < 0 ? errno : EIO);

@@ -73,6 +73,7 @@ static void do_write(struct worker *worker, int file) {
     sleep_ms(3);
   }
   ssize_t count = pwrite(fd, words, sizes[file], 0);
+  if (count == (ssize_t)sizes[file] && acknowledged(fd) != 0) count = -1;
   if (count == (ssize_t)sizes[file]) finish(worker, REGISTER_WRITE, file, start, stamp);
   else {
     failed(worker, REGISTER_WRITE, file, start, stamp, count < 0 ? errno : EIO);

@@ -1,100 +1,72 @@
 import assert from "node:assert/strict";
-import { OpenFile } from "../../fs/open_file.ts";
-import { asInodeId } from "../../wire/ids.ts";
-import type { InodeReply, LeaseMode } from "../../wire/messages/inode.ts";
+import { Inode } from "../../fs/inode.ts";
+import { OpenFile } from "../../fs/inode.ts";
+import { attributesOf, blockOf, INO, time } from "./client.ts";
 
-const time = (seconds: number) => ({ seconds, nanoseconds: 0 });
-
-function reply(version: number, size = 100, lease: LeaseMode = "read", seconds = 1): InodeReply {
-  return {
-    lease,
-    attributes: {
-      ino: asInodeId(5),
-      mode: 0o106755,
-      uid: 0,
-      gid: 0,
-      nlink: 1,
-      size,
-      allocatedBytes: 0,
-      atime: time(seconds),
-      mtime: time(seconds),
-      ctime: time(seconds),
-      btime: time(seconds),
-      rdev: 0,
-      replication: 1,
-      version,
-    },
-  };
+function newFile(size = 100): OpenFile {
+  return new OpenFile(new Inode(attributesOf(INO, { size, mode: 0o106755 })));
 }
 
-Deno.test("open file: newer attributes are taken, older ones that come late are not", () => {
-  const file = new OpenFile(reply(5, 100));
-  file.adopt(reply(7, 300), 0);
-  assert.equal(file.size, 300);
-  file.adopt(reply(6, 200), 0);
-  assert.deepEqual([file.size, file.attributes.version], [300, 7]);
-  file.adopt(reply(7, 300, "write"), 0);
-  assert.equal(file.lease, "write");
-});
-
-Deno.test("open file: a lease counts only if no recall came since it was asked for", () => {
-  const file = new OpenFile(reply(1, 100, "write"));
-  const before = file.recalls;
-  file.recalls++;
-  file.lease = "none";
-  file.adopt(reply(2, 100, "write"), before);
-  assert.equal(file.lease, "none");
-  file.adopt(reply(3, 100, "read"), file.recalls);
-  assert.equal(file.lease, "read");
-});
-
-Deno.test("open file: attributes from before a recall are not shown as known after it", () => {
-  const file = new OpenFile(reply(4));
-  const before = file.recalls;
-  // The recall was for a change that made version 5; this answer was on its way with version 4.
-  file.recalls++;
-  file.attributesKnown = false;
-  file.lease = "none";
-  file.adopt(reply(4), before);
-  assert.equal(file.isFresh, false);
-  file.adopt(reply(5, 70, "read"), file.recalls);
-  assert.deepEqual([file.isFresh, file.size], [true, 70]);
-});
-
 Deno.test("open file: while dirty, size and mtime are its own", () => {
-  const file = new OpenFile(reply(1, 100, "write", 1));
+  const file = newFile();
   file.wrote(150, time(50), 1_000);
   file.wrote(120, time(60), 2_000);
   assert.deepEqual([file.size, file.dirty, file.dirtySinceMs], [150, true, 1_000]);
-  file.adopt(reply(2, 110, "write", 2), 0);
+  file.inode.attributes = attributesOf(INO, { size: 110, version: 2 });
   assert.equal(file.size, 150);
   const shown = file.shown();
   assert.deepEqual([shown.size, shown.mtime, shown.ctime], [150, time(60), time(60)]);
   assert.equal(shown.version, 2);
+  file.inode.attributes = attributesOf(INO, { size: 110, ctime: time(70), version: 3 });
+  assert.deepEqual(file.shown().ctime, time(70), "another's chmod, later than our write");
   file.dirty = false;
-  file.adopt(reply(3, 150, "write", 60), 0);
-  assert.deepEqual(file.shown(), file.attributes);
+  file.inode.attributes = attributesOf(INO, { size: 150, version: 4 });
+  assert.equal(file.shown(), file.inode.attributes);
 });
 
-Deno.test("open file: the first write starts from the size that the nameserver has", () => {
-  const file = new OpenFile(reply(1, 100));
-  file.adopt(reply(2, 40), 0);
+Deno.test("open file: bytes past the end take room", () => {
+  const file = newFile(100);
+  file.inode.attributes = attributesOf(INO, { size: 100, allocatedBytes: 4096 });
+  file.wrote(1_100, time(2), 0);
+  assert.equal(file.shown().allocatedBytes, 5_096);
+});
+
+Deno.test("open file: a write inside keeps the size, and one after a commit starts from what the nameserver has", () => {
+  const file = newFile(40);
   file.wrote(10, time(2), 0);
   assert.equal(file.size, 40);
+  file.wrote(50, time(3), 0);
+  file.dirty = false;
+  file.inode.attributes = attributesOf(INO, { size: 20, version: 3 });
+  file.wrote(10, time(4), 5);
+  assert.deepEqual([file.size, file.reach, file.dirtySinceMs], [20, 10, 5], "another has cut it meanwhile");
 });
 
 Deno.test("open file: a write that takes setuid off shows so at once", () => {
-  const file = new OpenFile(reply(1));
+  const file = newFile();
   file.killSuidGid = true;
   file.wrote(1, time(2), 0);
   assert.equal(file.shown().mode & 0o7777, 0o755);
+  file.inode.attributes = attributesOf(INO, { mode: 0o106745 });
+  assert.equal(file.shown().mode & 0o7777, 0o2745, "without group execution setgid means something else");
+});
+
+Deno.test("open file: a block has data once it was written here, before the nameserver knows", () => {
+  const file = newFile();
+  const block = blockOf(3, 0, 4096, false);
+  assert.equal(file.hasData(block), false);
+  file.written.set(block.id, 0);
+  assert.equal(file.hasData(block), true);
+  assert.equal(file.hasData(blockOf(4, 0, 4096)), true);
 });
 
 Deno.test("open file: pending writes are waited for where they overlap", async () => {
-  const file = new OpenFile(reply(1));
+  const file = newFile();
   const first = Promise.withResolvers<void>();
   const write = { start: 10, end: 20, done: first.promise };
+  assert.equal(file.isUnflushed, false);
   file.pending.add(write);
+  assert.equal(file.isUnflushed, true);
   assert.deepEqual([[0, 10], [20, 30], [19, 20], [0, 11]].map(([a, b]) => file.hasPending(a!, b!)), [
     false,
     false,
@@ -109,4 +81,20 @@ Deno.test("open file: pending writes are waited for where they overlap", async (
   file.pending.delete(write);
   first.resolve();
   await settled;
+});
+
+Deno.test("open file: who is woken may wait again, without being woken by the same", () => {
+  const file = newFile();
+  let woken = 0;
+  const wake = () => {
+    woken++;
+    file.waiters.delete(wake);
+    file.waiters.add(again);
+  };
+  const again = () => woken += 100;
+  file.waiters.add(wake);
+  file.wake();
+  assert.equal(woken, 1);
+  file.wake();
+  assert.equal(woken, 101);
 });

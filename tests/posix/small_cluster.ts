@@ -5,12 +5,13 @@
  *     small_cluster.ts MODE DIR BLOCK_BYTES MOUNTPOINT...
  *
  * MODE: "local" (the roles call each other directly) or "tcp". Prints `ready` once all serves; stops, clients first,
- * on SIGTERM and at the end of stdin, so that it never outlives the test that started it.
+ * on SIGTERM and at the end of stdin, so that it never outlives the test that started it. Each line on stdin is answered
+ * by what the mounts have counted so far, as a line of JSON.
  */
 
 import { createLogger, type Logger } from "../../base/log.ts";
 import { startDataserver } from "../../roles/dataserver/dataserver.ts";
-import { parseMountOptions, startMount } from "../../roles/mount/mount.ts";
+import { type Mount, parseMountOptions, startMount } from "../../roles/mount/mount.ts";
 import { formatNameserver, startNameserver } from "../../roles/nameserver/nameserver.ts";
 import { ProcessDialer, tcpDialer } from "../../wire/dialer.ts";
 
@@ -43,6 +44,7 @@ async function start(
   { isLocal, dir, blockBytes, mountpoints }: Arguments,
   log: Logger,
   started: Stoppable[],
+  mounts: Mount[],
 ) {
   const local = isLocal ? new ProcessDialer() : undefined;
   const dialer = local ?? tcpDialer;
@@ -72,38 +74,44 @@ async function start(
     );
   }
   for (const [i, mountpoint] of mountpoints.entries()) {
-    started.push(
-      await startMount({
-        nameserver: nameserver.address,
-        mountpoint,
-        host: `node${i + 1}`,
-        log: log.child(`mount${i + 1}`),
-        dialer,
-        options: parseMountOptions(""),
-        createMountpoint: true,
-      }),
-    );
+    const mount = await startMount({
+      nameserver: nameserver.address,
+      mountpoint,
+      host: `node${i + 1}`,
+      log: log.child(`mount${i + 1}`),
+      dialer,
+      options: parseMountOptions(""),
+      createMountpoint: true,
+    });
+    started.push(mount);
+    mounts.push(mount);
   }
 }
 
 /** Resolves when somebody wants us to end. */
-function asked(): Promise<void> {
+function asked(mounts: readonly Mount[]): Promise<void> {
   return new Promise((resolve) => {
     for (const signal of ["SIGTERM", "SIGINT"] as const) Deno.addSignalListener(signal, resolve);
     void (async () => {
       const buffer = new Uint8Array(256);
-      while (await Deno.stdin.read(buffer).catch(() => null) !== null);
-      resolve();
+      for (;;) {
+        const count = await Deno.stdin.read(buffer).catch(() => null);
+        if (count === null) return resolve();
+        for (const byte of buffer.subarray(0, count)) {
+          if (byte === 0x0a) console.log(JSON.stringify(mounts.map((mount) => mount.counters())));
+        }
+      }
     })();
   });
 }
 
 const log = createLogger("small");
 const started: Stoppable[] = [];
+const mounts: Mount[] = [];
 let code = 0;
 try {
-  const ended = asked();
-  await start(parse(Deno.args), log, started);
+  const ended = asked(mounts);
+  await start(parse(Deno.args), log, started, mounts);
   console.log("ready");
   await ended;
 } catch (error) {

@@ -20,6 +20,14 @@ export function childArguments(program: string): string[] {
   return ["run", "--quiet", "--no-prompt", "--no-check", "--allow-all", "--config", CONFIG, program];
 }
 
+/** What a mount has counted since it started. */
+export interface MountCounters {
+  /** Requests of the kernel. */
+  readonly kernel: Readonly<Record<string, number>>;
+  /** Calls to the nameserver. */
+  readonly calls: Readonly<Record<string, number>>;
+}
+
 export class SmallCluster implements AsyncDisposable {
   /** Everything of the cluster lies under it, and there is room for the test's own things. */
   readonly scratch: string;
@@ -27,6 +35,9 @@ export class SmallCluster implements AsyncDisposable {
   #log = "";
   readonly #child: Deno.ChildProcess;
   readonly #ended: Promise<Deno.CommandStatus>;
+  readonly #input: WritableStreamDefaultWriter<Uint8Array>;
+  /** Who waits for the next line of counters. */
+  #onCounters: (line: string) => void = () => {};
 
   private constructor(mode: Mode, blockBytes: number) {
     this.scratch = makeScratch();
@@ -46,10 +57,11 @@ export class SmallCluster implements AsyncDisposable {
       env: { NO_COLOR: "1" },
     }).spawn();
     trackProcess(this.#child.pid);
+    this.#input = this.#child.stdin.getWriter();
     this.#ended = this.#child.status;
     void this.#ended.then(() => {
       forgetProcess(this.#child.pid);
-      this.#child.stdin.abort().catch(() => {}); // its reader is gone
+      this.#input.abort().catch(() => {}); // its reader is gone
     });
   }
 
@@ -65,6 +77,8 @@ export class SmallCluster implements AsyncDisposable {
     void collect(cluster.#child.stdout, (text) => {
       banner += text;
       if (/^ready$/m.test(banner)) ready.resolve(true);
+      const line = /^\[.*\]$/m.exec(text)?.[0];
+      if (line !== undefined) cluster.#onCounters(line);
     }).finally(() => ready.resolve(false));
     try {
       if (await within(START_MS_MAX, `small cluster, ${mode}: ready`, ready.promise)) return cluster;
@@ -73,6 +87,13 @@ export class SmallCluster implements AsyncDisposable {
       await cluster[Symbol.asyncDispose]();
       throw new Error(`${(error as Error).message}\n${cluster.log}`);
     }
+  }
+
+  /** What each mount has counted so far. */
+  async counters(): Promise<MountCounters[]> {
+    const line = new Promise<string>((resolve) => this.#onCounters = resolve);
+    await this.#input.write(new Uint8Array([0x0a]));
+    return JSON.parse(await within(STOP_MS_MAX, "counters of the small cluster", line));
   }
 
   /** What it has logged so far (the end of it). */

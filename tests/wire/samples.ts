@@ -45,6 +45,7 @@ const block = {
 const inodeReply = { attributes, lease: "write", target: bytesOf("../t"), blocks: [block] } as const;
 const entryReply = { ...inodeReply, directory: "read" } as const;
 const acquireReply = { ...inodeReply, blocks: [block, block], blocksComplete: false, isShared: true };
+const directories = [{ ino: 1, version: 7, nlink: 3, mtime: time }];
 const removed = { ino: 5, open: true };
 const directoryEntry = { name, ino: 9, type: 8, cookie: 77, inode: inodeReply };
 const volume = {
@@ -100,18 +101,23 @@ const nameserver: Samples<typeof NAMESERVER> = {
   ],
   make: [
     { retry, ...entry, credentials, mode: 0o120777, rdev: 5, target: bytesOf("x") },
-    { ...inodeReply, lease: "none", directory: "none" },
+    { ...inodeReply, lease: "none", directory: "none", directories },
   ],
   create: [
     { retry, ...entry, credentials, mode: 0o600, exclusive: true, write: true, host: "a" },
-    { ...acquireReply, directory: "read", created: true },
+    { ...acquireReply, directory: "read", directories, created: true },
   ],
-  remove: [{ retry, ...entry, directory: false, removed }, { ino: 4, nlink: 0, directory: "read" }],
+  remove: [{ retry, ...entry, directory: false, removed }, {
+    ino: 4,
+    nlink: 0,
+    directory: "read",
+    directories,
+  }],
   rename: [
     { retry, ...entry, newParent: 2, newName: name, flags: 2, removed },
-    { ino: 4, replaced: { ino: 5, nlink: 1 }, directory: "none" },
+    { ino: 4, replaced: { ino: 5, nlink: 1 }, directory: "none", directories },
   ],
-  link: [{ retry, ...entry, ino: 5 }, entryReply],
+  link: [{ retry, ...entry, ino: 5 }, { ...entryReply, directories }],
   acquire: [{ ino: 5, mode: "write" }, acquireReply],
   blocks: [{ ino: 5, offset: 0, length: 2 ** 53 - 1 }, { blocks: [block], end: 2 ** 53 - 1 }],
   allocateBlock: [{ retry, ino: 5, offset: 9, host: "h", avoid: [1, 2], extend: 7 }, { block }],

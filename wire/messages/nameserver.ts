@@ -55,11 +55,25 @@ export interface CreateRequest extends Change, InDirectory {
   readonly host?: string;
 }
 
+/** What a change of names made of a directory's attributes: of one who knew them one version before, all that differs. */
+export interface DirectoryChange {
+  readonly ino: InodeId;
+  readonly version: number;
+  readonly nlink: number;
+  /** Time of modification and of change. */
+  readonly mtime: Timespec;
+}
+
+/** Directories that a change of names changed: one, or two by a rename; absent in the answer to a repetition. */
+interface ChangedDirectories {
+  readonly directories?: readonly DirectoryChange[];
+}
+
 /**
  * What was made or found under a name, and what may be cached of the directory: "none" also while another changes one of
  * its names, so that this one must not be cached, whatever is held.
  */
-export interface EntryReply extends InodeReply {
+export interface EntryReply extends InodeReply, ChangedDirectories {
   readonly directory: LeaseMode;
 }
 
@@ -110,14 +124,14 @@ export interface NameLost {
   readonly nlink: number;
 }
 
-export interface RemoveReply extends NameLost {
+export interface RemoveReply extends NameLost, ChangedDirectories {
   /** Whether the name's absence may be cached. */
   readonly directory: LeaseMode;
 }
 
-export interface RenameReply {
+export interface RenameReply extends ChangedDirectories {
   readonly ino: InodeId;
-  /** The inode that was replaced, if any. */
+  /** The inode that was replaced or exchanged, if any. */
   readonly replaced?: NameLost;
   /** Whether the names may be cached as they are now. */
   readonly directory: LeaseMode;

@@ -94,6 +94,8 @@ class Harness implements ReplySink {
   }
 }
 
+const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
 function withFile(): MemoryFs {
   const fs = new MemoryFs();
   const context: RequestContext = { uid: 0, gid: 0, pid: 0, signal: new AbortController().signal };
@@ -174,6 +176,7 @@ for (const mode of ["at once", "later"] as const) {
       }
       await harness.settled();
       assert.equal(harness.replies.length, expected);
+      await sleep(150); // an INTERRUPT may have hit: the look at the caller ends with its request
     } catch (error) {
       console.log(`SEED=${seed}`);
       throw error;
@@ -248,35 +251,87 @@ Deno.test("dispatcher: a reply that the kernel refuses is replaced by EIO, one t
   assert.equal(harness.replies.length, 1);
 });
 
-Deno.test("dispatcher: INTERRUPT aborts the pending request only, before or after it came", async () => {
-  const aborted: string[] = [];
+/** A harness whose lookups and lock waits go on until they are interrupted. */
+function waitingHarness(): {
+  readonly harness: Harness;
+  readonly aborted: number[];
+  readonly interrupt: (unique: number) => void;
+} {
+  const aborted: number[] = [];
+  const untilAborted = async ({ signal }: RequestContext, what: number): Promise<number> => {
+    await new Promise<void>((resolve) => {
+      if (signal.aborted) return resolve();
+      signal.addEventListener("abort", () => resolve());
+    });
+    aborted.push(what);
+    return -ERRNO.EINTR;
+  };
   const harness = new Harness({
-    lookup: async (context, _parent, name) => {
-      await new Promise<void>((resolve) => {
-        if (context.signal.aborted) return resolve();
-        context.signal.addEventListener("abort", () => resolve());
-      });
-      aborted.push(bytesKey(name));
-      return -ERRNO.EINTR;
-    },
+    lookup: (context, parent) => untilAborted(context, parent),
+    setlk: (context, nodeid) => untilAborted(context, nodeid),
+    getlk: (_context, _node, _fh, _owner, lock) => lock,
   });
-  const interrupt = (unique: number) =>
+  const interrupt = (unique: number) => {
+    const body = fixed(8, { 0: unique });
+    harness.dispatch(encodeRequest({ opcode: P.OP_INTERRUPT, unique: unique + 1, body }));
+  };
+  return { harness, aborted, interrupt };
+}
+
+Deno.test("dispatcher: INTERRUPT ends a wait for a lock at once, of that request only, before or after it came", async () => {
+  const { harness, aborted, interrupt } = waitingHarness();
+  const waitForLock = (unique: number, nodeid: number) =>
     harness.dispatch(
-      encodeRequest({ opcode: P.OP_INTERRUPT, unique: unique + 1, body: fixed(8, { 0: unique }) }),
+      encodeRequest({ opcode: P.OP_SETLKW, unique, nodeid, pid: Deno.pid, body: fixed(P.LK_IN.bytes) }),
     );
-  harness.dispatch(encodeRequest({ opcode: P.OP_LOOKUP, unique: 10, body: nameBytes("a") }));
-  harness.dispatch(encodeRequest({ opcode: P.OP_LOOKUP, unique: 12, body: nameBytes("b") }));
+  waitForLock(10, 1);
+  waitForLock(12, 2);
   interrupt(12);
-  await new Promise((resolve) => setTimeout(resolve, 5));
-  assert.deepEqual(aborted, ["b"]);
+  await sleep(5);
+  assert.deepEqual(aborted, [2], "though this process is not being killed");
   interrupt(14);
-  harness.dispatch(encodeRequest({ opcode: P.OP_LOOKUP, unique: 14, body: nameBytes("c") }));
-  await new Promise((resolve) => setTimeout(resolve, 5));
-  assert.deepEqual(aborted, ["b", "c"]);
+  waitForLock(14, 3);
+  await sleep(5);
+  assert.deepEqual(aborted, [2, 3]);
   harness.dispatcher.abandon();
   await harness.settled();
   assert.deepEqual(harness.replies.map((reply) => reply.unique), [12, 14, 10]);
   for (let i = 0; i < 1000; i++) interrupt(1000 + 2 * i); // strays are bounded
+});
+
+Deno.test("dispatcher: INTERRUPT of all else goes on waiting while the caller lives, and aborts when it is killed", async () => {
+  const { harness, aborted, interrupt } = waitingHarness();
+  // Its status has SIGKILL neither pending nor blocked: this very process.
+  harness.dispatch(
+    encodeRequest({ opcode: P.OP_LOOKUP, unique: 10, nodeid: 1, pid: Deno.pid, body: nameBytes("a") }),
+  );
+  interrupt(10);
+  await sleep(1_300);
+  assert.deepEqual(aborted, []);
+  // Gone, or in another pid namespace: taken for killed after a while, whether the interrupt came before or after.
+  const gone = new Deno.Command("true").spawn();
+  await gone.status;
+  interrupt(12);
+  for (const [unique, nodeid] of [[12, 2], [14, 3]]) {
+    harness.dispatch(
+      encodeRequest({
+        opcode: P.OP_LOOKUP,
+        unique: unique!,
+        nodeid: nodeid!,
+        pid: gone.pid,
+        body: nameBytes("b"),
+      }),
+    );
+  }
+  interrupt(14);
+  await sleep(500);
+  assert.deepEqual(aborted, [], "it may be one that cannot be seen");
+  await sleep(800);
+  assert.deepEqual(aborted, [2, 3]);
+  harness.dispatcher.abandon();
+  await harness.settled();
+  assert.deepEqual(aborted, [2, 3, 1]);
+  await sleep(150); // the look at who is not being killed ends with its request
 });
 
 Deno.test("dispatcher: data of a write stays valid until a late handler settles; only large ones keep the buffer", async () => {

@@ -81,6 +81,8 @@ async function obey([name, ...given]: unknown[]): Promise<void> {
   switch (name) {
     case "interrupts":
       return print({ interrupts: fs.interrupts });
+    case "counts":
+      return print(session.requestCounts);
     case "features":
       return print(session.features);
     case "invalidateInode":

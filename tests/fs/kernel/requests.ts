@@ -19,6 +19,8 @@ export interface RequestFields {
   readonly opcode: number;
   readonly unique?: number;
   readonly nodeid?: number;
+  /** The thread that asks. */
+  readonly pid?: number;
   readonly body?: Uint8Array;
 }
 
@@ -30,6 +32,7 @@ export function encodeRequest(fields: RequestFields): Uint8Array<ArrayBuffer> {
   view.setUint32(P.IN_HEADER.opcode, fields.opcode, true);
   view.setUint32(P.IN_HEADER.unique, fields.unique ?? 2, true);
   view.setUint32(P.IN_HEADER.nodeid, fields.nodeid ?? 1, true);
+  view.setUint32(P.IN_HEADER.pid, fields.pid ?? 0, true);
   return message;
 }
 

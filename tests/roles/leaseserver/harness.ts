@@ -83,7 +83,7 @@ export class Member {
       ino,
       this.session,
       mode,
-      () => this.#leases.lease(ino, this.session, true),
+      () => this.#leases.lease(ino, this.session, "turn"),
       signal,
     );
   }

@@ -121,10 +121,8 @@ Deno.test("leases: the recall of a grant starts after its answer was given", asy
   assert.deepEqual(events, ["answer", "recall"]);
 });
 
-// BUG (turns.ts, giveAll), a latent one: a turn that nobody waits for is free at once, and may be taken, and the lease
-// recalled, by what goes on in the same moment (as after the same write of the journal) before the answer has been sent. The
-// client takes an acquired lease for newer than every recall that came before it (fs/data_access.ts, #ask), and would keep
-// what was taken back. The way from `acquire` to the socket is one promise too short for that today; here it is one longer.
+// The client takes an acquired lease for newer than every recall that came before it (fs/data_access.ts, #ask), and would
+// keep what was taken back by what goes on in the same moment (as after the same write of the journal).
 Deno.test("leases: the recall of a grant starts after its answer was given, whatever comes in the same moment", async () => {
   for (let steps = 0; steps < 20; steps++) {
     const { leases, members: [a, b] } = await startMembers(2);
@@ -171,13 +169,13 @@ Deno.test("leases: a look takes WRITE down to READ first, and is told that it ha
   a.onRecall = answer.wait;
   await a.acquire(INO, "write");
   const look = watch(
-    leases.look(b.session, [INO, OTHER], (hasTurn) => [hasTurn, leases.lease(INO, b.session, hasTurn)]),
+    leases.look(b.session, [INO, OTHER], (own) => [own, leases.lease(INO, b.session, own)]),
   );
   await rest();
   assert.ok(!look.isDone);
   answer.open();
   await rest();
-  assert.deepEqual(look.value, [true, "read"]);
+  assert.deepEqual(look.value, ["turn", "read"]);
   assert.deepEqual(a.recalls, [[{ ino: INO, keep: "read" }]], "nothing is asked about the other");
 });
 
@@ -188,8 +186,8 @@ Deno.test("leases: a look at what nobody writes is answered at once, whatever is
   a.lease(INO);
   const change = b.change({ ino: INO, keep: "read", attributes: true });
   await rest();
-  const seen = leases.look(c.session, [INO], (hasTurn) => [hasTurn, leases.lease(INO, c.session, hasTurn)]);
-  assert.deepEqual(seen, [false, "none"], "without a promise, and it must not be kept");
+  const seen = leases.look(c.session, [INO], (own) => [own, leases.lease(INO, c.session, own)]);
+  assert.deepEqual(seen, [undefined, "none"], "without a promise, and it must not be kept");
   answer.open();
   await change;
 });
@@ -197,7 +195,7 @@ Deno.test("leases: a look at what nobody writes is answered at once, whatever is
 Deno.test("leases: the writer itself is not asked when it looks", async () => {
   const { leases, members: [a] } = await startMembers(1);
   await a.acquire(INO, "write");
-  assert.equal(leases.look(a.session, [INO], (hasTurn) => hasTurn), false);
+  assert.equal(leases.look(a.session, [INO], (own) => own), undefined);
   assert.deepEqual(a.recalls, []);
 });
 
@@ -226,7 +224,7 @@ Deno.test("leases: a change waits for others, and nothing of the inode is grante
   const during = watch(leases.change(b.session, [
     { ino: INO, keep: "none" },
     { ino: DIR, keep: "read", names: [name] },
-  ], () => [leases.lease(INO, b.session, true), leases.lease(DIR, b.session, true)]));
+  ], () => [leases.lease(INO, b.session, "turn"), leases.lease(DIR, b.session, "names")]));
   await rest();
   assert.deepEqual([...a.recalls], [[
     { ino: INO, keep: "none" },
@@ -273,7 +271,7 @@ Deno.test("leases: changes of names of one directory go side by side, and none o
     watch(leases.change(
       member.session,
       [{ ino: DIR, keep: "read", names: [name] }],
-      () => leases.lease(DIR, member.session, true),
+      () => leases.lease(DIR, member.session, "names"),
     ));
   const first = change(b);
   await rest();
@@ -353,9 +351,6 @@ Deno.test("leases: a failed change lets the inodes go", async () => {
   }
 });
 
-// BUG (leases.ts, #isChangedByOthers): who has the turn on a directory counts as if it were one of those that change its
-// names, so that a chmod (or a listing of the parent that has to wait for a writer) grants READ while another's change of
-// a name is still waiting. Its attributes are then kept from before that change: nobody is asked twice.
 Deno.test("leases: who has the turn on a directory is granted nothing while another changes its names", async () => {
   const { leases, members: [a, b, c] } = await startMembers(3);
   const answer = gate();
@@ -374,15 +369,13 @@ Deno.test("leases: who has the turn on a directory is granted nothing while anot
   const shown = await leases.look(
     b.session,
     [INO, DIR],
-    (hasTurn) => [hasTurn, leases.lease(DIR, b.session, hasTurn)],
+    (own) => [own, leases.lease(DIR, b.session, own)],
   );
   assert.ok(!making.isDone);
-  assert.deepEqual(shown, [true, "none"]);
+  assert.deepEqual(shown, ["turn", "none"]);
   answer.open();
 });
 
-// BUG (leases.ts, #isChangedByOthers): and the other way round, who changes names is granted READ while another has the
-// turn on the directory, which the table's second invariant rules out. An rmdir has to take it back once more.
 Deno.test("leases: who changes names in a directory is granted nothing while another has the turn on it", async () => {
   const { leases, members: [a, b, c] } = await startMembers(3);
   const answer = gate();
@@ -394,7 +387,7 @@ Deno.test("leases: who changes names in a directory is granted nothing while ano
   const granted = await leases.change(
     b.session,
     [{ ino: DIR, keep: "read", names: [name] }],
-    () => leases.lease(DIR, b.session, true),
+    () => leases.lease(DIR, b.session, "names"),
   );
   assert.ok(!removing.isDone);
   assert.equal(granted, "none");
@@ -409,7 +402,7 @@ Deno.test("leases: an rmdir ends though two others keep making and removing name
     member.lease(DIR);
     for (let i = 0; i < 300 && !isOver; i++) {
       await leases.change(member.session, [{ ino: DIR, keep: "read", names: [name] }], () => {
-        leases.lease(DIR, member.session, true);
+        leases.lease(DIR, member.session, "names");
       });
       await settle();
     }

@@ -42,7 +42,7 @@ function start(options: { readonly stored?: readonly SessionRecord[]; readonly r
     return { session: reply.session, context: peer.context, reply };
   };
   const acquire = async (session: SessionId, ino: InodeId, mode: "read" | "write") => {
-    const look = () => server.leases.lease(ino, session, true);
+    const look = () => server.leases.lease(ino, session, "turn");
     const lease = await server.leases.acquire(ino, session, mode, look);
     await rest();
     return lease;

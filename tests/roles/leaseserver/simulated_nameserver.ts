@@ -7,7 +7,7 @@
 
 import assert from "node:assert/strict";
 import type { Random } from "../../../base/random.ts";
-import type { LeaseTable } from "../../../roles/leaseserver/leases.ts";
+import type { LeaseTable, Own } from "../../../roles/leaseserver/leases.ts";
 import type { InodeId, SessionId } from "../../../wire/ids.ts";
 import type { LeaseMode } from "../../../wire/messages/inode.ts";
 import type { Held, RecallItem } from "../../../wire/messages/nameserver.ts";
@@ -117,25 +117,25 @@ export class SimulatedNameserver {
     return reply;
   }
 
-  #see(ino: InodeId, session: SessionId, hasTurn: boolean): InodeView {
+  #see(ino: InodeId, session: SessionId, own: Own | undefined): InodeView {
     assert.ok(!this.isFencing(ino), `${ino} is shown while a session that has ended may write to it`);
     return {
       ino,
-      lease: this.leases.lease(ino, session, hasTurn),
+      lease: this.leases.lease(ino, session, own),
       data: this.stored(dataOf(ino)),
       attributes: this.stored(attributesOf(ino)),
     };
   }
 
   acquire(session: SessionId, ino: InodeId, mode: "read" | "write"): Promise<InodeView> {
-    return this.leases.acquire(ino, session, mode, () => this.#written(this.#see(ino, session, true)));
+    return this.leases.acquire(ino, session, mode, () => this.#written(this.#see(ino, session, "turn")));
   }
 
   async getattr(session: SessionId, ino: InodeId): Promise<InodeView> {
     return await this.leases.look(
       session,
       [ino],
-      (hasTurn) => this.#written(this.#see(ino, session, hasTurn)),
+      (own) => this.#written(this.#see(ino, session, own)),
     );
   }
 
@@ -147,10 +147,10 @@ export class SimulatedNameserver {
         const version = this.stored(register);
         return await this.#written({ version, directory: this.leases.lease(directory, session) });
       }
-      const reply = await this.leases.look(session, [ino], (hasTurn) => {
+      const reply = await this.leases.look(session, [ino], (own) => {
         const version = this.stored(register);
         if (version % 2 === 0) return undefined;
-        const inode = this.#see(ino, session, hasTurn);
+        const inode = this.#see(ino, session, own);
         return this.#written({ version, inode, directory: this.leases.lease(directory, session) });
       });
       if (reply !== undefined) return reply;
@@ -162,14 +162,14 @@ export class SimulatedNameserver {
     return await this.leases.look(
       session,
       inodes,
-      (hasTurn) => this.#written(inodes.map((ino) => this.#see(ino, session, hasTurn))),
+      (own) => this.#written(inodes.map((ino) => this.#see(ino, session, own))),
     );
   }
 
   async setMode(session: SessionId, ino: InodeId): Promise<InodeView> {
     return await this.leases.change(session, [{ ino, keep: "read", attributes: true }], () => {
       this.#bump(attributesOf(ino));
-      return this.#written(this.#see(ino, session, true));
+      return this.#written(this.#see(ino, session, "turn"));
     });
   }
 
@@ -179,7 +179,7 @@ export class SimulatedNameserver {
       this.leases.grantWrite(ino, session);
       this.#bump(dataOf(ino));
       this.#bump(attributesOf(ino));
-      return this.#written(this.#see(ino, session, true));
+      return this.#written(this.#see(ino, session, "turn"));
     });
   }
 
@@ -187,7 +187,7 @@ export class SimulatedNameserver {
   async commit(session: SessionId, ino: InodeId, value: number): Promise<InodeView> {
     assert.ok(this.leases.mayCommit(ino, session), `session ${session} flushes ${ino} without a right to it`);
     this.#stored.set(dataOf(ino), Math.max(value, this.stored(dataOf(ino))));
-    return await this.#written(this.#see(ino, session, false));
+    return await this.#written(this.#see(ino, session, undefined));
   }
 
   async changeName(session: SessionId, directory: InodeId, name: string): Promise<EntryView> {
@@ -195,7 +195,7 @@ export class SimulatedNameserver {
     return await this.leases.change(session, [item], () => {
       this.#bump(attributesOf(directory));
       const version = this.#bump(nameOf(directory, name));
-      return this.#written({ version, directory: this.leases.lease(directory, session, true) });
+      return this.#written({ version, directory: this.leases.lease(directory, session, "names") });
     });
   }
 
@@ -219,7 +219,7 @@ export class SimulatedNameserver {
         [from, to].map(([directory, name]) => {
           this.#bump(attributesOf(directory));
           const version = this.#bump(nameOf(directory, name));
-          return { version, directory: this.leases.lease(directory, session, true) };
+          return { version, directory: this.leases.lease(directory, session, "names") };
         }) as unknown as readonly [EntryView, EntryView],
       );
     });

@@ -217,7 +217,6 @@ async function simulate(random: Random, options: Options): Promise<World> {
   return world;
 }
 
-// BUG: fails at times for what leases.test.ts marks of directories.
 seededTest(
   "simulation: many clients never see what is old, never hold what excludes another, and never hang",
   async (random) => {

@@ -151,8 +151,6 @@ Deno.test("leases: exchanged names are both asked for, and what they lead to", a
   assert.deepEqual(asked(), [`${two} none`, "1 read names one,two", `${one} read attributes`]);
 });
 
-// BUG (client_service.ts, rename): the other inode's ctime (and a directory's parent) changes as well, but its author is not
-// told which one it is, and goes on to show what it knew of it.
 Deno.test("leases: who exchanges two names hears of both inodes", async () => {
   const { clients: [a, b] } = await startService("a", "b");
   const [one, two] = [await a.create("one"), await a.create("two")];
@@ -162,8 +160,6 @@ Deno.test("leases: who exchanges two names hears of both inodes", async () => {
   assert.deepEqual([ino, replaced?.ino], [one, two]);
 });
 
-// BUG (client_service.ts, rename): nothing happens, but the answer lets the client keep that the first name is gone. It can
-// only know when it has the second name in its cache.
 Deno.test("leases: after a rename between two names of one file none of them may be kept", async () => {
   const { clients: [a] } = await startService("a");
   const ino = await a.create("one");
@@ -172,7 +168,6 @@ Deno.test("leases: after a rename between two names of one file none of them may
   assert.equal((await a.lookup("one")).inode?.attributes.ino, ino);
 });
 
-// BUG (client_service.ts, make and create): as above. What is answered again may be under another name by now.
 Deno.test("leases: a creation that is answered again lets nobody keep a name that has moved since", async () => {
   const { service, clients: [a, b] } = await startService("a", "b");
   const entry = { parent: ROOT_INODE, name: name("x"), credentials };
@@ -240,8 +235,6 @@ Deno.test("leases: of two who change names of one directory at once neither may 
   assert.equal(first.value?.directory, "read");
 });
 
-// BUG (client_service.ts, create): the name is looked at before the turn on what it leads to is waited for, and not again
-// when the reply grants READ on the directory.
 Deno.test("leases: a name that went while the file under it was waited for may not be kept", async () => {
   const { clients: [a, b, c] } = await startService("a", "b", "c");
   const ino = await a.create("f");
@@ -262,7 +255,6 @@ Deno.test("leases: a name that went while the file under it was waited for may n
   );
 });
 
-// BUG (leases.ts, #isChangedByOthers): see leases.test.ts. What c keeps of the directory is from before the creation.
 Deno.test("leases: attributes of a directory that are shown while its names change may not be kept", async () => {
   const { clients: [a, b, c] } = await startService("a", "b", "c");
   const dir = await a.mkdir("d");

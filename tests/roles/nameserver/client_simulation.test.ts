@@ -147,7 +147,6 @@ async function simulate(random: Random): Promise<void> {
   }
 }
 
-// BUG: fails for those that leases.test.ts, client_leases.test.ts and client_removal.test.ts mark.
 seededTest("service: what many clients keep is at every moment what the nameserver has", async (random) => {
   for (let round = 0; round < 40; round++) await simulate(random);
 });

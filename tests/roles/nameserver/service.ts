@@ -318,3 +318,9 @@ export class ServiceClient {
     });
   }
 }
+
+/** A reply but for what it says of the directories that were changed, which the answer to a repetition lacks. */
+export function withoutDirectories<T extends object>(reply: T): Omit<T, "directories"> {
+  const { directories: _, ...rest } = reply as T & { directories?: unknown };
+  return rest;
+}

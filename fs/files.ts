@@ -1,0 +1,426 @@
+/**
+ * Open files of one mount: opening and closing, reading and writing, and what is done in the background for them. The
+ * kernel's handlers above only convert; names and attributes are names.ts'. What a lease allows is answered at once.
+ *
+ * Invariant: at most one OpenFile an inode; it exists while a handle does (and until its last commit is through).
+ */
+
+import type { Clock } from "../base/clock.ts";
+import type { Logger } from "../base/log.ts";
+import { type InodeId, ROOT_INODE } from "../wire/ids.ts";
+import { LEASE_RANK, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
+import type { CreateRequest } from "../wire/messages/nameserver.ts";
+import type { Blocks } from "./blocks.ts";
+import type { ClusterSession } from "./cluster_session.ts";
+import { type DataAccess, pagesOf } from "./data_access.ts";
+import {
+  type Access,
+  type ByteRange,
+  type Found,
+  type Inode,
+  type Interruptible,
+  OpenFile,
+} from "./inode.ts";
+import type { InodeTable } from "./inode_table.ts";
+import type { KernelCache } from "./kernel_cache.ts";
+import type { Names } from "./names.ts";
+import type { Reader } from "./reader.ts";
+import type { Releases } from "./releases.ts";
+import type { Writer } from "./writer.ts";
+
+const BACKGROUND_MS = 1_000;
+/** Buffered size and times reach the nameserver at the latest after this. */
+const DIRTY_MS_MAX = 3_000;
+
+export interface FilesOptions {
+  readonly session: ClusterSession;
+  readonly names: Names;
+  readonly table: InodeTable;
+  readonly kernelCache: KernelCache;
+  readonly access: DataAccess;
+  readonly releases: Releases;
+  readonly blocks: Blocks;
+  readonly reader: Reader;
+  readonly writer: Writer;
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** Label of this host: a new file's first block is made near it. */
+  readonly host: string;
+}
+
+/** How a file was opened. */
+export interface OpenOptions {
+  readonly write: boolean;
+  readonly truncate: boolean;
+  readonly killSuidGid: boolean;
+}
+
+export interface Handle {
+  readonly file: OpenFile;
+  readonly write: boolean;
+  /**
+   * Reads and writes bypass the kernel's page cache: what is written must not be seen there before it counts, and must
+   * not be held up by pages that a recall waits for. Of a file that is being written reads do so too, as the kernel
+   * passes over a size that it is told while a write of its own returns.
+   */
+  readonly isDirect: boolean;
+  /** Pages that the kernel kept from before are still right. */
+  readonly keepsPages: boolean;
+  /** Failures of the file's accepted writes that were told here, or came before it was opened. */
+  errorsTold: number;
+}
+
+export class Files {
+  readonly #options: FilesOptions;
+  /** Those that are open, or closing. */
+  readonly #openFiles = new Set<OpenFile>();
+
+  constructor(options: FilesOptions) {
+    this.#options = options;
+  }
+
+  get #session(): ClusterSession {
+    return this.#options.session;
+  }
+
+  get #table(): InodeTable {
+    return this.#options.table;
+  }
+
+  get #names(): Names {
+    return this.#options.names;
+  }
+
+  /** One more handle on the file; at once when a lease allows it. */
+  open(ino: InodeId, options: OpenOptions, interrupt: Interruptible): Handle | Promise<Handle> {
+    const inode = this.#table.get(ino);
+    const needed = options.write ? 2 : 1;
+    const isAllowed = this.#names.isFresh(inode) && inode.removing === 0 &&
+      LEASE_RANK[inode.lease] >= needed &&
+      (inode.file === null || inode.file.revocation === null);
+    if (isAllowed && !options.truncate) {
+      this.#addHandle(inode, options.write);
+      return this.#handle(inode, options.write);
+    }
+    return this.#openByAsking(ino, options, interrupt);
+  }
+
+  async #openByAsking(ino: InodeId, options: OpenOptions, interrupt: Interruptible): Promise<Handle> {
+    const { write, truncate, killSuidGid } = options;
+    if (truncate) {
+      const kill = killSuidGid ? { killSuidGid } : {};
+      await this.#names.setattr({ ino, size: 0, ...write ? { write } : {}, ...kill }, interrupt);
+    }
+    const inode = this.#table.get(ino) ?? await this.#names.refresh(ino, interrupt);
+    // Counted first: asked meanwhile whether it is open here, we say yes.
+    const file = this.#addHandle(inode, write);
+    try {
+      const needed = write ? 2 : 1;
+      const isHeld = LEASE_RANK[inode.lease] >= needed && inode.removing === 0 && this.#session.isValid;
+      if (!isHeld) await this.#options.access.acquire(file, write ? "write" : "read", interrupt);
+      if (!inode.isFresh) await this.#names.refresh(ino, interrupt);
+      return this.#handle(inode, write);
+    } catch (error) {
+      await this.#dropHandle(file, write);
+      throw error;
+    }
+  }
+
+  #addHandle(inode: Inode, write: boolean): OpenFile {
+    const file = inode.file ??= new OpenFile(inode);
+    this.#openFiles.add(file);
+    file.handles++;
+    if (write) file.writers++;
+    return file;
+  }
+
+  #handle(inode: Inode, write: boolean): Handle {
+    const keepsPages = !inode.hasStalePages;
+    inode.hasStalePages = false;
+    const file = inode.file!;
+    const isDirect = write || file.writers > 0 || inode.isShared;
+    return { file, write, isDirect, keepsPages, errorsTold: file.writeErrors };
+  }
+
+  /** creat(2): makes the file, or opens the one that is there (without O_EXCL). */
+  async create(
+    request: Omit<CreateRequest, "retry" | "host">,
+    options: Pick<OpenOptions, "truncate">,
+    interrupt: Interruptible,
+  ): Promise<{ readonly handle: Handle; readonly found: Found; readonly isNew: boolean }> {
+    const { session, releases, host } = this.#options;
+    const { write, parent, name } = request;
+    const askedAt = this.#names.beginChange(parent, name);
+    const known = releases.beginCreate();
+    try {
+      const reply = await session.change((retry) =>
+        session.nameserver.create({ ...request, retry, ...write ? { host } : {} }, interrupt)
+      );
+      const inode = this.#table.adopt(reply, askedAt);
+      const found = this.#names.madeEntry(parent, name, inode, reply, askedAt);
+      if (!reply.created) inode.isShared = reply.isShared;
+      if (write || !reply.created) inode.isRegistered = true;
+      const file = this.#addHandle(inode, write);
+      known.end(inode.ino);
+      try {
+        if (reply.created) releases.noteUnused(file, reply.blocks.length > 0);
+        else if (options.truncate) {
+          await this.#names.setattr({ ino: inode.ino, size: 0, ...write ? { write } : {} }, interrupt);
+        }
+        return { handle: this.#handle(inode, write), found, isNew: reply.created };
+      } catch (error) {
+        await this.#dropHandle(file, write);
+        throw error;
+      }
+    } finally {
+      known.end();
+    }
+  }
+
+  /** One handle less; the last one takes the OpenFile with it. Errors were told by flush; late ones are logged. */
+  async close({ file, write }: Handle): Promise<void> {
+    await this.#dropHandle(file, write);
+  }
+
+  async #dropHandle(file: OpenFile, write: boolean): Promise<void> {
+    file.handles--;
+    if (write) file.writers--;
+    if (file.handles > 0) return;
+    if (file.isUnflushed) {
+      try {
+        await this.#options.writer.commit(file, false);
+      } catch (error) {
+        this.#options.log.error("closed file could not be committed", { ino: file.ino, error });
+      }
+    }
+    while (file.revocation !== null) await file.revocation.ended;
+    const { inode } = file;
+    if (file.handles > 0 || inode.file !== file) return;
+    inode.file = null;
+    this.#openFiles.delete(file);
+    this.#options.releases.closed(inode, file);
+  }
+
+  /** The kernel has forgotten the inode `count` of the times that it was told of it. */
+  forget(ino: InodeId, count: number): void {
+    const inode = this.#table.get(ino);
+    if (inode === undefined || ino === ROOT_INODE) return;
+    inode.lookups = Math.max(0, inode.lookups - count);
+    if (inode.lookups > 0) return;
+    inode.hasPages = false;
+    this.#options.releases.forgotten(inode);
+  }
+
+  // ---- data
+
+  /** `isDirect`: not into pages of the kernel's (a mapping of a direct handle reads into pages). */
+  read(
+    { file }: Handle,
+    offset: number,
+    size: number,
+    isDirect: boolean,
+    interrupt: Interruptible,
+  ): Promise<Uint8Array[]> {
+    const access: Access = {
+      ...pagesOf(offset, size),
+      isWrite: false,
+      isPaged: !isDirect,
+      isWriteback: false,
+    };
+    return this.#options.access.use(
+      file,
+      access,
+      interrupt,
+      () => this.#options.reader.read(file, offset, size, interrupt),
+    );
+  }
+
+  async write(
+    { file }: Handle,
+    offset: number,
+    data: Uint8Array,
+    options: { readonly append: boolean; readonly isWriteback: boolean; readonly killSuidGid: boolean },
+    interrupt: Interruptible,
+  ): Promise<void> {
+    const { append, isWriteback, killSuidGid } = options;
+    const access: Access = {
+      ...pagesOf(offset, data.length),
+      isWrite: true,
+      isPaged: isWriteback,
+      isWriteback,
+    };
+    let position = offset;
+    await this.#options.access.use(file, access, interrupt, async () => {
+      if (append && !file.inode.attributesKnown) await this.#names.refresh(file.ino);
+      if (append) position = file.size;
+      await this.#options.writer.write(file, position, data, killSuidGid);
+    });
+    // Pages that a mapping brought in while the write was on its way. Outside of the access, as a read may hold them.
+    if (!isWriteback && file.inode.hasPages) {
+      await this.#dropPages(file.inode, pagesOf(position, data.length));
+    }
+  }
+
+  /** Drops what the kernel has of a file whose data we changed under it. Must not be waited for by who holds its pages. */
+  #dropPages(inode: Inode, range: ByteRange): Promise<void> {
+    return this.#options.kernelCache.dropRanges(inode, [range]);
+  }
+
+  /** An operation on all of a file's data that is neither a read nor a write of the kernel's. */
+  #exclusively<T>(
+    file: OpenFile,
+    write: boolean,
+    interrupt: Interruptible,
+    run: () => Promise<T>,
+  ): Promise<T> {
+    const access: Access = { start: 0, end: Infinity, isWrite: write, isPaged: false, isWriteback: false };
+    return this.#options.access.use(file, access, interrupt, run);
+  }
+
+  /** close(2) of a descriptor: all replicas and the nameserver have what was written; tells a failure once. */
+  async flush(handle: Handle): Promise<void> {
+    const { file } = handle;
+    const isReported = !file.isUnflushed && file.inode.handingOver === null;
+    await this.#tellFailure(handle, isReported ? undefined : this.#options.writer.commit(file, false));
+  }
+
+  async fsync(handle: Handle): Promise<void> {
+    await this.#tellFailure(handle, this.#options.writer.sync(handle.file));
+  }
+
+  /** Waits for `work`, then fails if it did, or if something that was accepted could not be stored; once a handle. */
+  async #tellFailure(handle: Handle, work: Promise<void> | undefined): Promise<void> {
+    const { file } = handle;
+    try {
+      await work;
+      if (handle.errorsTold !== file.writeErrors) throw file.writeError!;
+    } finally {
+      handle.errorsTold = file.writeErrors;
+    }
+  }
+
+  /** Allocates blocks over the holes of [offset, end); `grow` also moves the end of the file. */
+  allocate(
+    { file }: Handle,
+    offset: number,
+    end: number,
+    grow: boolean,
+    interrupt: Interruptible,
+  ): Promise<void> {
+    const { blocks } = this.#options;
+    return this.#exclusively(file, true, interrupt, async () => {
+      for (let at = offset; at < end;) {
+        await blocks.know(file, at, at + 1);
+        const block = file.blocks.at(at) ?? await blocks.allocate(file, at);
+        at = block.start + block.length;
+      }
+      if (grow) await this.#growTo(file, end);
+    });
+  }
+
+  async #growTo(file: OpenFile, end: number): Promise<void> {
+    if (!file.inode.isFresh) await this.#names.refresh(file.ino);
+    if (end <= file.size) return;
+    file.wrote(end, this.#session.now(), this.#options.clock.monotonicMs());
+    await this.#options.writer.commit(file, false);
+  }
+
+  /** [offset, end) reads as zeros from now on; whole blocks in it are given back. */
+  async zeroRange(
+    { file }: Handle,
+    offset: number,
+    end: number,
+    grow: boolean,
+    interrupt: Interruptible,
+  ): Promise<void> {
+    const { writer } = this.#options;
+    await this.#exclusively(file, true, interrupt, async () => {
+      await writer.commit(file, false);
+      if (!file.inode.isFresh) await this.#names.refresh(file.ino, interrupt);
+      const stop = Math.min(end, file.size);
+      if (stop > offset) {
+        const { ino } = file;
+        const askedAt = this.#table.moment;
+        const reply = await this.#session.change((retry) =>
+          this.#session.nameserver.punch({ retry, ino, offset, length: stop - offset }, interrupt)
+        );
+        file.blocks.clear();
+        this.#table.adopt(reply, askedAt);
+        await writer.zero(file, offset, stop);
+        await writer.commit(file, false);
+      }
+      if (grow) await this.#growTo(file, end);
+    });
+    // Zeros were written under the kernel's pages.
+    await this.#dropPages(file.inode, { start: 0, end: Infinity });
+  }
+
+  /** What a change of the data by an ordinary user takes off an executable. */
+  async dropPrivileges({ file }: Handle, interrupt: Interruptible): Promise<void> {
+    if (!file.inode.isFresh) await this.#names.refresh(file.ino, interrupt);
+    if ((file.shown().mode & (S_ISUID | S_ISGID)) === 0) return;
+    await this.#names.setattr({ ino: file.ino, killSuidGid: true }, interrupt);
+  }
+
+  /** SEEK_DATA and SEEK_HOLE by blocks; undefined past the end (ENXIO). */
+  seek(
+    { file }: Handle,
+    offset: number,
+    wantsData: boolean,
+    interrupt: Interruptible,
+  ): Promise<number | undefined> {
+    return this.#exclusively(file, false, interrupt, async () => {
+      await file.settled(0, Infinity);
+      if (!file.inode.isFresh) await this.#names.refresh(file.ino);
+      if (offset >= file.size) return undefined;
+      for (let at = offset; at < file.size;) {
+        await this.#options.blocks.know(file, at, at + 1);
+        const block = file.blocks.at(at);
+        const isData = block !== undefined && file.hasData(block);
+        if (isData === wantsData) return at;
+        if (block !== undefined) {
+          at = block.start + block.length;
+          continue;
+        }
+        const next = file.blocks.nextStart(at);
+        if (next < file.size) {
+          at = next;
+          continue;
+        }
+        await this.#options.blocks.know(file, at, file.size);
+        if (file.blocks.at(at) === undefined && file.blocks.nextStart(at) >= file.size) break;
+      }
+      return wantsData ? undefined : file.size;
+    });
+  }
+
+  // ---- background
+
+  /** Commits what has been dirty for long and tells releases, about once a second. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { clock, releases, writer, log } = this.#options;
+    while (!signal.aborted) {
+      await clock.sleep(BACKGROUND_MS, signal);
+      releases.send();
+      const nowMs = clock.monotonicMs();
+      for (const file of this.#openFiles) {
+        if (!file.dirty || nowMs - file.dirtySinceMs < DIRTY_MS_MAX) continue;
+        writer.commit(file, false).catch((error) => {
+          log.warn("size and times not committed yet", { ino: file.ino, error });
+        });
+      }
+    }
+  }
+
+  /** Before the end: everything accepted is with the cluster. */
+  async finish(): Promise<void> {
+    const { releases, writer, log } = this.#options;
+    for (const file of this.#openFiles) {
+      if (!file.isUnflushed) continue;
+      await writer.commit(file, false).catch((error) => {
+        log.error("written data was not committed", { ino: file.ino, error });
+      });
+    }
+    await releases.send();
+  }
+}

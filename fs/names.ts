@@ -1,0 +1,411 @@
+/**
+ * Names and attributes of one mount: from what a lease lets us keep, or from the nameserver; and changes of them. What is
+ * known here without asking is returned at once, not as a promise. Open files and their data are files.ts'.
+ *
+ * Invariant: what is returned as kept may stay in the kernel for as long as the session is valid: whoever changes it waits
+ * until it was taken away (recalls.ts).
+ */
+
+import { bytesKey } from "../base/bytes.ts";
+import { isErrno } from "../wire/errno.ts";
+import type { InodeId } from "../wire/ids.ts";
+import type { Attributes, InodeReply } from "../wire/messages/inode.ts";
+import type {
+  DirectoryChange,
+  EntryReply,
+  MakeRequest,
+  Removed,
+  SetAttributesRequest,
+  StatfsReply,
+} from "../wire/messages/nameserver.ts";
+import type { ClusterSession } from "./cluster_session.ts";
+import { DirectoryStream } from "./directory_stream.ts";
+import { ABSENT, type Found, type Inode, type Interruptible, UNKNOWN } from "./inode.ts";
+import type { InodeTable } from "./inode_table.ts";
+import type { KernelCache } from "./kernel_cache.ts";
+import type { Writer } from "./writer.ts";
+
+const RENAME_EXCHANGE = 2;
+
+export interface NamesOptions {
+  readonly session: ClusterSession;
+  readonly table: InodeTable;
+  readonly kernelCache: KernelCache;
+  readonly writer: Writer;
+}
+
+export class Names {
+  readonly #options: NamesOptions;
+
+  constructor(options: NamesOptions) {
+    this.#options = options;
+  }
+
+  get #session(): ClusterSession {
+    return this.#options.session;
+  }
+
+  get #table(): InodeTable {
+    return this.#options.table;
+  }
+
+  /** Attributes as this mount's processes see them: our own unreported size and times over the nameserver's. */
+  shown(inode: Inode): Attributes {
+    return inode.file === null ? inode.attributes : inode.file.shown();
+  }
+
+  /** For how long the kernel may keep what is known of an inode. */
+  attributesForMs(inode: Inode): number {
+    return inode.isFresh ? this.#session.validForMs : 0;
+  }
+
+  namesForMs(isKept: boolean): number {
+    return isKept ? this.#session.validForMs : 0;
+  }
+
+  /** True when its attributes can be shown now without asking. */
+  isFresh(inode: Inode | undefined): inode is Inode {
+    return inode !== undefined && inode.isFresh && this.#session.isValid;
+  }
+
+  lookup(parent: InodeId, name: Uint8Array, interrupt: Interruptible): Found | Promise<Found> {
+    const directory = this.#table.get(parent);
+    if (directory !== undefined && directory.lease !== "none" && this.#session.isValid) {
+      const key = bytesKey(name);
+      const ino = directory.entries?.get(key) ?? (directory.isComplete ? ABSENT : UNKNOWN);
+      if (ino === ABSENT) {
+        directory.setEntry(key, ABSENT); // the kernel has it from now on
+        return NOT_THERE;
+      }
+      const inode = ino === UNKNOWN ? undefined : this.#table.get(ino);
+      if (this.isFresh(inode)) return { inode, isKept: true };
+    }
+    return this.#lookUp(parent, name, interrupt);
+  }
+
+  async #lookUp(parent: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<Found> {
+    const askedAt = this.#table.moment;
+    const reply = await this.#session.nameserver.lookup({ parent, name }, interrupt);
+    const inode = reply.inode === undefined ? null : this.#table.adopt(reply.inode, askedAt);
+    const ino = inode?.ino ?? ABSENT;
+    return { inode, isKept: this.#table.adoptEntry(parent, name, ino, reply.directory, askedAt) };
+  }
+
+  getattr(ino: InodeId, interrupt: Interruptible): Inode | Promise<Inode> {
+    const inode = this.#table.get(ino);
+    return this.isFresh(inode) ? inode : this.refresh(ino, interrupt);
+  }
+
+  /** Asks for attributes. */
+  async refresh(ino: InodeId, interrupt?: Interruptible): Promise<Inode> {
+    const askedAt = this.#table.moment;
+    try {
+      return this.#table.adopt(await this.#session.nameserver.getattr({ ino }, interrupt), askedAt);
+    } catch (error) {
+      const inode = this.#table.get(ino);
+      // A directory that another client has removed: whoever has it open sees it empty and without a name.
+      if (!isErrno(error, "ENOENT") || inode === undefined || inode.directoryHandles === 0) throw error;
+      inode.attributes = { ...inode.attributes, nlink: 0 };
+      return inode;
+    }
+  }
+
+  openDirectory(ino: InodeId, isCached: boolean): DirectoryStream {
+    const inode = this.#table.get(ino);
+    if (inode !== undefined) inode.directoryHandles++;
+    return new DirectoryStream(this.#session, this.#table, ino, isCached);
+  }
+
+  closeDirectory({ ino }: DirectoryStream): void {
+    const inode = this.#table.get(ino);
+    if (inode !== undefined && inode.directoryHandles > 0) inode.directoryHandles--;
+  }
+
+  async setattr(
+    request: Omit<SetAttributesRequest, "retry">,
+    interrupt: Interruptible,
+  ): Promise<Inode> {
+    const file = this.#table.get(request.ino)?.file;
+    // What was written before has its size and time first; the change comes on top.
+    if (file?.isUnflushed) await this.#options.writer.commit(file, false);
+    const askedAt = this.#table.moment;
+    const reply = await this.#session.change((retry) =>
+      this.#session.nameserver.setattr({ ...request, retry }, interrupt)
+    );
+    const inode = this.#table.adopt(reply, askedAt);
+    if (request.size !== undefined) {
+      inode.blocks?.clear();
+      if (request.size === 0 && inode.lease !== "none") inode.blocks?.learn(0, Number.MAX_SAFE_INTEGER, []);
+    }
+    return inode;
+  }
+
+  async make(request: Omit<MakeRequest, "retry">, interrupt: Interruptible): Promise<Found> {
+    const askedAt = this.beginChange(request.parent, request.name);
+    const reply = await this.#session.change((retry) =>
+      this.#session.nameserver.make({ ...request, retry }, interrupt)
+    );
+    const inode = this.#table.adopt(reply, askedAt);
+    // A directory that nobody else can have seen.
+    if (inode.lease !== "none" && inode.entries === null) inode.isComplete = true;
+    return this.madeEntry(request.parent, request.name, inode, reply, askedAt);
+  }
+
+  /** A name changes by ours: where it leads is not known until the answer says so. The moment of the request. */
+  beginChange(parent: InodeId, name: Uint8Array): number {
+    this.#table.get(parent)?.setEntry(bytesKey(name), UNKNOWN);
+    return this.#table.moment;
+  }
+
+  /** We put a name into a directory. */
+  madeEntry(
+    parent: InodeId,
+    name: Uint8Array,
+    inode: Inode,
+    { directory, directories }: EntryReply,
+    askedAt: number,
+  ): Found {
+    const isKept = this.#keepChange(parent, name, inode.ino, directory, askedAt);
+    this.#directoriesChanged([parent], directories, askedAt);
+    return { inode, isKept };
+  }
+
+  /** We changed names of these; `changes` is what the answer says of their attributes. */
+  #directoriesChanged(
+    parents: readonly InodeId[],
+    changes: readonly DirectoryChange[] | undefined,
+    askedAt: number,
+  ): void {
+    for (const parent of new Set(parents)) {
+      const inode = this.#table.get(parent);
+      const change = changes?.find(({ ino }) => ino === parent);
+      const isNext = inode !== undefined && inode.isFresh && change !== undefined &&
+        change.version === inode.attributes.version + 1 && !this.#table.isCrossed(parent, askedAt);
+      if (isNext) {
+        const { version, nlink, mtime } = change;
+        inode.attributes = { ...inode.attributes, version, nlink, mtime, ctime: mtime };
+        this.#table.noteRecall(parent);
+      } else {
+        this.#changed(parent);
+      }
+    }
+  }
+
+  /** Notes where a name leads after our change of it. */
+  #keepChange(
+    parent: InodeId,
+    name: Uint8Array,
+    ino: InodeId,
+    lease: EntryReply["directory"],
+    askedAt: number,
+  ): boolean {
+    const isKept = this.#table.adoptEntry(parent, name, ino, lease, askedAt);
+    if (!isKept) this.#table.get(parent)?.setEntry(bytesKey(name), UNKNOWN);
+    return isKept;
+  }
+
+  /**
+   * We changed an inode by a reply that does not tell its attributes. Answers that were on their way meanwhile may be from
+   * before, so this is a recall like any other.
+   */
+  #changed(ino: InodeId): void {
+    this.#table.get(ino)?.forgetAttributes();
+    this.#table.noteRecall(ino);
+  }
+
+  async link(ino: InodeId, parent: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<Found> {
+    const askedAt = this.beginChange(parent, name);
+    const reply = await this.#session.change((retry) =>
+      this.#session.nameserver.link({ retry, ino, parent, name }, interrupt)
+    );
+    return this.madeEntry(parent, name, this.#table.adopt(reply, askedAt), reply, askedAt);
+  }
+
+  async remove(
+    parent: InodeId,
+    name: Uint8Array,
+    directory: boolean,
+    interrupt: Interruptible,
+  ): Promise<void> {
+    const known = this.#removed(parent, name);
+    const askedAt = this.beginChange(parent, name);
+    if (known !== undefined) known.removing++;
+    try {
+      const reply = await this.#session.change((retry) =>
+        this.#session.nameserver.remove(withHint({ retry, parent, name, directory }, known), interrupt)
+      );
+      this.#lostName(reply.ino, reply.nlink);
+      this.#keepChange(parent, name, ABSENT, reply.directory, askedAt);
+      this.#directoriesChanged([parent], reply.directories, askedAt);
+    } finally {
+      if (known !== undefined) known.removing--;
+    }
+  }
+
+  async rename(
+    parent: InodeId,
+    name: Uint8Array,
+    newParent: InodeId,
+    newName: Uint8Array,
+    flags: number,
+    interrupt: Interruptible,
+  ): Promise<void> {
+    const known = this.#removed(newParent, newName);
+    if (known !== undefined) known.removing++;
+    // The kernel moves its entry, and its time-out with it, whatever our answer lets it keep.
+    this.beginChange(newParent, newName);
+    const askedAt = this.beginChange(parent, name);
+    let isKept = false;
+    try {
+      const reply = await this.#session.change((retry) =>
+        this.#session.nameserver.rename(
+          withHint({ retry, parent, name, newParent, newName, flags }, known),
+          interrupt,
+        )
+      );
+      this.#changed(reply.ino);
+      if (reply.replaced !== undefined) this.#lostName(reply.replaced.ino, reply.replaced.nlink);
+      const isMoved = (flags & RENAME_EXCHANGE) === 0 && reply.ino !== known?.ino;
+      const directory = isMoved ? reply.directory : "none";
+      isKept = this.#keepChange(newParent, newName, reply.ino, directory, askedAt);
+      isKept = this.#keepChange(parent, name, ABSENT, directory, askedAt) && isKept;
+      this.#directoriesChanged([parent, newParent], reply.directories, askedAt);
+    } finally {
+      if (known !== undefined) known.removing--;
+    }
+    // What the kernel moves though nothing lets it keep the name has the old epoch, so that it is looked up again.
+    if (!isKept) await this.#options.kernelCache.dropAllNames();
+  }
+
+  /** What we know of an inode that is about to lose a name, if anything. */
+  #removed(parent: InodeId, name: Uint8Array): Inode | undefined {
+    const ino = this.#table.get(parent)?.entries?.get(bytesKey(name));
+    const inode = ino === undefined ? undefined : this.#table.get(ino);
+    // Its last close must be told.
+    if (inode !== undefined && isOpen(inode)) inode.isRegistered = true;
+    return inode;
+  }
+
+  #lostName(ino: InodeId, nlink: number): void {
+    this.#changed(ino);
+    const inode = this.#table.get(ino);
+    if (inode === undefined || nlink > 0 || inode.file !== null) return;
+    inode.forgetAll(); // as the server has
+  }
+
+  readlink(ino: InodeId, interrupt: Interruptible): Uint8Array | null | Promise<Uint8Array | null> {
+    // A target never changes, and an inode's number is never used again.
+    const target = this.#table.get(ino)?.target;
+    if (target !== undefined && target !== null) return target;
+    return this.refresh(ino, interrupt).then((inode) => inode.target);
+  }
+
+  async setXattr(
+    ino: InodeId,
+    name: Uint8Array,
+    value: Uint8Array,
+    flags: number,
+    interrupt: Interruptible,
+  ): Promise<void> {
+    await this.#changeXattrs(
+      ino,
+      (retry) => this.#session.nameserver.setXattr({ retry, ino, name, value, flags }, interrupt),
+    );
+  }
+
+  async removeXattr(ino: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<void> {
+    await this.#changeXattrs(
+      ino,
+      (retry) => this.#session.nameserver.removeXattr({ retry, ino, name }, interrupt),
+    );
+  }
+
+  async #changeXattrs(
+    ino: InodeId,
+    send: Parameters<typeof ClusterSession.prototype.change<InodeReply>>[0],
+  ): Promise<void> {
+    const askedAt = this.#table.moment;
+    const reply = await this.#session.change(send);
+    this.#table.get(ino)?.forgetAttributes();
+    this.#table.adopt(reply, askedAt);
+    this.#table.noteRecall(ino); // values that are on their way may be from before
+  }
+
+  getXattr(
+    ino: InodeId,
+    name: Uint8Array,
+    interrupt: Interruptible,
+  ): Uint8Array | null | Promise<Uint8Array | null> {
+    const inode = this.#table.get(ino);
+    if (this.isFresh(inode)) {
+      if (!inode.attributes.hasXattrs) return null;
+      const known = inode.xattrs?.get(bytesKey(name));
+      if (known !== undefined) return known;
+    }
+    return this.#fetchXattr(ino, name, interrupt);
+  }
+
+  async #fetchXattr(ino: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<Uint8Array | null> {
+    const askedAt = this.#table.moment;
+    let value: Uint8Array | null;
+    try {
+      value = (await this.#session.nameserver.getXattr({ ino, name }, interrupt)).value;
+    } catch (error) {
+      if (!isErrno(error, "ENODATA")) throw error;
+      value = null;
+    }
+    const inode = this.#xattrsKeeper(ino, askedAt);
+    if (inode !== undefined) (inode.xattrs ??= new Map()).set(bytesKey(name), value);
+    return value;
+  }
+
+  /** The inode, if what was asked of its xattrs at `askedAt` may be kept. */
+  #xattrsKeeper(ino: InodeId, askedAt: number): Inode | undefined {
+    const inode = this.#table.get(ino);
+    return inode !== undefined && inode.isFresh && !this.#table.isCrossed(ino, askedAt) ? inode : undefined;
+  }
+
+  listXattrs(ino: InodeId, interrupt: Interruptible): readonly Uint8Array[] | Promise<readonly Uint8Array[]> {
+    const inode = this.#table.get(ino);
+    if (this.isFresh(inode)) {
+      if (!inode.attributes.hasXattrs) return [];
+      if (inode.xattrNames !== null) return inode.xattrNames;
+    }
+    return this.#fetchXattrNames(ino, interrupt);
+  }
+
+  async #fetchXattrNames(ino: InodeId, interrupt: Interruptible): Promise<readonly Uint8Array[]> {
+    const askedAt = this.#table.moment;
+    const { names } = await this.#session.nameserver.listXattrs({ ino }, interrupt);
+    const inode = this.#xattrsKeeper(ino, askedAt);
+    if (inode !== undefined) inode.xattrNames = names;
+    return names;
+  }
+
+  statfs(interrupt: Interruptible): Promise<StatfsReply> {
+    return this.#session.nameserver.statfs({}, interrupt);
+  }
+
+  /** Everything that was answered before is on the nameserver's disk. */
+  async syncNamespace(): Promise<void> {
+    await this.#session.nameserver.sync({});
+  }
+}
+
+const NOT_THERE: Found = { inode: null, isKept: true };
+
+function isOpen({ file }: Inode): boolean {
+  return (file?.handles ?? 0) > 0;
+}
+
+/** Tells with a request that takes a name from `inode` whether it is open here, as it is when the request is sent. */
+function withHint<T extends object>(
+  request: T,
+  inode: Inode | undefined,
+): T & { readonly removed?: Removed } {
+  if (inode === undefined) return request;
+  return Object.defineProperty(request, "removed", {
+    enumerable: true,
+    get: (): Removed => ({ ino: inode.ino, open: isOpen(inode) }),
+  });
+}

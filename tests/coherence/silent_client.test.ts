@@ -1,0 +1,121 @@
+/**
+ * A client that is stopped while it holds what others want: they wait for its session's time and no longer, a waiting
+ * process can be killed, and what the stopped client could not store is told to who wrote it.
+ */
+
+import assert from "node:assert/strict";
+import { sh, sleep, within } from "../harness/command.ts";
+import { CoherenceCluster } from "./cluster.ts";
+
+/** The session's TTL, a look for silent sessions, and what a loaded machine takes. */
+const TTL_MS_MAX = 10_000 + 4_000;
+const KILL_MS_MAX = 2_000;
+
+/** Writes past the end, then waits for a line on stdin, then says what fsync(2) and another write with fsync answer. */
+const WRITER = `
+import os, sys
+f = os.open(sys.argv[1], os.O_RDWR)
+os.pwrite(f, b'lost', 5)
+print('written', flush=True)
+sys.stdin.readline()
+for data in (None, b'kept'):
+  try:
+    if data: os.pwrite(f, data, 0)
+    os.fsync(f)
+    print('ok', flush=True)
+  except OSError as error:
+    print(os.strerror(error.errno), flush=True)
+`;
+
+function spawn(
+  program: string,
+  args: readonly string[],
+  stdin: "piped" | "null" = "null",
+): Deno.ChildProcess {
+  return new Deno.Command(program, {
+    args: [...args],
+    stdin,
+    stdout: "piped",
+    stderr: "null",
+    detached: true,
+  }).spawn();
+}
+
+/** A function that gives the next line of a stream. */
+function linesOf(stream: ReadableStream<Uint8Array>): () => Promise<string | undefined> {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  return async () => {
+    for (;;) {
+      const at = text.indexOf("\n");
+      if (at >= 0) {
+        const line = text.slice(0, at);
+        text = text.slice(at + 1);
+        return line;
+      }
+      const { value } = await reader.read();
+      if (value === undefined) return undefined;
+      text += value;
+    }
+  };
+}
+
+Deno.test({
+  name: "a client that is stopped: others wait for its TTL, can be killed, and it hears of what it lost",
+  ignore: Deno.uid() !== 0,
+  sanitizeOps: false,
+  sanitizeResources: false,
+  async fn() {
+    const cluster = await CoherenceCluster.start({ mounts: 2 });
+    try {
+      const [mount1, mount2] = cluster.mountpoints as [string, string];
+      await sh(`printf first > ${mount1}/file; timeout 10 cat ${mount2}/file`);
+      const writer = spawn("timeout", ["90", "python3", "-c", WRITER, `${mount1}/file`], "piped");
+      const said = linesOf(writer.stdout);
+      const input = writer.stdin.getWriter();
+      assert.equal(await within(10_000, "the writer", said()), "written");
+
+      const goOn = Promise.withResolvers<void>();
+      const stopped = cluster.stopMount(1, 40, () => goOn.promise);
+      try {
+        const startMs = performance.now();
+        const reader = spawn("cat", [`${mount2}/file`]);
+        const victim = spawn("cat", [`${mount2}/file`]);
+        await sleep(1_500);
+        // Both wait for the recall; the one that is killed ends at once, though the other goes on waiting.
+        victim.kill("SIGKILL");
+        await within(
+          KILL_MS_MAX,
+          "the end of a process that was killed while it waited for a recall",
+          victim.status,
+        );
+        const { stdout } = await within(TTL_MS_MAX, "a look at what a silent client holds", reader.output());
+        assert.ok(performance.now() - startMs > 3_000, "it waited for the session's time");
+        assert.equal(new TextDecoder().decode(stdout), "first", "what was not flushed is not there");
+        // Nor does it show up when the file grows over it.
+        await sh(`truncate -s 12 ${mount2}/file`);
+        assert.equal(
+          await sh(`timeout 10 od -An -c ${mount2}/file | tr -d ' \n'`),
+          "first" + "\\0".repeat(7),
+        );
+        await sh(`printf second > ${mount2}/file`);
+      } finally {
+        goOn.resolve();
+        await stopped;
+      }
+      await input.write(new TextEncoder().encode("\n"));
+      // Told once; then the handle works again, on top of what the other has written.
+      assert.equal(await within(30_000, "the writer's fsync", said()), "Input/output error");
+      assert.equal(await within(30_000, "the writer's second fsync", said()), "ok");
+      assert.equal(await sh(`timeout 10 cat ${mount2}/file`), "keptnd");
+      assert.match(cluster.log(20_000), /written data/);
+      await writer.status;
+      await input.close().catch(() => {}); // it has ended
+    } catch (error) {
+      console.log(cluster.log(6_000));
+      throw error;
+    } finally {
+      await cluster.discard();
+    }
+  },
+});

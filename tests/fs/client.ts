@@ -1,0 +1,538 @@
+/**
+ * A whole client, put together as roles/mount does, between fakes: a nameserver and dataservers that answer when the
+ * test says so, a kernel that takes notifications, a session that the test ends, a clock that the test moves.
+ */
+
+import assert from "node:assert/strict";
+import { bytesOf } from "../../base/bytes.ts";
+import type { Timespec } from "../../base/clock.ts";
+import { createLogger, type LogFields } from "../../base/log.ts";
+import { Blocks } from "../../fs/blocks.ts";
+import type { ClusterSession } from "../../fs/cluster_session.ts";
+import { DataAccess } from "../../fs/data_access.ts";
+import type { Dataservers } from "../../fs/dataservers.ts";
+import { Files, type Handle, type OpenOptions } from "../../fs/files.ts";
+import type { Inode } from "../../fs/inode.ts";
+import { InodeTable } from "../../fs/inode_table.ts";
+import { KernelCache } from "../../fs/kernel_cache.ts";
+import { Names } from "../../fs/names.ts";
+import type { Access, Interruptible, OpenFile } from "../../fs/inode.ts";
+import { Reader } from "../../fs/reader.ts";
+import { Recalls } from "../../fs/recalls.ts";
+import { Releases } from "../../fs/releases.ts";
+import { Writer } from "../../fs/writer.ts";
+import { FsError } from "../../wire/errno.ts";
+import {
+  asBlockId,
+  asGeneration,
+  asInodeId,
+  asNodeId,
+  asVolumeId,
+  type InodeId,
+  ROOT_INODE,
+} from "../../wire/ids.ts";
+import type { Attributes, Block, InodeReply, LeaseMode } from "../../wire/messages/inode.ts";
+import type {
+  AcquireReply,
+  EntryReply,
+  Held,
+  LookupReply,
+  NAMESERVER,
+  RecallAnswer,
+  RecallItem,
+  RetryTag,
+} from "../../wire/messages/nameserver.ts";
+import type { Client, RequestOf, ResponseOf } from "../../wire/service.ts";
+import { FakeClock, settle } from "../base/fake_clock.ts";
+
+export const INO = asInodeId(5);
+export const OTHER = asInodeId(6);
+export const ROOT = ROOT_INODE;
+/** Nobody gives up. */
+export const PATIENT: Interruptible = { signal: new AbortController().signal };
+
+type NameserverMethods = (typeof NAMESERVER)["methods"];
+
+// ---- what a nameserver says
+
+export function time(seconds: number): Timespec {
+  return { seconds, nanoseconds: 0 };
+}
+
+export function attributesOf(ino: InodeId, changes: Partial<Attributes> = {}): Attributes {
+  return {
+    ino,
+    mode: ino === ROOT ? 0o040755 : 0o100644,
+    uid: 0,
+    gid: 0,
+    nlink: 1,
+    size: 0,
+    allocatedBytes: 0,
+    atime: time(1),
+    mtime: time(1),
+    ctime: time(1),
+    btime: time(1),
+    rdev: 0,
+    replication: 1,
+    hasXattrs: false,
+    version: 1,
+    ...changes,
+  };
+}
+
+export function inodeReply(ino: InodeId, lease: LeaseMode, changes: Partial<Attributes> = {}): InodeReply {
+  return { lease, attributes: attributesOf(ino, changes) };
+}
+
+export function entryReply(
+  ino: InodeId,
+  lease: LeaseMode,
+  directory: LeaseMode,
+  changes: Partial<Attributes> = {},
+): EntryReply {
+  return { ...inodeReply(ino, lease, changes), directory };
+}
+
+export function found(ino: InodeId, directory: LeaseMode = "read", lease: LeaseMode = "read"): LookupReply {
+  return { inode: inodeReply(ino, lease), directory };
+}
+
+export function acquireReply(
+  ino: InodeId,
+  lease: LeaseMode,
+  changes: Partial<Attributes> = {},
+  more: Partial<AcquireReply> = {},
+): AcquireReply {
+  return { ...inodeReply(ino, lease, changes), blocks: [], blocksComplete: true, isShared: false, ...more };
+}
+
+/** A block of one replica, on the one dataserver that there is. */
+export function blockOf(id: number, start: number, length: number, written = true): Block {
+  const replica = {
+    node: asNodeId(1),
+    volume: asVolumeId(1),
+    address: "dataserver",
+    host: "here",
+    alive: true,
+  };
+  return { id: asBlockId(id), generation: asGeneration(1), start, length, written, replicas: [replica] };
+}
+
+// ---- a service that answers when the test says so
+
+/** A call that waits for its answer. */
+export interface Call<Request = unknown, Response = unknown> {
+  readonly method: string;
+  readonly request: Request;
+  readonly signal: AbortSignal | undefined;
+  answer(response: Response): Promise<void>;
+  fail(error: Error): Promise<void>;
+}
+
+export class FakeService<Methods> {
+  /** Unanswered, oldest first. */
+  readonly calls: Call[] = [];
+  /** Names of all so far. */
+  readonly asked: string[] = [];
+  readonly client: unknown;
+  readonly #events: string[];
+
+  constructor(events: string[]) {
+    this.#events = events;
+    this.client = new Proxy({}, {
+      get: (_target, method) => {
+        if (method === "then") return undefined; // it is no promise, though it is awaited
+        return (request: unknown, options?: Partial<Interruptible>) =>
+          this.#ask(String(method), request, options?.signal);
+      },
+    });
+  }
+
+  #ask(method: string, request: unknown, signal: AbortSignal | undefined): Promise<unknown> {
+    this.asked.push(method);
+    this.#events.push(method);
+    const { promise, resolve, reject } = Promise.withResolvers<unknown>();
+    const done = () => void this.calls.splice(this.calls.indexOf(call), 1);
+    const call: Call = {
+      method,
+      request,
+      signal,
+      answer(response) {
+        done();
+        resolve(response);
+        return quiet();
+      },
+      fail(error) {
+        done();
+        reject(error);
+        return quiet();
+      },
+    };
+    this.calls.push(call);
+    signal?.addEventListener("abort", () => {
+      if (this.calls.includes(call)) void call.fail(new FsError("EINTR", "the call was cancelled"));
+    });
+    return promise;
+  }
+
+  /** The oldest call that waits, which is one of `method`. */
+  async next<Name extends keyof Methods & string>(
+    method: Name,
+  ): Promise<Call<RequestOf<Methods[Name]>, ResponseOf<Methods[Name]>>> {
+    await quiet();
+    const call = this.calls[0];
+    assert.equal(call?.method, method, `the oldest call that waits is ${method}`);
+    return call as Call<RequestOf<Methods[Name]>, ResponseOf<Methods[Name]>>;
+  }
+
+  async answer<Name extends keyof Methods & string>(
+    method: Name,
+    response: ResponseOf<Methods[Name]>,
+  ): Promise<void> {
+    await (await this.next(method)).answer(response);
+  }
+}
+
+// ---- the session
+
+interface Told {
+  readonly held: readonly Held[];
+  readonly unused: readonly InodeId[];
+}
+
+/** Stands for a ClusterSession. */
+export class FakeSession {
+  isValid = true;
+  readonly nameserver: Client<typeof NAMESERVER>;
+  /** Releases as they were told. */
+  readonly told: Told[] = [];
+  /** What becomes of a release; a test may make it wait or fail. */
+  hear: (told: Told) => Promise<void> = () => Promise.resolve();
+  readonly tags: RetryTag[] = [];
+  readonly #waiting = new Set<() => void>();
+  readonly #clock: FakeClock;
+  #sequence = 0;
+
+  constructor(nameserver: FakeService<NameserverMethods>, clock: FakeClock) {
+    this.nameserver = nameserver.client as Client<typeof NAMESERVER>;
+    this.#clock = clock;
+  }
+
+  get validForMs(): number {
+    return this.isValid ? 8_000 : 0;
+  }
+
+  async untilValid(interrupt?: Partial<Interruptible>): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    if (this.isValid) return;
+    this.#waiting.add(resolve);
+    interrupt?.signal?.addEventListener("abort", () => reject(new FsError("EINTR", "interrupted")));
+    await promise;
+  }
+
+  /** Valid again, or another session is. */
+  revive(): void {
+    this.isValid = true;
+    for (const wake of this.#waiting) wake();
+    this.#waiting.clear();
+  }
+
+  now(): Timespec {
+    return this.#clock.now();
+  }
+
+  change<T>(send: (retry: RetryTag) => Promise<T>): Promise<T> {
+    const tag = { slot: 20, sequence: ++this.#sequence };
+    this.tags.push(tag);
+    return send(tag);
+  }
+
+  async flushChange<T>(send: (retry: RetryTag) => Promise<T>): Promise<T> {
+    return await send({ slot: 0, sequence: ++this.#sequence });
+  }
+
+  release(held: readonly Held[], unused: readonly InodeId[]): Promise<void> {
+    const told = { held, unused };
+    this.told.push(told);
+    return this.hear(told);
+  }
+}
+
+// ---- the kernel
+
+/** Takes notifications; those that `holds` says yes to return when the test lets them. */
+export class FakeKernel {
+  readonly messages: string[] = [];
+  /** Whether the kernel knows an inode that it is told of. */
+  knows: (ino: number) => boolean = () => true;
+  holds: (message: string) => boolean = () => false;
+  readonly held: { readonly message: string; readonly release: () => Promise<void> }[] = [];
+  readonly #events: string[];
+
+  constructor(events: string[]) {
+    this.#events = events;
+  }
+
+  #take(message: string, result: boolean): Promise<boolean> {
+    this.messages.push(message);
+    this.#events.push(message);
+    if (!this.holds(message)) return Promise.resolve(result);
+    return new Promise((resolve) => {
+      const release = () => {
+        this.held.splice(this.held.findIndex((one) => one.release === release), 1);
+        resolve(result);
+        return quiet();
+      };
+      this.held.push({ message, release });
+    });
+  }
+
+  invalidateInode(ino: number, offset: number, length: number): Promise<boolean> {
+    const what = offset < 0 ? `attributes ${ino}` : `pages ${ino} ${offset}+${length === 0 ? "" : length}`;
+    return this.#take(what, this.knows(ino));
+  }
+
+  invalidateEntry(parent: number, name: Uint8Array): Promise<boolean> {
+    return this.#take(`entry ${parent}/${new TextDecoder().decode(name)}`, true);
+  }
+
+  incrementEpoch(): Promise<boolean> {
+    return this.#take("epoch", true);
+  }
+
+  /** What came since the last time. */
+  taken(): string[] {
+    return this.messages.splice(0);
+  }
+}
+
+// ---- dataservers
+
+interface DataserverCall {
+  readonly block: number;
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** One dataserver that keeps nothing: writes wait if the test says so, reads give bytes of one value. */
+export class FakeDataservers {
+  readonly writes: DataserverCall[] = [];
+  readonly syncs: number[] = [];
+  fill = 7;
+  /** What becomes of a write; a test may make it wait or fail. */
+  onWrite: () => Promise<void> = () => Promise.resolve();
+  readonly #events: string[];
+
+  constructor(events: string[]) {
+    this.#events = events;
+  }
+
+  nearestFirst<T>(replicas: readonly T[]): readonly T[] {
+    return replicas;
+  }
+
+  client(): Promise<unknown> {
+    const none = { failed: [] };
+    return Promise.resolve({
+      writeBlock: async ({ block, offset, body }: { block: number; offset: number; body: Uint8Array }) => {
+        this.writes.push({ block, offset, length: body.length });
+        this.#events.push(`data ${block} ${offset}+${body.length}`);
+        await this.onWrite();
+        return none;
+      },
+      syncBlock: async ({ block }: { block: number }) => {
+        this.syncs.push(block);
+        this.#events.push(`sync ${block}`);
+        return none;
+      },
+      truncateBlock: async () => none,
+      readBlock: async ({ length }: { length: number }) => ({ body: new Uint8Array(length).fill(this.fill) }),
+    });
+  }
+}
+
+// ---- all of it
+
+export interface LogLine {
+  readonly level: string;
+  readonly message: string;
+  readonly fields: LogFields;
+}
+
+export interface TestClient {
+  readonly clock: FakeClock;
+  readonly session: FakeSession;
+  readonly nameserver: FakeService<NameserverMethods>;
+  readonly kernel: FakeKernel;
+  readonly dataservers: FakeDataservers;
+  /** What was asked of nameserver, dataservers and kernel, in order. */
+  readonly events: string[];
+  readonly log: LogLine[];
+  readonly table: InodeTable;
+  readonly kernelCache: KernelCache;
+  readonly access: DataAccess;
+  readonly releases: Releases;
+  readonly recalls: Recalls;
+  readonly writer: Writer;
+  readonly names: Names;
+  readonly files: Files;
+}
+
+export function startClient(): TestClient {
+  const clock = new FakeClock();
+  const events: string[] = [];
+  const lines: LogLine[] = [];
+  const log = createLogger("client", {
+    json: true,
+    level: "debug",
+    write(line) {
+      const { level, message, ...fields } = JSON.parse(line);
+      lines.push({ level, message, fields });
+    },
+  });
+  const nameserver = new FakeService<NameserverMethods>(events);
+  const fakeSession = new FakeSession(nameserver, clock);
+  const session = fakeSession as unknown as ClusterSession;
+  const fakeDataservers = new FakeDataservers(events);
+  const dataservers = fakeDataservers as unknown as Dataservers;
+  const kernel = new FakeKernel(events);
+  const host = "here";
+
+  const table = new InodeTable();
+  const kernelCache = new KernelCache({ clock, log });
+  kernelCache.attach(kernel);
+  const blocks = new Blocks({ session, dataservers, host, clock, log });
+  const reader = new Reader({ dataservers, blocks, clock, log });
+  const attributesChanged = (inode: Inode) => void kernelCache.dropAttributes(inode);
+  const writer = new Writer({ session, table, blocks, clock, log, attributesChanged });
+  const handOver = (file: OpenFile) => writer.handOver(file);
+  const access = new DataAccess({ session, table, kernelCache, handOver });
+  const releases = new Releases({ session, table, log });
+  const recalls = new Recalls({ table, kernelCache, access, releases, clock, log });
+  const names = new Names({ session, table, kernelCache, writer });
+  const files = new Files({
+    session,
+    names,
+    table,
+    kernelCache,
+    access,
+    releases,
+    blocks,
+    reader,
+    writer,
+    clock,
+    log,
+    host,
+  });
+  return {
+    clock,
+    session: fakeSession,
+    nameserver,
+    kernel,
+    dataservers: fakeDataservers,
+    events,
+    log: lines,
+    table,
+    kernelCache,
+    access,
+    releases,
+    recalls,
+    writer,
+    names,
+    files,
+  };
+}
+
+/** The client has been told of an inode, and so has the kernel. */
+export function know(
+  { table }: TestClient,
+  ino: InodeId,
+  lease: LeaseMode = "read",
+  changes: Partial<Attributes> = {},
+): Inode {
+  const inode = table.adopt(inodeReply(ino, lease, changes), table.moment);
+  if (inode.lookups === 0) inode.lookups = 1;
+  return inode;
+}
+
+export const READ_ONLY: OpenOptions = { write: false, truncate: false, killSuidGid: false };
+export const WRITING: OpenOptions = { ...READ_ONLY, write: true };
+
+/** A file that is open under a lease that allows what it is opened for, all of whose blocks are known. */
+export async function opened(
+  client: TestClient,
+  options: OpenOptions,
+  changes: Partial<Attributes> = {},
+  more: Partial<AcquireReply> = {},
+): Promise<Handle> {
+  const { files, nameserver } = client;
+  const opening = watch(Promise.resolve(files.open(INO, options, PATIENT)));
+  for (await quiet(); opening.state === "waits"; await quiet()) {
+    if (nameserver.calls[0]?.method === "getattr") {
+      await nameserver.answer("getattr", inodeReply(INO, "none", changes));
+    } else {
+      const lease = options.write ? "write" : "read";
+      await nameserver.answer("acquire", acquireReply(INO, lease, changes, more));
+    }
+  }
+  const handle = await opening.promise;
+  if (handle.file.inode.lookups === 0) handle.file.inode.lookups = 1;
+  return handle;
+}
+
+/** The leaseserver takes something back; undefined while that goes on. */
+export function recall(
+  { recalls }: TestClient,
+  item: Partial<RecallItem> & Pick<RecallItem, "keep">,
+): Watched<RecallAnswer> {
+  return watch(recalls.recall({ items: [{ ino: INO, ...item }] }));
+}
+
+export function accessOf(
+  start: number,
+  end: number,
+  how: Partial<Omit<Access, "start" | "end">> = {},
+): Access {
+  return { start, end, isWrite: false, isPaged: true, isWriteback: false, ...how };
+}
+
+/** A promise, and what has become of it. */
+export interface Watched<T> {
+  readonly promise: Promise<T>;
+  state: "waits" | "done" | "failed";
+  value?: T;
+  error?: unknown;
+}
+
+export function watch<T>(promise: Promise<T>): Watched<T> {
+  const watched: Watched<T> = { promise, state: "waits" };
+  promise.then((value) => {
+    watched.state = "done";
+    watched.value = value;
+  }, (error) => {
+    watched.state = "failed";
+    watched.error = error;
+  });
+  return watched;
+}
+
+/** An operation that is under way until the test ends it. */
+export function gate(): { readonly opened: Promise<void>; open(): Promise<void> } {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  return {
+    opened: promise,
+    open() {
+      resolve();
+      return quiet();
+    },
+  };
+}
+
+/** Until nothing goes on that does not wait for the test; a recall takes a turn of the event loop by itself. */
+export async function quiet(): Promise<void> {
+  for (let turns = 0; turns < 3; turns++) await settle();
+}
+
+export function nameOf(text: string): Uint8Array {
+  return bytesOf(text);
+}

@@ -1,0 +1,379 @@
+/** Reading and writing through a whole client: where bytes go, when the nameserver hears of it, and what fails. */
+
+import assert from "node:assert/strict";
+import type { Handle } from "../../fs/files.ts";
+import { FsError, isErrno } from "../../wire/errno.ts";
+import type { Attributes, Block } from "../../wire/messages/inode.ts";
+import {
+  blockOf,
+  gate,
+  INO,
+  inodeReply,
+  opened,
+  PATIENT,
+  quiet,
+  READ_ONLY,
+  startClient,
+  type TestClient,
+  time,
+  watch,
+  WRITING,
+} from "./client.ts";
+
+const PAGE = 4096;
+const MIB = 1024 * 1024;
+const HOW = { append: false, isWriteback: false, killSuidGid: false };
+const BLOCKS = [blockOf(1, 0, 64 * MIB)];
+
+async function start(
+  changes: Partial<Attributes> = {},
+  blocks: readonly Block[] = BLOCKS,
+): Promise<{ client: TestClient; handle: Handle }> {
+  const client = startClient();
+  const handle = await opened(client, WRITING, { size: 10 * PAGE, ...changes }, { blocks });
+  client.events.length = 0;
+  client.nameserver.asked.length = 0;
+  return { client, handle };
+}
+
+function write(
+  client: TestClient,
+  handle: Handle,
+  offset: number,
+  length: number,
+  how: Partial<typeof HOW> = {},
+) {
+  return watch(client.files.write(handle, offset, new Uint8Array(length), { ...HOW, ...how }, PATIENT));
+}
+
+/** Answers a commit with what it reported. */
+async function commit(client: TestClient, version = 2, changes: Partial<Attributes> = {}): Promise<void> {
+  const call = await client.nameserver.next("commit");
+  const { size, mtime } = call.request;
+  const attributes = { version, size: Math.max(size, 10 * PAGE), mtime, ctime: mtime, ...changes };
+  await call.answer(inodeReply(INO, "write", attributes));
+}
+
+Deno.test("write: is accepted at once under a lease, sent behind, and shown before anybody is told", async () => {
+  const { client, handle } = await start();
+  const { names, files, dataservers, events } = client;
+  const sent = gate();
+  dataservers.onWrite = () => sent.opened;
+  const writing = write(client, handle, 20 * PAGE, 10);
+  await quiet();
+  assert.equal(writing.state, "done");
+  assert.deepEqual(events, [`data 1 ${20 * PAGE}+10`]);
+  assert.equal(names.shown(handle.file.inode).size, 20 * PAGE + 10);
+  const flushing = watch(files.flush(handle));
+  await quiet();
+  assert.equal(client.nameserver.calls.length, 0, "not before the replicas have it");
+  await sent.open();
+  const call = await client.nameserver.next("commit");
+  assert.deepEqual([call.request.size, call.request.durable, call.request.written], [
+    20 * PAGE + 10,
+    false,
+    [{ block: BLOCKS[0]!.id, start: 0 }],
+  ]);
+  await commit(client);
+  assert.equal(flushing.state, "done");
+  await files.flush(handle);
+  assert.deepEqual(client.nameserver.asked, ["commit"], "once");
+});
+
+Deno.test("write: what the caller does with its buffer afterwards does not matter", async () => {
+  const { client, handle } = await start();
+  const { dataservers } = client;
+  const seen: number[] = [];
+  dataservers.client = () =>
+    Promise.resolve({
+      writeBlock: ({ body }: { body: Uint8Array }) => {
+        seen.push(body[0]!);
+        return Promise.resolve({ failed: [] });
+      },
+    });
+  const data = new Uint8Array(10).fill(1);
+  await client.files.write(handle, 0, data, HOW, PATIENT);
+  data.fill(2);
+  await quiet();
+  assert.deepEqual(seen, [1]);
+});
+
+Deno.test("write: those that overlap go one after the other, others side by side", async () => {
+  const { client, handle } = await start();
+  const { dataservers } = client;
+  const gates = [gate(), gate(), gate()];
+  let count = 0;
+  dataservers.onWrite = () => gates[count++]!.opened;
+  const one = write(client, handle, 0, 100);
+  const overlapping = write(client, handle, 50, 100);
+  const apart = write(client, handle, 1_000, 100);
+  await quiet();
+  assert.deepEqual([one.state, overlapping.state, apart.state], ["done", "waits", "done"]);
+  assert.deepEqual(dataservers.writes.map(({ offset }) => offset), [0, 1_000]);
+  await gates[0]!.open();
+  assert.deepEqual(dataservers.writes.map(({ offset }) => offset), [0, 1_000, 50]);
+  for (const { open } of gates) await open();
+});
+
+Deno.test("write: what is accepted is bounded, for the file and for the mount", async () => {
+  const { client, handle } = await start();
+  const sent = gate();
+  client.dataservers.onWrite = () => sent.opened;
+  const writes = Array.from({ length: 9 }, (_, i) => write(client, handle, i * MIB, MIB));
+  await quiet();
+  assert.deepEqual(writes.map(({ state }) => state), [...Array(8).fill("done"), "waits"]);
+  assert.equal(handle.file.pendingBytes, 8 * MIB);
+  await sent.open();
+  assert.equal(writes[8]!.state, "done");
+  assert.equal(handle.file.pendingBytes, 0);
+});
+
+Deno.test("write: at the end of the file, wherever that is now", async () => {
+  const { client, handle } = await start();
+  const { dataservers, table, nameserver } = client;
+  await write(client, handle, 0, 10, { append: true }).promise;
+  await write(client, handle, 0, 10, { append: true }).promise;
+  assert.deepEqual(dataservers.writes.map(({ offset }) => offset), [10 * PAGE, 10 * PAGE + 10]);
+  handle.file.dirty = false;
+  table.get(INO)!.forgetAttributes(); // by a change of ours
+  const appending = write(client, handle, 0, 10, { append: true });
+  await nameserver.answer("getattr", inodeReply(INO, "write", { version: 5, size: 20 * PAGE }));
+  await appending.promise;
+  assert.equal(dataservers.writes.at(-1)!.offset, 20 * PAGE);
+});
+
+Deno.test("write: pages that the kernel has of what is written go before it returns; writeback keeps its own", async () => {
+  const { client, handle } = await start();
+  const { kernel } = client;
+  await write(client, handle, PAGE + 5, PAGE).promise;
+  assert.deepEqual(kernel.taken(), []);
+  handle.file.inode.hasPages = true;
+  kernel.holds = () => true;
+  const writing = write(client, handle, PAGE + 5, PAGE);
+  await quiet();
+  assert.deepEqual([writing.state, kernel.taken()], ["waits", [`pages ${INO} ${PAGE}+${2 * PAGE}`]]);
+  assert.equal(handle.file.accesses.size, 0, "a read of these pages may go on meanwhile");
+  await kernel.held[0]!.release();
+  assert.equal(writing.state, "done");
+  await write(client, handle, PAGE, PAGE, { isWriteback: true }).promise;
+  assert.deepEqual(kernel.taken(), []);
+});
+
+Deno.test("write: by who may not keep them takes setuid and setgid off, before it returns", async () => {
+  const { client, handle } = await start({ mode: 0o106755 });
+  const writing = write(client, handle, 0, 10, { killSuidGid: true });
+  const call = await client.nameserver.next("commit");
+  assert.equal(writing.state, "waits");
+  assert.equal(call.request.killSuidGid, true);
+  await commit(client, 2, { mode: 0o100755 });
+  assert.equal(writing.state, "done");
+});
+
+Deno.test("write: past the largest file is EFBIG, of nothing is nothing", async () => {
+  const { client, handle } = await start();
+  assert.ok(isErrno((await settled(write(client, handle, Number.MAX_SAFE_INTEGER - 5, 10))).error, "EFBIG"));
+  assert.equal((await settled(write(client, handle, 0, 0))).state, "done");
+  assert.deepEqual(client.events, []);
+});
+
+async function settled<T>(watched: T): Promise<T> {
+  await quiet();
+  return watched;
+}
+
+Deno.test("write: over a hole a block is made, one after the other", async () => {
+  const { client, handle } = await start({ size: 0 }, []);
+  const { nameserver, dataservers } = client;
+  await write(client, handle, 0, 10).promise;
+  await write(client, handle, 8 * MIB, 10).promise;
+  await quiet();
+  assert.equal(nameserver.calls.length, 1, "extending a block must not meet another's new data");
+  await nameserver.answer("allocateBlock", { block: blockOf(1, 0, 4 * MIB, false) });
+  const second = await nameserver.next("allocateBlock");
+  assert.deepEqual([second.request.offset, second.request.extend], [8 * MIB, undefined]);
+  await second.answer({ block: blockOf(2, 8 * MIB, 4 * MIB, false) });
+  await quiet();
+  assert.deepEqual(dataservers.writes, [
+    { block: 1, offset: 0, length: 10 },
+    { block: 2, offset: 0, length: 10 },
+  ]);
+});
+
+Deno.test("write: a failure after it was accepted is told once, by close or fsync, and logged", async () => {
+  for (const tell of ["flush", "fsync"] as const) {
+    const { client, handle } = await start({ size: 0 }, []);
+    const { nameserver, files, log } = client;
+    await write(client, handle, 0, 10).promise;
+    await (await nameserver.next("allocateBlock")).fail(new FsError("ENOSPC", "full"));
+    assert.equal(log.filter(({ level }) => level === "error").length, 1);
+    for (const [expected, round] of [["failed", 1], ["done", 2]] as const) {
+      const telling = watch(files[tell](handle));
+      await quiet();
+      const [call] = nameserver.calls;
+      if (call?.method === "commit") await commit(client, 1 + round);
+      if (call?.method === "sync") await nameserver.answer("sync", { ok: true });
+      await quiet();
+      assert.equal(telling.state, expected, tell);
+      if (expected === "failed") assert.ok(isErrno(telling.error, "ENOSPC"));
+    }
+  }
+});
+
+Deno.test("fsync: the replicas' disks first, then the nameserver's; without a change only the latter", async () => {
+  const { client, handle } = await start();
+  const { files, nameserver, events } = client;
+  await write(client, handle, 0, 10).promise;
+  await quiet();
+  const syncing = watch(files.fsync(handle));
+  const call = await nameserver.next("commit");
+  assert.equal(call.request.durable, true);
+  assert.deepEqual(events, ["data 1 0+10", "sync 1", "commit"]);
+  await commit(client);
+  assert.equal(syncing.state, "done");
+  const again = watch(files.fsync(handle));
+  await nameserver.answer("sync", { ok: true });
+  await quiet();
+  assert.equal(again.state, "done");
+  assert.deepEqual(client.dataservers.syncs, [1]);
+});
+
+Deno.test("commit: where the nameserver makes something else of it, the kernel is told to look again", async () => {
+  for (
+    const [changes, isOther] of [[{}, false], [{ size: 99 * PAGE }, true], [
+      { ctime: time(9e9) },
+      true,
+    ]] as const
+  ) {
+    const { client, handle } = await start();
+    await write(client, handle, 0, 10).promise;
+    await quiet();
+    const flushing = watch(client.files.flush(handle));
+    await commit(client, 2, changes);
+    await quiet();
+    assert.equal(flushing.state, "done");
+    assert.deepEqual(client.kernel.taken(), isOther ? [`attributes ${INO}`] : []);
+  }
+});
+
+Deno.test("commit: what was written meanwhile keeps the file dirty", async () => {
+  const { client, handle } = await start();
+  const { files, nameserver } = client;
+  await write(client, handle, 0, 10).promise;
+  await quiet();
+  const flushing = watch(files.flush(handle));
+  const call = await nameserver.next("commit");
+  await write(client, handle, 30 * PAGE, 10).promise;
+  await quiet();
+  const { mtime } = call.request;
+  await call.answer(inodeReply(INO, "write", { version: 2, size: 10 * PAGE, mtime, ctime: mtime }));
+  assert.equal(flushing.state, "done");
+  assert.deepEqual([handle.file.dirty, handle.file.size], [true, 30 * PAGE + 10]);
+});
+
+Deno.test("background: what has been dirty for three seconds is committed", async () => {
+  const { client, handle } = await start();
+  const { files, clock, nameserver } = client;
+  const stopping = new AbortController();
+  const running = files.run(stopping.signal);
+  await write(client, handle, 0, 10).promise;
+  await clock.advance(2_500);
+  assert.deepEqual(nameserver.asked, []);
+  await clock.advance(1_000);
+  assert.deepEqual(nameserver.asked, ["commit"]);
+  await (await nameserver.next("commit")).fail(new FsError("EIO", "no"));
+  assert.ok(client.log.some(({ message }) => /not committed yet/.test(message)));
+  stopping.abort();
+  await clock.advance(1_000);
+  await running;
+});
+
+Deno.test("finish: everything that was accepted is committed, and releases are told", async () => {
+  const { client, handle } = await start();
+  const { files, session } = client;
+  await write(client, handle, 0, 10).promise;
+  const finishing = watch(files.finish());
+  await commit(client);
+  await quiet();
+  assert.equal(finishing.state, "done");
+  assert.deepEqual(session.told, []);
+});
+
+Deno.test("read: what was written here and is on its way comes first; holes and short replicas are zeros", async () => {
+  const blocks = [blockOf(1, 0, PAGE), blockOf(2, 2 * PAGE, PAGE, false)];
+  const { client, handle } = await start({ size: 3 * PAGE }, blocks);
+  const { files, dataservers } = client;
+  const sent = gate();
+  dataservers.onWrite = () => sent.opened;
+  await write(client, handle, 10, 10).promise;
+  const reading = watch(files.read(handle, 0, 4 * PAGE, false, PATIENT));
+  await quiet();
+  assert.equal(reading.state, "waits");
+  await sent.open();
+  const bytes = reading.value!.flatMap((view) => [...view]);
+  assert.equal(bytes.length, 3 * PAGE, "exactly what lies before the end");
+  assert.deepEqual([bytes[0], bytes[PAGE], bytes[2 * PAGE]], [7, 0, 0]);
+  assert.deepEqual(await files.read(handle, 3 * PAGE, 10, false, PATIENT), []);
+});
+
+Deno.test("seek: data and holes by blocks, and nothing past the end", async () => {
+  const blocks = [blockOf(1, PAGE, PAGE), blockOf(2, 4 * PAGE, PAGE, false)];
+  const { client, handle } = await start({ size: 6 * PAGE }, blocks);
+  const seek = (offset: number, wantsData: boolean) => client.files.seek(handle, offset, wantsData, PATIENT);
+  assert.deepEqual(
+    await Promise.all([
+      seek(0, true),
+      seek(0, false),
+      seek(PAGE, false),
+      seek(PAGE + 5, true),
+      seek(3 * PAGE, true),
+    ]),
+    [PAGE, 0, 2 * PAGE, PAGE + 5, undefined],
+  );
+  assert.deepEqual(await Promise.all([seek(5 * PAGE, false), seek(6 * PAGE, true), seek(6 * PAGE, false)]), [
+    5 * PAGE,
+    undefined,
+    undefined,
+  ]);
+});
+
+Deno.test("fallocate: makes blocks over the holes, and moves the end only where asked", async () => {
+  for (const grow of [false, true]) {
+    const { client, handle } = await start({ size: PAGE }, [blockOf(1, 0, PAGE)]);
+    const { files, nameserver } = client;
+    const allocating = watch(files.allocate(handle, 0, 2 * PAGE, grow, PATIENT));
+    await nameserver.answer("allocateBlock", { block: blockOf(2, PAGE, MIB, false) });
+    if (grow) {
+      const call = await nameserver.next("commit");
+      assert.equal(call.request.size, 2 * PAGE);
+      const { mtime } = call.request;
+      await call.answer(inodeReply(INO, "write", { version: 2, size: 2 * PAGE, mtime, ctime: mtime }));
+    }
+    await quiet();
+    assert.equal(allocating.state, "done");
+    assert.equal(handle.file.size, grow ? 2 * PAGE : PAGE);
+  }
+});
+
+Deno.test("zeroRange: whole blocks go, the rest is overwritten, and the kernel's pages go", async () => {
+  const { client, handle } = await start({}, [blockOf(1, 0, 10 * PAGE)]);
+  const { files, nameserver, kernel, events } = client;
+  handle.file.inode.hasPages = true;
+  const zeroing = watch(files.zeroRange(handle, 100, 200, false, PATIENT));
+  const call = await nameserver.next("punch");
+  assert.deepEqual([call.request.offset, call.request.length], [100, 100]);
+  await call.answer(inodeReply(INO, "write", { version: 2, size: 10 * PAGE }));
+  await nameserver.answer("blocks", { blocks: [blockOf(1, 0, 10 * PAGE)], end: 10 * PAGE });
+  await commit(client, 3);
+  await quiet();
+  assert.equal(zeroing.state, "done");
+  assert.deepEqual(events.filter((event) => event.startsWith("data")), ["data 1 100+100"]);
+  assert.equal(kernel.taken().at(-1), `pages ${INO} 0+`);
+});
+
+Deno.test("read-only handles share what a writer's has buffered", async () => {
+  const { client, handle } = await start();
+  const reader = await opened(client, READ_ONLY);
+  await write(client, handle, 11 * PAGE, 10).promise;
+  assert.equal(reader.file, handle.file);
+  assert.equal(reader.file.size, 11 * PAGE + 10);
+});

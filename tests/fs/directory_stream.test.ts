@@ -1,0 +1,223 @@
+/** Listing a directory: in order, from any cookie, and what of it may be kept. */
+
+import assert from "node:assert/strict";
+import { bytesKey, textOf } from "../../base/bytes.ts";
+import type { ClusterSession } from "../../fs/cluster_session.ts";
+import { DirectoryStream, type ListedEntry } from "../../fs/directory_stream.ts";
+import { asInodeId } from "../../wire/ids.ts";
+import type { DirectoryEntry, LeaseMode } from "../../wire/messages/inode.ts";
+import type { ReadDirectoryReply, ReadDirectoryRequest } from "../../wire/messages/nameserver.ts";
+import {
+  inodeReply,
+  know,
+  nameOf,
+  PATIENT,
+  quiet,
+  recall,
+  ROOT,
+  startClient,
+  type TestClient,
+  watch,
+} from "./client.ts";
+
+const PARENT = asInodeId(3);
+
+function entryOf(i: number, withInode = false): DirectoryEntry {
+  const ino = asInodeId(100 + i);
+  const entry = { name: nameOf(`name${i}`), ino, type: 8, cookie: 10 + i };
+  return withInode ? { ...entry, inode: inodeReply(ino, "read") } : entry;
+}
+
+function start(isCached = true): TestClient & { readonly stream: DirectoryStream } {
+  const client = startClient();
+  know(client, ROOT);
+  return { ...client, stream: newStream(client, isCached) };
+}
+
+function newStream(client: TestClient, isCached = true): DirectoryStream {
+  return new DirectoryStream(client.session as unknown as ClusterSession, client.table, ROOT, isCached);
+}
+
+/** Answers from `entries` of the directory, as the nameserver would. */
+async function serve(
+  client: TestClient,
+  entries: readonly DirectoryEntry[],
+  directory: LeaseMode = "read",
+): Promise<ReadDirectoryRequest> {
+  const call = await client.nameserver.next("readDirectory");
+  const { cookie, limit } = call.request;
+  const from = entries.filter((entry) => entry.cookie > cookie);
+  const reply: ReadDirectoryReply = {
+    parent: PARENT,
+    directory,
+    entries: from.slice(0, limit),
+    end: from.length < limit,
+  };
+  await call.answer(reply);
+  return call.request;
+}
+
+/** Reads on as the kernel does, until nothing more comes or `room` entries were taken. */
+function read(stream: DirectoryStream, cookie: number, room = Infinity, withInodes = false) {
+  const taken: ListedEntry[] = [];
+  const take = (entry: ListedEntry): boolean => {
+    if (taken.length >= room) return false;
+    taken.push(entry);
+    return true;
+  };
+  const readOn = async () => {
+    for (let count = -1, at = cookie; taken.length > count && taken.length < room;) {
+      count = taken.length;
+      await stream.read(at, withInodes, take, PATIENT);
+      at = taken.at(-1)?.cookie ?? at;
+    }
+  };
+  return { taken, done: watch(readOn()) };
+}
+
+/** Answers until the reading is done. */
+async function serveAll(
+  client: TestClient,
+  { done }: ReturnType<typeof read>,
+  entries: readonly DirectoryEntry[],
+): Promise<void> {
+  for (await quiet(); done.state === "waits"; await quiet()) await serve(client, entries);
+  await done.promise;
+}
+
+const namesOf = (entries: readonly ListedEntry[]) => entries.map(({ name }) => textOf(name));
+
+Deno.test("directory: itself and its parent come first, each entry once, over several answers", async () => {
+  const client = start();
+  const entries = Array.from({ length: 300 }, (_, i) => entryOf(i));
+  const reading = read(client.stream, 0);
+  await serveAll(client, reading, entries);
+  const { taken } = reading;
+  assert.deepEqual(namesOf(taken), [".", "..", ...entries.map(({ name }) => textOf(name))]);
+  assert.deepEqual(taken.slice(0, 2).map(({ ino, cookie, found }) => [ino, cookie, found]), [
+    [ROOT, 1, undefined],
+    [PARENT, 2, undefined],
+  ]);
+  // 128, the rest, and that there are no more.
+  assert.equal(client.nameserver.asked.length, 3);
+});
+
+Deno.test("directory: goes on from any cookie, and what the kernel did not take is fetched anew", async () => {
+  const client = start();
+  const { stream } = client;
+  const entries = Array.from({ length: 60 }, (_, i) => entryOf(i));
+  const first = read(stream, 0, 20);
+  await serve(client, entries);
+  await first.done.promise;
+  const next = read(stream, first.taken.at(-1)!.cookie);
+  const request = await serve(client, entries);
+  assert.deepEqual([request.cookie, request.limit], [27, 18], "about as many as it took");
+  await serveAll(client, next, entries);
+  assert.deepEqual(namesOf(next.taken), entries.slice(18).map(({ name }) => textOf(name)));
+  const dots = read(stream, 1);
+  await serveAll(client, dots, entries.slice(0, 3));
+  assert.deepEqual(namesOf(dots.taken), ["..", "name0", "name1", "name2"]);
+});
+
+Deno.test("directory: a kernel with no room for a name takes none, and asks again", async () => {
+  const client = start();
+  const none = watch(client.stream.read(0, false, () => false, PATIENT));
+  await serve(client, [entryOf(0)]);
+  assert.equal(none.state, "done");
+  const { taken, done } = read(client.stream, 0, 3);
+  await serve(client, [entryOf(0)]);
+  await done.promise;
+  assert.deepEqual(namesOf(taken), [".", "..", "name0"]);
+});
+
+Deno.test("directory: read to its end under a lease, all its names are known", async () => {
+  const client = start();
+  const { stream, names, nameserver, table } = client;
+  const entries = Array.from({ length: 130 }, (_, i) => entryOf(i, true));
+  const reading = read(stream, 0, Infinity, true);
+  await serveAll(client, reading, entries);
+  const { taken } = reading;
+  assert.ok(taken.slice(2).every(({ found }) => found?.isKept && found.inode?.isFresh));
+  const root = table.get(ROOT)!;
+  assert.equal(root.isComplete, true);
+  assert.deepEqual(await names.lookup(ROOT, nameOf("absent"), PATIENT), { inode: null, isKept: true });
+  assert.equal((await names.lookup(ROOT, nameOf("name7"), PATIENT)).inode?.ino, 107);
+  assert.equal(nameserver.asked.length, 3);
+});
+
+Deno.test("directory: read in pieces that follow each other it is complete, with a gap, or from the middle, not", async () => {
+  const entries = Array.from({ length: 40 }, (_, i) => entryOf(i));
+  for (const [cookies, isComplete] of [[[0, 27], true], [[0, 30], false], [[27], false]] as const) {
+    const client = start();
+    for (const cookie of cookies) {
+      await serveAll(client, read(client.stream, cookie, cookie === 0 ? 20 : Infinity), entries);
+    }
+    assert.equal(client.table.get(ROOT)!.isComplete, isComplete, cookies.join());
+  }
+});
+
+Deno.test("directory: a recall of names that crossed a part of it means that it is not complete, nor that part kept", async () => {
+  const client = start();
+  const { stream, table } = client;
+  const entries = Array.from({ length: 130 }, (_, i) => entryOf(i, true));
+  const reading = read(stream, 0, Infinity, true);
+  const { taken } = reading;
+  await serve(client, entries);
+  await recall(client, { ino: ROOT, keep: "read", names: [nameOf("name129")] }).promise;
+  await serveAll(client, reading, entries);
+  const root = table.get(ROOT)!;
+  assert.equal(root.isComplete, false);
+  assert.deepEqual([taken[10]!.found!.isKept, taken.at(-1)!.found!.isKept], [true, false]);
+  assert.notEqual(root.entries!.get(bytesKey(nameOf("name129"))), 229);
+});
+
+Deno.test("directory: recalled between two parts, though each is kept, it is not complete", async () => {
+  const client = start();
+  const { stream, table } = client;
+  const entries = Array.from({ length: 40 }, (_, i) => entryOf(i));
+  const first = read(stream, 0, 20);
+  await serve(client, entries);
+  await first.done.promise;
+  await recall(client, { ino: ROOT, keep: "read", names: [nameOf("name3")] }).promise;
+  await serveAll(client, read(stream, 27), entries);
+  assert.equal(table.get(ROOT)!.isComplete, false);
+});
+
+Deno.test("directory: without a lease nothing of it is kept, and the listing that the kernel keeps is stale", async () => {
+  const client = start();
+  const { stream, table } = client;
+  const reading = read(stream, 0, 3, true);
+  const { taken } = reading;
+  await serve(client, [entryOf(0, true)], "none");
+  await reading.done.promise;
+  const root = table.get(ROOT)!;
+  assert.deepEqual([root.isComplete, root.entries, taken.at(-1)!.found!.isKept], [false, null, false]);
+  assert.deepEqual([root.hasPages, root.hasStalePages], [true, true]);
+});
+
+Deno.test("directory: what the kernel keeps of its listing is noted, where it does", async () => {
+  for (const isCached of [true, false]) {
+    const client = start(isCached);
+    await serveAll(client, read(client.stream, 0), [entryOf(0)]);
+    const root = client.table.get(ROOT)!;
+    assert.deepEqual([root.hasPages, root.hasStalePages], [isCached, false]);
+  }
+});
+
+Deno.test("directory: a very large one is not taken for complete", async () => {
+  const client = start();
+  const entries = Array.from({ length: 20_001 }, (_, i) => entryOf(i));
+  for (const count of [19_999, 20_001]) {
+    client.table.get(ROOT)!.isComplete = false;
+    await serveAll(client, read(newStream(client), 0), entries.slice(0, count));
+    assert.equal(client.table.get(ROOT)!.isComplete, count === 19_999);
+  }
+});
+
+Deno.test("directory: an entry whose inode vanished meanwhile is listed without it", async () => {
+  const client = start();
+  const reading = read(client.stream, 0, Infinity, true);
+  const { taken } = reading;
+  await serveAll(client, reading, [entryOf(0), entryOf(1, true)]);
+  assert.deepEqual(taken.slice(2).map(({ found }) => found?.inode?.ino), [undefined, 101]);
+});
