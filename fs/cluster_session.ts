@@ -222,7 +222,7 @@ export class ClusterSession {
     this.#count(op);
     let sentIn: SessionId | undefined;
     for (;;) {
-      if (this.#stopping.signal.aborted) throw new FsError("ENOTCONN", "the mount is stopping");
+      this.#checkStopping();
       try {
         const link = this.#link ?? await this.#reconnected(call);
         if (isChange && sentIn !== undefined && sentIn !== link.session) {
@@ -294,7 +294,7 @@ export class ClusterSession {
     const { clock, log, nameserver } = this.#options;
     let backoffMs = BACKOFF_MS_MIN;
     for (let attempt = 1;; attempt++) {
-      if (this.#stopping.signal.aborted) throw new FsError("ENOTCONN", "the mount is stopping");
+      this.#checkStopping();
       try {
         const link = await this.#establish();
         log.info("connected again", { nameserver, session: link.session });
@@ -321,6 +321,7 @@ export class ClusterSession {
         this.#count(op);
         return channel.call(op, request, call);
       });
+      this.#checkStopping();
       const sentMs = clock.monotonicMs();
       const { session, resumed, ttlMs, run, now } = await leaseserver.openSession({
         clientId,
@@ -331,13 +332,16 @@ export class ClusterSession {
       this.#measureClock(now, clock.monotonicMs() - sentMs);
       this.#ttlMs = ttlMs;
       this.#clusterId = clusterId;
-      if (this.#session !== undefined && (!resumed || session !== this.#session)) {
+      const isLost = this.#session !== undefined && (!resumed || session !== this.#session);
+      if (isLost) {
         this.#validUntilMs = -Infinity;
         await this.#options.onLost();
       }
       this.#session = session;
-      if (run !== this.#run) await this.#reclaim(leaseserver);
+      // Of a new session it knows nothing either: what is open here must not be taken for closed.
+      if (run !== this.#run || (isLost && this.#options.held().length > 0)) await this.#reclaim(leaseserver);
       this.#run = run;
+      this.#checkStopping();
       const link = { channel, session };
       this.#link = link;
       this.#heard(sentMs);
@@ -352,7 +356,11 @@ export class ClusterSession {
     }
   }
 
-  /** A new run of the server knows the session, but not what it holds. */
+  #checkStopping(): void {
+    if (this.#stopping.signal.aborted) throw new FsError("ENOTCONN", "the mount is stopping");
+  }
+
+  /** The server knows the session, but not what it holds. */
   async #reclaim(leaseserver: Client<typeof LEASESERVER>): Promise<void> {
     const held = this.#options.held();
     const granted = new Map<InodeId, LeaseMode>();
@@ -377,7 +385,7 @@ export class ClusterSession {
     while (!this.#stopping.signal.aborted) {
       await clock.sleep(this.#ttlMs / RENEWALS, this.#stopping.signal);
       const link = this.#link;
-      if (link === null) continue;
+      if (link === null || this.#stopping.signal.aborted) continue;
       try {
         const sentMs = clock.monotonicMs();
         const timeoutMs = this.#ttlMs / 2;

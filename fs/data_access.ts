@@ -67,24 +67,31 @@ export class DataAccess {
     this.#options = options;
   }
 
-  /** Runs `run` under a lease that allows `access`; waits for one if need be. EINTR, or EIO when it can't be had. */
+  /**
+   * Runs `run` under a lease that allows `access`; waits for one if need be. A read during which the session was lost runs
+   * again: its pages would be from before. EINTR, or EIO when no lease can be had.
+   */
   async use<T>(
     file: OpenFile,
     access: Access,
     interrupt: Interruptible | undefined,
     run: () => Promise<T>,
   ): Promise<T> {
-    while (!this.#allows(file, access)) await this.#obtain(file, access, interrupt);
-    file.accesses.add(access);
-    if (access.isPaged) {
-      file.inode.hasPages = true;
-      file.revocation?.touched.push(access);
-    }
-    try {
-      return await run();
-    } finally {
-      file.accesses.delete(access);
-      if (file.waiters.size > 0) file.wake();
+    for (;;) {
+      while (!this.#allows(file, access)) await this.#obtain(file, access, interrupt);
+      const { tenure } = file;
+      file.accesses.add(access);
+      if (access.isPaged) {
+        file.inode.hasPages = true;
+        file.revocation?.touched.push(access);
+      }
+      try {
+        const result = await run();
+        if (access.isWrite || file.tenure === tenure) return result;
+      } finally {
+        file.accesses.delete(access);
+        if (file.waiters.size > 0) file.wake();
+      }
     }
   }
 
@@ -211,7 +218,7 @@ export class DataAccess {
     await this.#options.kernelCache.dropAll(inode);
   }
 
-  /** Waits for the accesses that are under way now, then reports until nothing is left to. */
+  /** Waits for the accesses that are under way now, then reports until nothing is left to, nor being written. */
   async #flush(file: OpenFile): Promise<void> {
     do {
       const before = [...file.accesses];
@@ -225,7 +232,8 @@ export class DataAccess {
         });
       }
       if (file.isUnflushed) await this.#options.handOver(file);
-    } while (file.isUnflushed);
+      // The writeback of a mapping may have come meanwhile.
+    } while (file.isUnflushed || [...file.accesses].some(({ isWrite }) => isWrite));
   }
 
   async #dropPages(file: OpenFile, revocation: Revocation): Promise<void> {
@@ -252,7 +260,8 @@ export class DataAccess {
   async dropPagesNow(inode: Inode): Promise<void> {
     if (!inode.hasPages) return;
     const waiting = inode.file === null ? [] : [...inode.file.held, ...inode.file.accesses];
-    await this.#options.kernelCache.dropRanges(inode, without(WHOLE, waiting));
+    const locked = waiting.filter(({ isPaged }) => isPaged);
+    await this.#options.kernelCache.dropRanges(inode, without(WHOLE, locked));
   }
 
   /** The session is lost, and with it every lease: what was accepted is not sent any more, what waits asks anew. */

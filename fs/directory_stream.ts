@@ -86,9 +86,10 @@ export class DirectoryStream {
     for (const { inode: listed, ...entry } of entries) {
       // Noted before it is handed out, so that a recall finds whatever the kernel may have.
       const isNoted = withInodes || (this.#whole?.count ?? Infinity) < COMPLETE_ENTRIES_MAX;
-      if (isKept && isNoted) directory.setEntry(bytesKey(entry.name), entry.ino);
+      const isEntryKept = isKept && (!isNoted || directory.setEntry(bytesKey(entry.name), entry.ino));
+      if (isKept && !isEntryKept) this.#whole = null; // no room to note all of them
       const inode = listed === undefined ? undefined : this.#table.adopt(listed, askedAt);
-      if (!take(inode === undefined ? entry : { ...entry, found: { inode, isKept } })) {
+      if (!take(inode === undefined ? entry : { ...entry, found: { inode, isKept: isEntryKept } })) {
         this.#limit = Math.max(taken, ENTRIES_MIN);
         return;
       }

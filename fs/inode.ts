@@ -31,6 +31,9 @@ export const ABSENT = 0 as InodeId;
 /** A name that the kernel may have, but of which we don't know where it leads. */
 export const UNKNOWN = -1 as InodeId;
 
+/** Names noted of one directory, about 100 bytes each. */
+const NAMES_MAX = 250_000;
+
 export class Inode {
   readonly ino: InodeId;
   attributes: Attributes;
@@ -52,6 +55,8 @@ export class Inode {
   entries: Map<string, InodeId> | null = null;
   /** Directories: a name that is not in `entries` is absent. */
   isComplete = false;
+  /** Directories: it is not worth while to look for room in `entries`. */
+  isFull = false;
   /** Directories: open handles here. */
   directoryHandles = 0;
   /** Symlinks. */
@@ -98,11 +103,30 @@ export class Inode {
     this.blocks?.clear();
     this.entries = null;
     this.isComplete = false;
+    this.isFull = false;
   }
 
-  /** Notes where a name leads. Only under a lease. */
-  setEntry(key: string, ino: InodeId): void {
-    (this.entries ??= new Map()).set(key, ino);
+  /** Notes where a name leads. Only under a lease. False: there are too many, and it may not be kept. */
+  setEntry(key: string, ino: InodeId): boolean {
+    this.entries ??= new Map();
+    if (this.entries.size >= NAMES_MAX && !this.entries.has(key)) {
+      this.isComplete = false;
+      return false;
+    }
+    this.entries.set(key, ino);
+    return true;
+  }
+
+  /** Makes room for names, if there is none, by those that lead nowhere; true when the kernel must forget them as well. */
+  forgetAbsent(): boolean {
+    const { entries } = this;
+    if (entries === null || entries.size < NAMES_MAX || this.isFull) return false;
+    for (const [key, ino] of entries) {
+      if (ino === ABSENT || ino === UNKNOWN) entries.delete(key);
+    }
+    this.isComplete = false;
+    this.isFull = entries.size > NAMES_MAX / 2;
+    return true;
   }
 }
 

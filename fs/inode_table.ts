@@ -49,6 +49,10 @@ export class InodeTable {
       inode.recalledAt = moment;
       return;
     }
+    this.#noteStranger(ino, moment);
+  }
+
+  #noteStranger(ino: InodeId, moment: number): void {
     this.#strangers.delete(ino);
     this.#strangers.set(ino, moment);
     if (this.#strangers.size <= STRANGERS_MAX) return;
@@ -116,8 +120,7 @@ export class InodeTable {
   adoptEntry(parent: InodeId, name: Uint8Array, ino: InodeId, lease: LeaseMode, askedAt: number): boolean {
     const directory = this.#inodes.get(parent);
     if (directory === undefined || !this.adoptLease(directory, lease, askedAt)) return false;
-    directory.setEntry(bytesKey(name), ino);
-    return true;
+    return directory.setEntry(bytesKey(name), ino);
   }
 
   /** The inode is not needed any more. */
@@ -125,7 +128,7 @@ export class InodeTable {
     if (this.#inodes.get(inode.ino) !== inode || inode.ino === ROOT_INODE) return;
     this.#inodes.delete(inode.ino);
     // Replies that are on their way speak of a lease that was given back.
-    if (inode.recalledAt > 0) this.#strangers.set(inode.ino, inode.recalledAt);
+    if (inode.recalledAt > 0) this.#noteStranger(inode.ino, inode.recalledAt);
   }
 }
 

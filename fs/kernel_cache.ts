@@ -16,6 +16,7 @@
 
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
+import { isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
 import type { KernelNotifier } from "./kernel/notify.ts";
 import type { ByteRange, Inode } from "./inode.ts";
@@ -80,14 +81,29 @@ export class KernelCache {
     if (this.#notifier === null || inode.lookups === 0) return;
     await Promise.all(
       ranges.map(({ start, end }) =>
-        this.#notifier?.invalidateInode(inode.ino, start, end === Infinity ? 0 : end - start)
+        this.#notify((notifier) =>
+          notifier.invalidateInode(inode.ino, start, end === Infinity ? 0 : end - start)
+        )
       ),
     );
   }
 
+  /** Sends as soon as there is room among those that wait for the kernel. False: it had nothing, or is gone. */
+  async #notify(send: (notifier: Notifier) => Promise<boolean>): Promise<boolean> {
+    while (this.#notifier !== null) {
+      try {
+        return await send(this.#notifier);
+      } catch (error) {
+        if (!isErrno(error, "EAGAIN")) throw error;
+        await this.#options.clock.sleep(RETRY_MS);
+      }
+    }
+    return false;
+  }
+
   async #untilFound(inode: Inode, offset: number, length: number): Promise<void> {
     for (let tries = 0; this.#notifier !== null && inode.lookups > 0; tries++) {
-      if (await this.#notifier.invalidateInode(inode.ino, offset, length)) return;
+      if (await this.#notify((notifier) => notifier.invalidateInode(inode.ino, offset, length))) return;
       if (tries >= RETRIES_MAX) {
         // The answer that told of it went to nobody: the kernel will not say either that it has forgotten it.
         this.#options.log.debug("the kernel does not know an inode that it was told of", { ino: inode.ino });
@@ -100,8 +116,7 @@ export class KernelCache {
 
   /** Names of a directory are gone. */
   async dropNames(directory: Inode, names: readonly Uint8Array[]): Promise<void> {
-    const notifier = this.#notifier;
-    if (notifier === null || directory.lookups === 0 || names.length === 0) return;
+    if (this.#notifier === null || directory.lookups === 0 || names.length === 0) return;
     if (this.#inFlight.has(directory.ino)) {
       await this.dropAllNames();
       return;
@@ -113,7 +128,9 @@ export class KernelCache {
     watching.add(late);
     const timer = setTimeout(late, ENTRY_MS_MAX);
     try {
-      const dropped = Promise.all(names.map((name) => notifier.invalidateEntry(directory.ino, name)));
+      const dropped = Promise.all(
+        names.map((name) => this.#notify((notifier) => notifier.invalidateEntry(directory.ino, name))),
+      );
       if (await Promise.race([dropped, entered]) === "late") await this.dropAllNames();
     } finally {
       clearTimeout(timer);

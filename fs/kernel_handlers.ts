@@ -261,7 +261,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         if (found === undefined) return writer.addPlus(name, ino, type, next, null);
         // One that does not fit is not told, and not counted.
         const isTold = writer.addPlus(name, ino, type, next, entryOf(found) as EntryAnswer);
-        if (!isTold) found.inode!.lookups--;
+        if (!isTold) files.forget(ino, 1);
         return isTold;
       }, context);
       return done.then(() => 0);

@@ -74,8 +74,9 @@ export class Names {
       const key = bytesKey(name);
       const ino = directory.entries?.get(key) ?? (directory.isComplete ? ABSENT : UNKNOWN);
       if (ino === ABSENT) {
-        directory.setEntry(key, ABSENT); // the kernel has it from now on
-        return NOT_THERE;
+        // The kernel has it from now on.
+        if (directory.setEntry(key, ABSENT)) return NOT_THERE;
+        return this.#lookUp(parent, name, interrupt);
       }
       const inode = ino === UNKNOWN ? undefined : this.#table.get(ino);
       if (this.isFresh(inode)) return { inode, isKept: true };
@@ -88,7 +89,13 @@ export class Names {
     const reply = await this.#session.nameserver.lookup({ parent, name }, interrupt);
     const inode = reply.inode === undefined ? null : this.#table.adopt(reply.inode, askedAt);
     const ino = inode?.ino ?? ABSENT;
+    this.#boundNames(parent);
     return { inode, isKept: this.#table.adoptEntry(parent, name, ino, reply.directory, askedAt) };
+  }
+
+  /** What is noted of absent names goes when there is no room for more. */
+  #boundNames(parent: InodeId): void {
+    if (this.#table.get(parent)?.forgetAbsent()) void this.#options.kernelCache.dropAllNames();
   }
 
   getattr(ino: InodeId, interrupt: Interruptible): Inode | Promise<Inode> {
@@ -153,6 +160,7 @@ export class Names {
 
   /** A name changes by ours: where it leads is not known until the answer says so. The moment of the request. */
   beginChange(parent: InodeId, name: Uint8Array): number {
+    this.#boundNames(parent);
     this.#table.get(parent)?.setEntry(bytesKey(name), UNKNOWN);
     return this.#table.moment;
   }

@@ -46,6 +46,7 @@ export class Releases {
   /** The last handle of the file was closed. */
   closed(inode: Inode, file: OpenFile): void {
     if (this.#unused.has(file) && inode.attributes.size === 0) this.#unusedClosed.add(inode.ino);
+    else this.#unusedClosed.delete(inode.ino);
     if (inode.isRegistered || inode.lease === "write" || inode.lookups === 0) this.#add(inode.ino);
   }
 
@@ -93,7 +94,12 @@ export class Releases {
       if (held.length === 0) continue;
       const sent = this.#options.session.release(held, unused).catch((error) => {
         this.#options.log.debug("releases were not told", { count: held.length, error });
-        for (const { ino } of held) this.#queue.add(ino);
+        for (const { ino } of held) {
+          const inode = this.#options.table.get(ino);
+          if (inode !== undefined) inode.isRegistered = true;
+          this.#queue.add(ino);
+        }
+        for (const ino of unused) this.#unusedClosed.add(ino);
       });
       this.#sending = Promise.all([this.#sending, sent]).then(() => {});
     }
@@ -105,9 +111,14 @@ export class Releases {
     const { table } = this.#options;
     const inode = table.get(ino);
     if (inode !== undefined && inode.file !== null) return []; // it is open again, or closing
-    const isHeld = inode === undefined || inode.lease !== "none" || inode.isRegistered;
+    if (inode === undefined) {
+      table.noteRecall(ino);
+      return [{ ino, lease: "none", open: "no" }];
+    }
+    const isKept = inode.lookups > 0 && inode.lease !== "write"; // the kernel has looked it up again
+    if (isKept && !inode.isRegistered && !this.#unusedClosed.has(ino)) return [];
+    const isHeld = inode.lease !== "none" || inode.isRegistered;
     table.noteRecall(ino);
-    if (inode === undefined) return [{ ino, lease: "none", open: "no" }];
     inode.isRegistered = false;
     if (inode.lookups === 0 && ino !== ROOT_INODE) {
       inode.forgetAll();

@@ -61,10 +61,12 @@ export class Writer {
     const end = offset + data.length;
     if (end > FILE_BYTES_MAX) throw new FsError("EFBIG", `write up to ${end}`);
     if (data.length === 0) return;
+    const { tenure } = file;
     do {
       await this.#roomFor(file, data.length);
       await file.settled(offset, end);
     } while (!this.#hasRoom(file, data.length) || file.hasPending(offset, end));
+    if (file.tenure !== tenure) throw leaseLost(); // while it waited
     const isBuffered = file.inode.lease === "write";
     if (killSuidGid) file.killSuidGid = true;
     // The view belongs to the request; what outlives it is copied.
@@ -76,7 +78,7 @@ export class Writer {
     this.#acceptedBytes += bytes.length;
     if (isBuffered) this.#note(file, end);
     let failure: FsError | undefined;
-    const sent = this.#send(file, offset, bytes, file.tenure).catch((error) => {
+    const sent = this.#send(file, offset, bytes, tenure).catch((error) => {
       failure = asFsError(error, "write");
       if (!isBuffered) return; // the caller hears it at once
       this.#options.log.error("written data could not be stored", { ino: file.ino, offset, error: failure });

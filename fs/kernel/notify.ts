@@ -27,9 +27,9 @@ import { setU64 } from "./reply.ts";
 
 export interface KernelNotifierOptions {
   readonly fd: number;
-  /** Threads of the pool that may be waiting in the kernel. Default 8. */
+  /** Threads of the pool that may be waiting in the kernel, for names and for pages each. Default 8. */
   readonly concurrency?: number;
-  /** Notifications that may wait for a thread; equal ones are joined. Default 65536. */
+  /** Notifications of either kind that may wait for a thread; equal ones are joined. Default 65536. */
   readonly queueMax?: number;
 }
 
@@ -38,6 +38,16 @@ interface Waiting {
   readonly message: Uint8Array<ArrayBuffer>;
   readonly promise: Promise<boolean>;
   resolve(wasCached: boolean): void;
+}
+
+/**
+ * Names wait for a directory's lock, pages for a page's: what holds up the one may wait for who waits for the other, so
+ * neither takes the other's threads.
+ */
+interface Lane {
+  /** In order of arrival; equal notifications that have not begun share one. */
+  readonly queue: Map<string, Waiting>;
+  running: number;
 }
 
 const BODY = OUT_HEADER.bytes;
@@ -53,9 +63,9 @@ export class KernelNotifier {
   readonly #concurrency: number;
   readonly #queueMax: number;
   readonly #device: NotifyDevice;
-  /** In order of arrival; equal notifications that have not begun share one. */
-  readonly #queue = new Map<string, Waiting>();
-  #running = 0;
+  readonly #names: Lane = { queue: new Map(), running: 0 };
+  readonly #pages: Lane = { queue: new Map(), running: 0 };
+  readonly #lanes = [this.#names, this.#pages];
   #isClosed = false;
   #idle: PromiseWithResolvers<void> | null = null;
 
@@ -68,7 +78,7 @@ export class KernelNotifier {
 
   /** Notifications waiting or in the kernel. */
   get pendingCount(): number {
-    return this.#queue.size + this.#running;
+    return this.#lanes.reduce((sum, { queue, running }) => sum + queue.size + running, 0);
   }
 
   /**
@@ -82,7 +92,7 @@ export class KernelNotifier {
     setU64(view, BODY + NOTIFY_INVAL_INODE_OUT.off, offset);
     setU64(view, BODY + NOTIFY_INVAL_INODE_OUT.len, length);
     if (offset < 0) return this.#sendLockless(message);
-    return this.#enqueue(message, `i${nodeid}:${offset}:${length}`);
+    return this.#enqueue(this.#pages, message, `i${nodeid}:${offset}:${length}`);
   }
 
   /** Drops a name of a directory, present or absent; waits while an operation in the directory is in flight. */
@@ -98,7 +108,11 @@ export class KernelNotifier {
     view.setUint32(BODY + E.namelen, name.length, true);
     view.setUint32(BODY + E.flags, options.expireOnly ? NOTIFY_EXPIRE_ONLY : 0, true);
     message.set(name, BODY + E.bytes);
-    return this.#enqueue(message, `${options.expireOnly ? "x" : "e"}${parent}:${bytesKey(name)}`);
+    return this.#enqueue(
+      this.#names,
+      message,
+      `${options.expireOnly ? "x" : "e"}${parent}:${bytesKey(name)}`,
+    );
   }
 
   /** As invalidateEntry for a name that was removed elsewhere; watchers see an unlink. */
@@ -110,7 +124,7 @@ export class KernelNotifier {
     setU64(view, BODY + D.child, child);
     view.setUint32(BODY + D.namelen, name.length, true);
     message.set(name, BODY + D.bytes);
-    return this.#enqueue(message, `d${parent}:${child}:${bytesKey(name)}`);
+    return this.#enqueue(this.#names, message, `d${parent}:${child}:${bytesKey(name)}`);
   }
 
   /**
@@ -127,9 +141,11 @@ export class KernelNotifier {
    */
   async close(): Promise<void> {
     this.#isClosed = true;
-    for (const waiting of this.#queue.values()) waiting.resolve(false);
-    this.#queue.clear();
-    if (this.#running === 0) return;
+    for (const { queue } of this.#lanes) {
+      for (const waiting of queue.values()) waiting.resolve(false);
+      queue.clear();
+    }
+    if (this.pendingCount === 0) return;
     this.#idle ??= Promise.withResolvers();
     await this.#idle.promise;
   }
@@ -139,11 +155,11 @@ export class KernelNotifier {
     return Promise.resolve(this.#device.write(this.#fd, message) >= 0);
   }
 
-  #enqueue(message: Uint8Array<ArrayBuffer>, key: string): Promise<boolean> {
+  #enqueue(lane: Lane, message: Uint8Array<ArrayBuffer>, key: string): Promise<boolean> {
     if (this.#isClosed) return Promise.resolve(false);
-    const equal = this.#queue.get(key);
+    const equal = lane.queue.get(key);
     if (equal !== undefined) return equal.promise;
-    if (this.#queue.size >= this.#queueMax) {
+    if (lane.queue.size >= this.#queueMax) {
       return Promise.reject(
         new FsError("EAGAIN", `${this.#queueMax} notifications wait for the kernel already`, {
           op: "notify",
@@ -151,31 +167,31 @@ export class KernelNotifier {
       );
     }
     const { promise, resolve } = Promise.withResolvers<boolean>();
-    this.#queue.set(key, { key, message, promise, resolve });
-    this.#startMore();
+    lane.queue.set(key, { key, message, promise, resolve });
+    this.#startMore(lane);
     return promise;
   }
 
-  #startMore(): void {
-    for (const waiting of this.#queue.values()) {
-      if (this.#running >= this.#concurrency) return;
+  #startMore(lane: Lane): void {
+    for (const waiting of lane.queue.values()) {
+      if (lane.running >= this.#concurrency) return;
       // Once begun it may have passed the point where a later change matters: an equal one must queue again.
-      this.#queue.delete(waiting.key);
-      this.#running++;
-      void this.#send(waiting);
+      lane.queue.delete(waiting.key);
+      lane.running++;
+      void this.#send(lane, waiting);
     }
   }
 
-  async #send(waiting: Waiting): Promise<void> {
+  async #send(lane: Lane, waiting: Waiting): Promise<void> {
     let result: number = -ERRNO.EIO;
     try {
       result = await this.#device.writeAsync(this.#fd, waiting.message);
     } finally {
-      this.#running--;
-      assert(this.#running >= 0, "as many notifications end as begin");
+      lane.running--;
+      assert(lane.running >= 0, "as many notifications end as begin");
       waiting.resolve(result >= 0);
-      this.#startMore();
-      if (this.#running === 0) this.#idle?.resolve();
+      this.#startMore(lane);
+      if (this.pendingCount === 0) this.#idle?.resolve();
     }
   }
 }

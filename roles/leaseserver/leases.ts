@@ -403,11 +403,15 @@ export class LeaseTable {
       !(this.#holders.get(ino)?.some((holder) => holder.session !== session) ?? false);
   }
 
-  /** Asks a session whether it has an inode open that is about to be removed by itself. */
+  /** Asks a session whether it has an inode open that is about to be removed by itself; in turn, as any recall. */
   async askOpen(ino: InodeId, session: SessionId): Promise<void> {
-    const holder = this.#bySession.get(session)?.get(ino);
-    if (holder !== undefined) {
+    await this.#turns.take(ino);
+    try {
+      const holder = this.#bySession.get(session)?.get(ino);
+      if (holder === undefined) return;
       await this.#recall(session, [{ item: { ino, keep: holder.lease, removed: true }, holder }]);
+    } finally {
+      this.#turns.giveAll([ino]);
     }
   }
 

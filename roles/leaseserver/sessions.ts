@@ -156,20 +156,22 @@ export class SessionTable {
     session.lastSeenMs = this.#options.clock.monotonicMs();
   }
 
-  /** The session of a request, renewed by it. ESHUTDOWN when the peer has none (it ended, or HELLO only). */
+  /**
+   * The session of a request, renewed by it. ESHUTDOWN when the peer has none: it ended, came back over another connection
+   * (what still arrives over the old one is out of order), or HELLO only.
+   */
   of(peer: Peer): SessionId {
     const session = peer.state;
-    if (!(session instanceof Session) || session.ended) {
+    if (!(session instanceof Session) || session.ended || session.peer !== peer) {
       throw new FsError("ESHUTDOWN", "no session: open one first", { op: "session" });
     }
     this.#touch(session);
     return session.record.session;
   }
 
-  /** The session of a request, or 0 for a caller without one (status, tools). */
+  /** The session of a request, renewed by it, or 0 for a caller without one (status, tools). */
   ofOrNone(peer: Peer): SessionId {
-    const session = peer.state;
-    return session instanceof Session && !session.ended ? this.of(peer) : asSessionId(0);
+    return peer.state instanceof Session ? this.of(peer) : asSessionId(0);
   }
 
   markReclaimed(id: SessionId): void {

@@ -85,6 +85,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
   const retries = new Retries(namespace.journal);
 
   const sessionOf = ({ peer }: CallContext): SessionId => sessions.of(peer);
+  /** Every request renews the session that it comes from, as its client counts on that. */
   const callerOf = ({ peer }: CallContext): SessionId => sessions.ofOrNone(peer);
 
   const replyOf = (inode: InodeRecord, session: SessionId, own?: Own): InodeReply => {
@@ -213,41 +214,38 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     else leases.forget(inode.ino);
   };
 
-  const acquire = (
+  /** `replyOf` runs in the turn; whoever opens a file that lost its last name meanwhile keeps it as well. */
+  const acquireWith = <T>(
     ino: InodeId,
     mode: "read" | "write",
     session: SessionId,
-    signal?: AbortSignal,
-  ): Promise<AcquireReply> =>
-    leases.acquire(
-      ino,
-      session,
-      mode,
-      async (isShared) => {
-        let isOrphan = false;
-        const reply = namespace.look((tx) => {
-          const inode = regularFile(tx, ino);
-          isOrphan = inode.nlink === 0;
-          return acquireReplyOf(tx, inode, session, isShared);
-        });
-        if (!isOrphan) return reply;
-        return (await Promise.all([reply, namespace.keepOrphan(session, ino)]))[0];
-      },
-      signal,
-    );
+    signal: AbortSignal | undefined,
+    replyOf: (tx: Transaction, inode: InodeRecord, isShared: boolean) => T,
+  ): Promise<T> => {
+    const look = async (isShared: boolean): Promise<T> => {
+      let isOrphan = false;
+      const reply = namespace.look((tx) => {
+        const inode = regularFile(tx, ino);
+        isOrphan = inode.nlink === 0;
+        return replyOf(tx, inode, isShared);
+      });
+      if (!isOrphan) return reply;
+      return (await Promise.all([reply, namespace.keepOrphan(session, ino)]))[0];
+    };
+    return leases.acquire(ino, session, mode, look, signal);
+  };
 
-  /** As acquire, of what was found under a name; the name may lead elsewhere by the time of its turn. */
+  /** Of what was found under a name; the name may lead elsewhere by the time of its turn. */
   const acquireNamed = (
     ino: InodeId,
     { parent, name, write }: CreateRequest,
     session: SessionId,
   ): Promise<AcquireReply & { readonly directory: LeaseMode }> =>
-    leases.acquire(ino, session, write ? "write" : "read", (isShared) =>
-      namespace.look((tx) => {
-        const reply = acquireReplyOf(tx, regularFile(tx, ino), session, isShared);
-        const isThere = findEntry(tx, parent, name)?.ino === ino;
-        return { ...reply, directory: isThere ? leases.lease(parent, session) : "none" };
-      }));
+    acquireWith(ino, write ? "write" : "read", session, undefined, (tx, inode, isShared) => {
+      const isThere = findEntry(tx, parent, name)?.ino === ino;
+      const directory = isThere ? leases.lease(parent, session) : "none";
+      return { ...acquireReplyOf(tx, inode, session, isShared), directory };
+    });
 
   const create = async (
     request: CreateRequest,
@@ -504,7 +502,16 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       return { ...reply, directory: directoryLease, ...directories === undefined ? {} : { directories } };
     },
 
-    acquire: ({ ino, mode }, context) => acquire(ino, mode, sessionOf(context), context.signal),
+    acquire: ({ ino, mode }, context) => {
+      const session = sessionOf(context);
+      return acquireWith(
+        ino,
+        mode,
+        session,
+        context.signal,
+        (tx, inode, isShared) => acquireReplyOf(tx, inode, session, isShared),
+      );
+    },
 
     blocks: ({ ino, offset, length }, context) =>
       lookAt(ino, callerOf(context), (tx) => {
@@ -625,9 +632,15 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         (tx) => setXattr(tx, tx.inode(request.ino), request.name, request.value, request.flags),
       ),
 
-    getXattr: ({ ino, name }) => namespace.look((tx) => ({ value: getXattr(tx, tx.inode(ino), name) })),
+    getXattr: ({ ino, name }, context) => {
+      callerOf(context);
+      return namespace.look((tx) => ({ value: getXattr(tx, tx.inode(ino), name) }));
+    },
 
-    listXattrs: ({ ino }) => namespace.look((tx) => ({ names: listXattrs(tx, tx.inode(ino)) })),
+    listXattrs: ({ ino }, context) => {
+      callerOf(context);
+      return namespace.look((tx) => ({ names: listXattrs(tx, tx.inode(ino)) }));
+    },
 
     removeXattr: (request, context) =>
       changeInode(
@@ -637,7 +650,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         (tx) => removeXattr(tx, tx.inode(request.ino), request.name),
       ),
 
-    statfs: () => {
+    statfs: (_request, context) => {
+      callerOf(context);
       const { totalBytes, freeBytes } = registry.space();
       // What a user can store: every byte is kept `replication` times.
       const { replication } = options;
@@ -649,11 +663,15 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       };
     },
 
-    sync: async () => {
+    sync: async (_request, context) => {
+      callerOf(context);
       await namespace.change(() => {}, true);
       return { ok: true };
     },
 
-    status: () => options.status.report(),
+    status: (_request, context) => {
+      callerOf(context);
+      return options.status.report();
+    },
   };
 }

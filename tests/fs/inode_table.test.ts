@@ -218,7 +218,7 @@ Deno.test("inode: attributes and xattrs go without the lease, names and blocks s
   assert.deepEqual(inode.attributes, attributesOf(INO), "they are there for who may show old ones");
 });
 
-Deno.test.ignore("inode table: what is remembered of inodes that were given back is bounded", () => {
+Deno.test("inode table: what is remembered of inodes that were given back is bounded", () => {
   const table = new InodeTable();
   const before = table.moment;
   for (let i = 0; i < 10_000; i++) {

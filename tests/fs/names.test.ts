@@ -541,13 +541,25 @@ Deno.test("xattrs: our own change forgets the old values, also those that are on
   assert.equal(atOnce(names.getXattr(INO, X, PATIENT)), null);
 });
 
-Deno.test.ignore("rename: of an exchange both inodes have changed", async () => {
+Deno.test("rename: of an exchange both inodes have changed", async () => {
   const client = startWithName();
   const { names, root, inode, nameserver } = client;
   const other = know(client, OTHER);
   root.setEntry(bytesKey(B), OTHER);
   const renaming = names.rename(ROOT, A, ROOT, B, 2, PATIENT);
-  await nameserver.answer("rename", { ino: INO, directory: "read" });
+  await nameserver.answer("rename", { ino: INO, directory: "read", replaced: { ino: OTHER, nlink: 1 } });
   await renaming;
   assert.deepEqual([inode.isFresh, other.isFresh], [false, false], "both have a new ctime");
+});
+
+Deno.test("lookup: absent names are noted up to a bound, beyond it they go from here and from the kernel", async () => {
+  const client = startWithName();
+  const { names, root, kernel, nameserver } = client;
+  root.isComplete = true;
+  for (let i = 0; i < 249_999; i++) names.lookup(ROOT, nameOf(`absent${i}`), PATIENT);
+  assert.deepEqual([root.entries!.size, kernel.taken()], [250_000, []]);
+  const looking = names.lookup(ROOT, nameOf("one more"), PATIENT) as Promise<Found>;
+  await nameserver.answer("lookup", { directory: "read" });
+  assert.deepEqual([(await looking).isKept, kernel.taken()], [true, ["epoch"]]);
+  assert.deepEqual([...root.entries!.values()], [INO, ABSENT], "what is there stays");
 });

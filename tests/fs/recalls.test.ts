@@ -287,7 +287,7 @@ Deno.test("lost: pages that do not go are not waited for for ever", async () => 
   await client.kernel.held[0]!.release();
 });
 
-Deno.test.ignore("lost: with more files' pages in the kernel than notifications can wait", async () => {
+Deno.test("lost: with more files' pages in the kernel than notifications can wait", async () => {
   const client = startClient();
   const device = { write: () => 40, writeAsync: () => quiet().then(() => 40) };
   const notifier = new KernelNotifier({ fd: 3, concurrency: 2, queueMax: 4 }, device);

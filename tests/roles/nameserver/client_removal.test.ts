@@ -173,7 +173,6 @@ Deno.test("unlink: who opens a file behind its removal, as another has it open, 
   assert.ok(!isThere(service, ino));
 });
 
-// BUG (client_service.ts, acquireNamed): as acquire did, it opens a file that has no name any more, and notes nobody.
 Deno.test("unlink: who opens by name behind the removal gets a new file, or keeps the old one", async () => {
   const { service, clients: [a, b, c] } = await startService("a", "b", "c");
   const ino = await a.create("f");
@@ -212,7 +211,6 @@ Deno.test("unlink: what a client said before it opened the file does not hide th
   assert.equal(await opening, isThere(service, ino), "it is open exactly if it is still there");
 });
 
-// BUG (leases.ts, askOpen): the question takes no turn, and its answer lowers the lease to what was held when it was sent.
 Deno.test("unlink: WRITE that is granted to who is asked about its own file is not taken back by the answer", async () => {
   const { service, clients: [a, b] } = await startService("a", "b");
   const ino = await a.create("f");
