@@ -109,6 +109,15 @@ export class Member {
   }
 }
 
+/** New tables and as many sessions. */
+export async function startMembers(count: number, options?: TablesOptions) {
+  const tables = makeTables(options);
+  const members = await Promise.all(
+    Array.from({ length: count }, (_, i) => Member.join(tables, "abcdef"[i]!)),
+  );
+  return { ...tables, members: members as [Member, Member, Member, Member] };
+}
+
 /** A promise that a test resolves, and whether somebody waits for it. */
 export function gate(): { readonly open: () => void; readonly wait: () => Promise<void> } {
   const { promise, resolve } = Promise.withResolvers<void>();

@@ -1,27 +1,21 @@
+/** Who is granted what, and what others give up before somebody looks or changes. */
+
 import assert from "node:assert/strict";
 import { bytesOf } from "../../../base/bytes.ts";
 import { FsError, isErrno } from "../../../wire/errno.ts";
-import { asInodeId, asSessionId, type InodeId } from "../../../wire/ids.ts";
+import { asInodeId, asSessionId } from "../../../wire/ids.ts";
 import { settle } from "../../base/fake_clock.ts";
-import { gate, makeTables, Member, rest, watch } from "./harness.ts";
+import { gate, Member, rest, startMembers, watch } from "./harness.ts";
 
 const INO = asInodeId(5);
 const OTHER = asInodeId(6);
 const DIR = asInodeId(2);
 const name = bytesOf("name");
 
-async function start(count: number, options?: Parameters<typeof makeTables>[0]) {
-  const tables = makeTables(options);
-  const members = await Promise.all(
-    Array.from({ length: count }, (_, i) => Member.join(tables, "abcdef"[i]!)),
-  );
-  return { ...tables, members: members as [Member, Member, Member, Member] };
-}
-
 // ---- granting
 
 Deno.test("leases: whoever looks gets READ, together with others; WRITE is had alone", async () => {
-  const { members: [a, b, c] } = await start(3);
+  const { members: [a, b, c] } = await startMembers(3);
   assert.deepEqual([a, b].map((member) => member.lease(INO)), ["read", "read"]);
   assert.equal(await c.acquire(INO, "read"), "read");
   assert.deepEqual([a, b, c].flatMap(({ recalls }) => recalls), []);
@@ -35,7 +29,7 @@ Deno.test("leases: whoever looks gets READ, together with others; WRITE is had a
 });
 
 Deno.test("leases: acquiring READ leaves a writer READ, WRITE leaves readers nothing", async () => {
-  const { members: [a, b, c] } = await start(3);
+  const { members: [a, b, c] } = await startMembers(3);
   await a.acquire(INO, "write");
   assert.equal(await b.acquire(INO, "read"), "read");
   assert.deepEqual(a.recalls, [[{ ino: INO, keep: "read" }]]);
@@ -46,7 +40,7 @@ Deno.test("leases: acquiring READ leaves a writer READ, WRITE leaves readers not
 });
 
 Deno.test("leases: who holds WRITE acquires what it has without a recall", async () => {
-  const { members: [a] } = await start(1);
+  const { members: [a] } = await startMembers(1);
   await a.acquire(INO, "write");
   assert.equal(await a.acquire(INO, "read"), "write");
   assert.equal(await a.acquire(INO, "write"), "write");
@@ -54,7 +48,7 @@ Deno.test("leases: who holds WRITE acquires what it has without a recall", async
 });
 
 Deno.test("leases: who acquires is told whether another has the file open for writing", async () => {
-  const { leases, members: [a, b, c] } = await start(3);
+  const { leases, members: [a, b, c] } = await startMembers(3);
   const isShared = (member: Member) => leases.acquire(INO, member.session, "read", (isWritten) => isWritten);
   await a.acquire(INO, "read");
   assert.equal(await isShared(b), false);
@@ -70,7 +64,7 @@ Deno.test("leases: who acquires is told whether another has the file open for wr
 });
 
 Deno.test("leases: nobody but a session that lives is granted anything", async () => {
-  const { sessions, leases, members: [a] } = await start(1);
+  const { sessions, leases, members: [a] } = await startMembers(1);
   assert.equal(leases.lease(INO, asSessionId(0)), "none");
   assert.equal(leases.lease(INO, asSessionId(99)), "none");
   await a.acquire(INO, "write");
@@ -83,7 +77,7 @@ Deno.test("leases: nobody but a session that lives is granted anything", async (
 });
 
 Deno.test("leases: what an acquire finds wrong takes its grant back", async () => {
-  const { leases, members: [a, b] } = await start(2);
+  const { leases, members: [a, b] } = await startMembers(2);
   const fail = (mode: "read" | "write") =>
     assert.rejects(
       leases.acquire(INO, a.session, mode, () => Promise.reject(new FsError("ENOENT", "gone"))),
@@ -99,7 +93,7 @@ Deno.test("leases: what an acquire finds wrong takes its grant back", async () =
 });
 
 Deno.test("leases: one acquires after the other, in the order in which they came", async () => {
-  const { members } = await start(4);
+  const { members } = await startMembers(4);
   const answer = gate();
   members[0].onRecall = answer.wait;
   await members[0].acquire(INO, "write");
@@ -118,7 +112,7 @@ Deno.test("leases: one acquires after the other, in the order in which they came
 });
 
 Deno.test("leases: the recall of a grant starts after its answer was given", async () => {
-  const { members: [a, b] } = await start(2);
+  const { members: [a, b] } = await startMembers(2);
   const events: string[] = [];
   a.onRecall = () => void events.push("recall");
   const first = a.acquireNow(INO, "write").then(() => events.push("answer"));
@@ -131,7 +125,7 @@ Deno.test("leases: the recall of a grant starts after its answer was given", asy
 // keep what was taken back by what goes on in the same moment (as after the same write of the journal).
 Deno.test("leases: the recall of a grant starts after its answer was given, whatever comes in the same moment", async () => {
   for (let steps = 0; steps < 20; steps++) {
-    const { leases, members: [a, b] } = await start(2);
+    const { leases, members: [a, b] } = await startMembers(2);
     const events: string[] = [];
     a.onRecall = () => void events.push("recall");
     const written = Promise.withResolvers<void>();
@@ -150,7 +144,7 @@ Deno.test("leases: the recall of a grant starts after its answer was given, what
 });
 
 Deno.test("leases: who is interrupted while it waits for its turn gets nothing", async () => {
-  const { leases, members: [a, b, c] } = await start(3);
+  const { leases, members: [a, b, c] } = await startMembers(3);
   const answer = gate();
   a.onRecall = answer.wait;
   await a.acquire(INO, "write");
@@ -170,7 +164,7 @@ Deno.test("leases: who is interrupted while it waits for its turn gets nothing",
 // ---- looks
 
 Deno.test("leases: a look takes WRITE down to READ first, and is told that it has the turn", async () => {
-  const { leases, members: [a, b] } = await start(2);
+  const { leases, members: [a, b] } = await startMembers(2);
   const answer = gate();
   a.onRecall = answer.wait;
   await a.acquire(INO, "write");
@@ -186,7 +180,7 @@ Deno.test("leases: a look takes WRITE down to READ first, and is told that it ha
 });
 
 Deno.test("leases: a look at what nobody writes is answered at once, whatever is being changed", async () => {
-  const { leases, members: [a, b, c] } = await start(3);
+  const { leases, members: [a, b, c] } = await startMembers(3);
   const answer = gate();
   a.onRecall = answer.wait;
   a.lease(INO);
@@ -199,7 +193,7 @@ Deno.test("leases: a look at what nobody writes is answered at once, whatever is
 });
 
 Deno.test("leases: the writer itself is not asked when it looks", async () => {
-  const { leases, members: [a] } = await start(1);
+  const { leases, members: [a] } = await startMembers(1);
   await a.acquire(INO, "write");
   assert.equal(leases.look(a.session, [INO], (own) => own), undefined);
   assert.deepEqual(a.recalls, []);
@@ -208,7 +202,7 @@ Deno.test("leases: the writer itself is not asked when it looks", async () => {
 // ---- changes
 
 Deno.test("leases: a change that nobody has to hear of is made in the same step", async () => {
-  const { leases, members: [a, b] } = await start(2);
+  const { leases, members: [a, b] } = await startMembers(2);
   a.lease(INO);
   b.lease(OTHER);
   let isMade = false;
@@ -222,7 +216,7 @@ Deno.test("leases: a change that nobody has to hear of is made in the same step"
 });
 
 Deno.test("leases: a change waits for others, and nothing of the inode is granted meanwhile", async () => {
-  const { leases, members: [a, b, c] } = await start(3);
+  const { leases, members: [a, b, c] } = await startMembers(3);
   const answer = gate();
   a.onRecall = answer.wait;
   a.lease(INO);
@@ -248,7 +242,7 @@ Deno.test("leases: a change waits for others, and nothing of the inode is grante
 });
 
 Deno.test("leases: a change of attributes is told to all who hold the inode, and leaves them READ", async () => {
-  const { leases, members: [a, b, c] } = await start(3);
+  const { leases, members: [a, b, c] } = await startMembers(3);
   a.lease(INO);
   await b.acquire(OTHER, "write");
   await c.change({ ino: INO, keep: "read", attributes: true }, {
@@ -268,7 +262,7 @@ Deno.test("leases: a change of attributes is told to all who hold the inode, and
 });
 
 Deno.test("leases: changes of names of one directory go side by side, and none of them may be kept", async () => {
-  const { leases, members: [a, b, c] } = await start(3);
+  const { leases, members: [a, b, c] } = await startMembers(3);
   const answers = [gate(), gate()];
   let asked = 0;
   a.onRecall = () => answers[asked++]!.wait();
@@ -296,7 +290,7 @@ Deno.test("leases: changes of names of one directory go side by side, and none o
 });
 
 Deno.test("leases: what is being removed is asked for wherever it is known, and kept where it is open", async () => {
-  const { leases, members: [a, b, c, d] } = await start(4);
+  const { leases, members: [a, b, c, d] } = await startMembers(4);
   await a.acquire(INO, "read");
   b.lease(INO);
   await c.acquire(INO, "read");
@@ -314,7 +308,7 @@ Deno.test("leases: what is being removed is asked for wherever it is known, and 
 });
 
 Deno.test("leases: of a removed inode nothing is left where it is not open", async () => {
-  const { leases, members: [a, b] } = await start(2);
+  const { leases, members: [a, b] } = await startMembers(2);
   a.lease(INO);
   await b.change({ ino: INO, keep: "read", removed: true });
   assert.deepEqual(leases.countOf(a.session), { read: 0, write: 0 });
@@ -322,7 +316,7 @@ Deno.test("leases: of a removed inode nothing is left where it is not open", asy
 });
 
 Deno.test("leases: a session that does not answer is waited for until it is over, one that answers no longer", async () => {
-  const { sessions, clock, members: [a, b, c] } = await start(3);
+  const { sessions, clock, members: [a, b, c] } = await startMembers(3);
   a.onRecall = () => Promise.reject(new FsError("ETIMEDOUT", ""));
   await a.acquire(INO, "write");
   c.lease(OTHER);
@@ -342,7 +336,7 @@ Deno.test("leases: a session that does not answer is waited for until it is over
 });
 
 Deno.test("leases: a failed change lets the inodes go", async () => {
-  const { leases, members: [a, b] } = await start(2);
+  const { leases, members: [a, b] } = await startMembers(2);
   a.lease(INO);
   const items = [{ ino: INO, keep: "none" }, { ino: DIR, keep: "read", names: [name] }] as const;
   for (const isPromise of [false, true]) {
@@ -358,7 +352,7 @@ Deno.test("leases: a failed change lets the inodes go", async () => {
 });
 
 Deno.test("leases: who has the turn on a directory is granted nothing while another changes its names", async () => {
-  const { leases, members: [a, b, c] } = await start(3);
+  const { leases, members: [a, b, c] } = await startMembers(3);
   const answer = gate();
   b.lease(DIR);
   c.lease(DIR);
@@ -383,7 +377,7 @@ Deno.test("leases: who has the turn on a directory is granted nothing while anot
 });
 
 Deno.test("leases: who changes names in a directory is granted nothing while another has the turn on it", async () => {
-  const { leases, members: [a, b, c] } = await start(3);
+  const { leases, members: [a, b, c] } = await startMembers(3);
   const answer = gate();
   c.lease(DIR);
   c.onRecall = answer.wait;
@@ -401,7 +395,7 @@ Deno.test("leases: who changes names in a directory is granted nothing while ano
 });
 
 Deno.test("leases: an rmdir ends though two others keep making and removing names in the directory", async () => {
-  const { leases, members: [a, b, c] } = await start(3);
+  const { leases, members: [a, b, c] } = await startMembers(3);
   let isOver = false;
   const coming = [b, c].map(async (member) => {
     member.onRecall = rest; // as long as a message takes
@@ -422,7 +416,7 @@ Deno.test("leases: an rmdir ends though two others keep making and removing name
 // ---- flushes
 
 Deno.test("leases: a flush needs no turn from who holds WRITE or is being recalled, from nobody else", async () => {
-  const { leases, members: [a, b] } = await start(2);
+  const { leases, members: [a, b] } = await startMembers(2);
   assert.ok(!leases.mayCommit(INO, a.session));
   await a.acquire(INO, "write");
   assert.ok(leases.mayCommit(INO, a.session));
@@ -436,303 +430,4 @@ Deno.test("leases: a flush needs no turn from who holds WRITE or is being recall
   assert.ok(during);
   assert.ok(!leases.mayCommit(INO, a.session), "with READ it must ask");
   assert.ok(!leases.mayCommit(INO, b.session));
-});
-
-// ---- giving back, and the end of things
-
-Deno.test("leases: a session gives back all or a part, and never gets more by it", async () => {
-  const { leases, members: [a, b] } = await start(2);
-  await a.acquire(INO, "write");
-  leases.lower(a.session, [{ ino: INO, lease: "read", open: "no" }]);
-  assert.deepEqual(leases.countOf(a.session), { read: 1, write: 0 });
-  leases.lower(a.session, [{ ino: INO, lease: "write", open: "no" }, {
-    ino: OTHER,
-    lease: "write",
-    open: "no",
-  }]);
-  assert.deepEqual(leases.countOf(a.session), { read: 1, write: 0 });
-  leases.lower(a.session, [{ ino: INO, lease: "none", open: "read" }]);
-  assert.ok(leases.isOpenIn(INO, a.session) && !leases.isAlone(INO, b.session));
-  leases.lower(a.session, [{ ino: INO, lease: "none", open: "no" }]);
-  assert.ok(leases.isAlone(INO, b.session));
-  leases.lower(asSessionId(99), [{ ino: INO, lease: "none", open: "no" }]);
-});
-
-Deno.test("leases: who is asked for what it has given back meanwhile answers so", async () => {
-  const { leases, members: [a, b] } = await start(2);
-  const answer = gate();
-  a.onRecall = answer.wait;
-  await a.acquire(INO, "write");
-  const acquiring = b.acquire(INO, "write");
-  await rest();
-  a.release(INO);
-  answer.open();
-  assert.equal(await acquiring, "write");
-  assert.deepEqual(leases.countOf(a.session), { read: 0, write: 0 });
-});
-
-Deno.test("leases: an inode is somebody's alone while no other knows it nor asks for it", async () => {
-  const { leases, members: [a, b] } = await start(2);
-  a.lease(INO);
-  assert.ok(leases.isAlone(INO, a.session));
-  assert.ok(!leases.isAlone(INO, b.session));
-  const answer = gate();
-  a.onRecall = answer.wait;
-  const change = b.change({ ino: INO, keep: "none" });
-  await rest();
-  assert.ok(!leases.isAlone(INO, a.session), "another is about to look");
-  answer.open();
-  await change;
-  assert.ok(leases.isAlone(INO, b.session));
-});
-
-Deno.test("leases: an inode that is gone is forgotten", async () => {
-  const { leases, members: [a, b] } = await start(2);
-  await a.acquire(INO, "read");
-  b.lease(INO);
-  leases.forget(INO);
-  assert.deepEqual([leases.countOf(a.session), leases.countOf(b.session)], [
-    { read: 0, write: 0 },
-    { read: 0, write: 0 },
-  ]);
-  assert.ok(!leases.isOpenIn(INO, a.session));
-});
-
-Deno.test("leases: askOpen hears from the session itself, and from nobody that does not know the inode", async () => {
-  const { sessions, leases, clock, members: [a, b] } = await start(2);
-  await leases.askOpen(INO, a.session);
-  assert.ok(!leases.isOpenIn(INO, a.session));
-  assert.deepEqual(a.recalls, []);
-  await a.acquire(INO, "write");
-  await leases.askOpen(INO, a.session);
-  assert.ok(leases.isOpenIn(INO, a.session));
-  assert.deepEqual(a.recalls, [[{ ino: INO, keep: "write", removed: true }]], "it keeps what it has");
-  await rest();
-  assert.equal(a.lease(INO), "write");
-  a.open.clear();
-  await leases.askOpen(INO, a.session);
-  assert.ok(!leases.isOpenIn(INO, a.session));
-  assert.deepEqual(leases.countOf(a.session), { read: 0, write: 0 }, "what is not open is given up");
-  b.lease(INO);
-  b.onRecall = async () => {
-    await clock.sleep(10);
-    sessions.end(b.session, "test");
-    await new Promise(() => {});
-  };
-  const asking = watch(leases.askOpen(INO, b.session));
-  await clock.advance(20);
-  assert.ok(asking.isDone && !leases.isOpenIn(INO, b.session), "who is over has nothing open");
-});
-
-Deno.test("leases: figures say what is held, what was asked for and who waits", async () => {
-  const { leases, clock, members: [a, b] } = await start(2, { perSessionMax: 77 });
-  a.onRecall = () => clock.sleep(250);
-  a.lease(OTHER);
-  await a.acquire(INO, "write");
-  const before = leases.status();
-  assert.deepEqual([before.read, before.write, before.granted, before.perSessionMax], [1, 1, 2, 77]);
-  const change = b.change({ ino: INO, keep: "none" }, { ino: OTHER, keep: "none" });
-  await rest();
-  assert.equal(leases.status().waitingRecalls, 1);
-  await clock.advance(300);
-  await change;
-  const { recalls, recalledInodes, recallMs, recallMsMax, waitingRecalls, waitingTurns, read, write } = leases
-    .status();
-  assert.deepEqual([recalls, recalledInodes, recallMs, recallMsMax], [1, 2, 250, 250]);
-  assert.deepEqual([waitingRecalls, waitingTurns, read, write], [0, 0, 0, 0]);
-});
-
-Deno.test("leases: nothing is granted while a session is asked about its own inode, which the answer would take", async () => {
-  const { leases, members: [a] } = await start(1);
-  const answer = gate();
-  a.lease(INO);
-  a.onRecall = answer.wait;
-  const asking = leases.askOpen(INO, a.session);
-  await rest();
-  a.release(INO); // was on its way when it was asked
-  assert.equal(a.lease(INO), "none");
-  const acquiring = a.acquire(INO, "write");
-  answer.open();
-  await asking;
-  assert.equal(await acquiring, "write");
-  assert.deepEqual(leases.countOf(a.session), { read: 0, write: 1 });
-});
-
-// ---- too many
-
-Deno.test("leases: of a session that holds too many the oldest are recalled, but not what is open", async () => {
-  const { leases, clock, members: [a, b] } = await start(2, { perSessionMax: 100 });
-  const inodes = Array.from({ length: 150 }, (_, i) => asInodeId(1000 + i));
-  const open = new Set(inodes.slice(0, 10));
-  for (const ino of open) await a.acquire(ino, "read");
-  b.lease(inodes[20]!);
-  for (const ino of inodes) a.lease(ino);
-  await clock.advance(1_000);
-  const recalled = new Set<InodeId>(a.recalls.flat().map(({ ino }) => ino));
-  assert.ok(a.recalls.flat().every(({ keep }) => keep === "none"));
-  const { read } = leases.countOf(a.session);
-  assert.ok(read <= 100, `${read} are left`);
-  assert.equal(read, 150 - recalled.size);
-  assert.ok([...open].every((ino) => !recalled.has(ino)), "open files are kept");
-  assert.deepEqual([...recalled], inodes.slice(10, 10 + recalled.size), "the oldest go");
-  assert.equal(leases.status().evicted, recalled.size);
-  assert.deepEqual(leases.countOf(b.session), { read: 1, write: 0 }, "others are not concerned");
-});
-
-Deno.test("leases: while what is too much is given up nobody else gets it beside the old holder", async () => {
-  const { members: [a, b], clock } = await start(2, { perSessionMax: 1 });
-  const answer = gate();
-  a.onRecall = answer.wait;
-  a.lease(INO);
-  a.lease(OTHER);
-  await clock.advance(10);
-  assert.deepEqual(a.recalls.flat().map(({ ino }) => ino), [INO, OTHER]);
-  const acquiring = watch(b.acquire(INO, "write"));
-  await rest();
-  assert.ok(!acquiring.isDone);
-  assert.deepEqual([a.lease(INO), b.lease(INO)], ["none", "none"]);
-  answer.open();
-  await rest();
-  assert.equal(acquiring.value, "write");
-});
-
-Deno.test("leases: eviction passes over what somebody has the turn on, and over all when everything is open", async () => {
-  const { leases, clock, members: [a, b] } = await start(2, { perSessionMax: 2 });
-  const inodes = [10, 11, 12, 13].map(asInodeId);
-  for (const ino of inodes) await a.acquire(ino, "read");
-  await clock.advance(1_000);
-  assert.deepEqual(a.recalls, []);
-  assert.equal(leases.countOf(a.session).read, 4);
-  const answer = gate();
-  a.onRecall = answer.wait;
-  a.open.clear();
-  leases.lower(a.session, inodes.map((ino) => ({ ino, lease: "read", open: "no" })));
-  const change = b.change({ ino: inodes[0]!, keep: "read", attributes: true });
-  await rest();
-  a.lease(asInodeId(14));
-  await clock.advance(10);
-  assert.ok(a.recalls.flat().some(({ ino }) => ino === inodes[1]));
-  assert.equal(a.recalls.flat().filter(({ ino }) => ino === inodes[0]).length, 1);
-  answer.open();
-  await change;
-});
-
-// ---- fencing
-
-Deno.test("leases: what a session could write when it ended is fenced before anybody has anything of it", async () => {
-  const fenced: InodeId[] = [];
-  const done = gate();
-  const fence = async (ino: InodeId) => {
-    fenced.push(ino);
-    await done.wait();
-  };
-  const { sessions, leases, members: [a, b, c] } = await start(3, { fence });
-  await a.acquire(INO, "write");
-  await a.acquire(OTHER, "read");
-  sessions.end(a.session, "test");
-  assert.deepEqual(fenced, [INO], "what it could only read is not");
-  assert.equal(leases.status().fenced, 1);
-  assert.equal(b.lease(OTHER), "read");
-  assert.equal(b.lease(INO), "none");
-  assert.ok(!leases.isAlone(INO, b.session));
-  const waiting = [
-    watch(b.acquire(INO, "read")),
-    watch(c.change({ ino: INO, keep: "read", attributes: true })),
-    watch(leases.look(c.session, [INO], () => {})),
-  ];
-  await rest();
-  assert.ok(waiting.every(({ isDone }) => !isDone));
-  done.open();
-  await rest();
-  assert.ok(waiting.every(({ isDone }) => isDone));
-  assert.equal(c.lease(INO), "read");
-});
-
-Deno.test("leases: a writer that ends while it is recalled is fenced as well", async () => {
-  const done = gate();
-  const { sessions, members: [a, b] } = await start(2, { fence: done.wait });
-  a.onRecall = () => new Promise(() => {});
-  await a.acquire(INO, "write");
-  const acquiring = watch(b.acquire(INO, "write"));
-  await rest();
-  sessions.end(a.session, "test");
-  await rest();
-  assert.ok(!acquiring.isDone);
-  done.open();
-  await rest();
-  assert.equal(acquiring.value, "write");
-});
-
-Deno.test("leases: a fence that begins while another is waited for is waited for as well", async () => {
-  const gates = new Map([[INO, gate()], [OTHER, gate()]]);
-  const { sessions, members: [a, b, c] } = await start(3, { fence: (ino) => gates.get(ino)!.wait() });
-  await a.acquire(INO, "write");
-  await b.acquire(OTHER, "write");
-  sessions.end(b.session, "test");
-  a.onRecall = () => new Promise(() => {});
-  const change = watch(c.change({ ino: INO, keep: "none" }, { ino: OTHER, keep: "none" }));
-  await rest();
-  sessions.end(a.session, "test");
-  gates.get(OTHER)!.open();
-  await rest();
-  assert.ok(!change.isDone, "the first file may still be written to by a session that has ended");
-  gates.get(INO)!.open();
-  await rest();
-  assert.ok(change.isDone);
-});
-
-// ---- restart
-
-const STORED = [{ session: asSessionId(70), clientId: "old", host: "h", mountpoint: "/m" }];
-
-Deno.test("leases: after a restart nothing is granted, looked at or changed before all have said what they hold", async () => {
-  const { sessions, leases, members: [a] } = await start(1, { stored: STORED });
-  assert.equal(a.lease(INO), "none");
-  const waiting = [
-    watch(a.acquire(OTHER, "write")),
-    watch(leases.look(a.session, [INO], () => {})),
-    watch(a.change({ ino: INO, keep: "read", attributes: true })),
-    watch(a.change({ ino: DIR, keep: "read", names: [name] })),
-  ];
-  const old = await Member.join({ sessions, leases }, "old");
-  await rest();
-  assert.ok(waiting.every(({ isDone }) => !isDone));
-  assert.equal(a.lease(INO), "none");
-  assert.equal(leases.reclaim(old.session, { ino: INO, lease: "write", open: "write" }), "write");
-  old.open.set(INO, "write");
-  await rest();
-  assert.ok(waiting.every(({ isDone }) => !isDone), "not before it has said all");
-  sessions.markReclaimed(old.session);
-  await rest();
-  assert.ok(waiting.every(({ isDone }) => isDone));
-  assert.deepEqual(old.recalls[0], [{ ino: INO, keep: "read" }]);
-  assert.equal(a.lease(INO), "read");
-});
-
-Deno.test("leases: after a restart nobody waits for a session that has ended", async () => {
-  const { sessions, members: [a] } = await start(1, { stored: STORED });
-  const acquiring = watch(a.acquire(INO, "write"));
-  await rest();
-  assert.ok(!acquiring.isDone);
-  sessions.end(asSessionId(70), "test");
-  await rest();
-  assert.equal(acquiring.value, "write");
-});
-
-Deno.test("leases: reclaimed is what does not contradict what others have reclaimed", async () => {
-  const { leases, members: [a, b, c] } = await start(3);
-  const reclaim = (member: Member, lease: "read" | "write") =>
-    leases.reclaim(member.session, { ino: INO, lease, open: "no" });
-  assert.equal(reclaim(a, "read"), "read");
-  assert.equal(reclaim(b, "read"), "read");
-  assert.equal(reclaim(c, "write"), "none");
-  assert.equal(leases.reclaim(a.session, { ino: OTHER, lease: "write", open: "write" }), "write");
-  assert.equal(
-    leases.reclaim(a.session, { ino: OTHER, lease: "write", open: "write" }),
-    "write",
-    "said again",
-  );
-  assert.equal(leases.reclaim(b.session, { ino: OTHER, lease: "read", open: "read" }), "none");
-  assert.ok(leases.isOpenIn(OTHER, b.session));
-  assert.deepEqual(leases.countOf(c.session), { read: 0, write: 0 });
 });

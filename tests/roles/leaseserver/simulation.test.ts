@@ -1,17 +1,18 @@
 /** Many clients with random applications, over a network whose order the seed decides, and what must hold throughout. */
 
 import assert from "node:assert/strict";
+import { bytesOf } from "../../../base/bytes.ts";
 import { silentLogger } from "../../../base/log.ts";
 import { type Random, randomInt } from "../../../base/random.ts";
 import { LeaseTable } from "../../../roles/leaseserver/leases.ts";
 import { SessionTable } from "../../../roles/leaseserver/sessions.ts";
 import { FsError, isErrno } from "../../../wire/errno.ts";
 import { asInodeId, type InodeId } from "../../../wire/ids.ts";
-import type { RecallPush } from "../../../wire/messages/nameserver.ts";
+import type { RecallItem, RecallPush } from "../../../wire/messages/nameserver.ts";
 import { FakeClock, settle } from "../../base/fake_clock.ts";
 import { chance, pick, seededTest } from "../../base/seeded.ts";
 import { FakePeer } from "../nameserver/fake_peer.ts";
-import { TTL_MS } from "./harness.ts";
+import { makeTables, Member, TTL_MS } from "./harness.ts";
 import { Schedule } from "./schedule.ts";
 import { SimulatedClient } from "./simulated_client.ts";
 import { dataOf, SimulatedNameserver, Truth } from "./simulated_nameserver.ts";
@@ -235,3 +236,83 @@ seededTest("simulation: all holds as well for clients that may hold little", asy
     await simulate(random, { perSessionMax: 1 + randomInt(random, 4) });
   }
 });
+
+/** Each of `steps` is repeated by one session until one of them was done `enough` times; how often each was done. */
+async function race(
+  random: Random,
+  steps: readonly ((member: Member, schedule: Schedule) => Promise<unknown>)[],
+  enough: number,
+): Promise<number[]> {
+  const tables = makeTables();
+  const schedule = new Schedule(random, tables.clock);
+  const members = await Promise.all(
+    steps.map((_, i) => Member.join(tables, `c${i}`, () => schedule.delay())),
+  );
+  const counts = steps.map(() => 0);
+  const work = members.map(async (member, i) => {
+    while (Math.max(...counts) < enough) {
+      await schedule.delay();
+      await steps[i]!(member, schedule);
+      counts[i]!++;
+    }
+  });
+  await schedule.run(Promise.all(work), () => {
+    for (const { peer } of members) tables.sessions.of(peer);
+  });
+  return counts;
+}
+
+const INO = FILES[0]!;
+const readIt = (member: Member) => member.acquire(INO, "read");
+const writeIt = (member: Member) => member.acquire(INO, "write");
+const changeIt = (member: Member) => member.change({ ino: INO, keep: "read", attributes: true });
+
+seededTest(
+  "fairness: a stream of readers starves no writer, of writers no reader, of changes nobody",
+  async (random) => {
+    for (
+      const steps of [
+        [readIt, readIt, readIt, readIt, readIt, writeIt],
+        [writeIt, writeIt, writeIt, writeIt, writeIt, readIt],
+        [changeIt, changeIt, changeIt, changeIt, changeIt, readIt],
+        [readIt, readIt, writeIt, writeIt, changeIt, changeIt],
+      ]
+    ) {
+      const counts = await race(random, steps, 60);
+      assert.ok(Math.min(...counts) >= 10, `${counts}`);
+    }
+  },
+);
+
+seededTest(
+  "fairness: who needs several inodes at once is not passed over for ever by who needs one",
+  async (random) => {
+    const all = (member: Member) => member.change(...FILES.map((ino) => ({ ino, keep: "none" } as const)));
+    const one = (ino: InodeId) => (member: Member) => member.acquire(ino, "write");
+    const counts = await race(random, [all, ...FILES.map(one), ...FILES.map(one)], 100);
+    assert.ok(counts[0]! >= 10, `${counts}`);
+  },
+);
+
+seededTest(
+  "deadlock: changes of the same inodes in any order, whose recalls are flushed first, all end",
+  async (random) => {
+    const inodes = [...FILES, ...DIRECTORIES];
+    const mixed = (member: Member) => {
+      const items = shuffled(random, inodes).slice(0, 1 + randomInt(random, inodes.length));
+      return member.change(...items.map((ino): RecallItem => (
+        DIRECTORIES.includes(ino) && chance(random, 0.7)
+          ? { ino, keep: "read", names: [bytesOf("n")] }
+          : { ino, keep: pick(random, ["none", "read"]), attributes: true, removed: chance(random, 0.3) }
+      )));
+    };
+    const write = (member: Member) => member.acquire(pick(random, FILES), "write");
+    const counts = await race(random, [mixed, mixed, mixed, mixed, write, write], 100);
+    assert.ok(Math.min(...counts) > 0, `${counts}`);
+  },
+);
+
+function shuffled<T>(random: Random, items: readonly T[]): T[] {
+  const left = [...items];
+  return items.map(() => left.splice(randomInt(random, left.length), 1)[0]!);
+}

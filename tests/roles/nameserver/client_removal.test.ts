@@ -6,13 +6,7 @@ import { isErrno } from "../../../wire/errno.ts";
 import { type InodeId, ROOT_INODE } from "../../../wire/ids.ts";
 import { gate, rest, watch } from "../leaseserver/harness.ts";
 import { checkNamespace } from "./consistency.ts";
-import { makeService, type Service, ServiceClient, withoutDirectories } from "./service.ts";
-
-async function start(...names: string[]) {
-  const service = await makeService();
-  const clients = await Promise.all(names.map((who) => ServiceClient.connect(service, who)));
-  return { service, clients: clients as [ServiceClient, ServiceClient, ServiceClient] };
-}
+import { makeService, type Service, ServiceClient, startService, withoutDirectories } from "./service.ts";
 
 const nlinkOf = (client: ServiceClient, ino: InodeId) =>
   client.call("getattr", { ino }).then(({ attributes }) => attributes.nlink);
@@ -23,7 +17,7 @@ const isGone = async (client: ServiceClient, ino: InodeId) =>
 const isThere = ({ journal }: Service, ino: InodeId) => checkNamespace(journal).inodes.has(ino);
 
 Deno.test("unlink: a file that is open elsewhere lives on until it is closed there", async () => {
-  const { service, clients: [a, b] } = await start("a", "b");
+  const { service, clients: [a, b] } = await startService("a", "b");
   const ino = await a.create("f");
   await b.open(ino);
   const reply = await b.remove("f");
@@ -38,7 +32,7 @@ Deno.test("unlink: a file that is open elsewhere lives on until it is closed the
 });
 
 Deno.test("unlink: a file that is only known elsewhere goes at once, and is forgotten there", async () => {
-  const { service, clients: [a, b] } = await start("a", "b");
+  const { service, clients: [a, b] } = await startService("a", "b");
   const ino = await a.create("f");
   await a.release(ino, "read");
   await b.lookup("f");
@@ -49,7 +43,7 @@ Deno.test("unlink: a file that is only known elsewhere goes at once, and is forg
 });
 
 Deno.test("unlink: one of two names takes nothing from who has the file open", async () => {
-  const { clients: [a, b] } = await start("a", "b");
+  const { clients: [a, b] } = await startService("a", "b");
   const ino = await a.create("f");
   await a.call("link", { retry: a.tag(), ino, parent: ROOT_INODE, name: bytesOf("g") });
   const asked = a.recalls.length;
@@ -62,7 +56,7 @@ Deno.test("unlink: one of two names takes nothing from who has the file open", a
 });
 
 Deno.test("unlink: who says that it has the file open itself keeps it, without being asked", async () => {
-  const { service, clients: [a] } = await start("a");
+  const { service, clients: [a] } = await startService("a");
   const ino = await a.create("f");
   await a.remove("f", { ino, open: true });
   assert.deepEqual(a.recalls, []);
@@ -72,7 +66,7 @@ Deno.test("unlink: who says that it has the file open itself keeps it, without b
 });
 
 Deno.test("unlink: who says that it has not is not asked either", async () => {
-  const { service, clients: [a] } = await start("a");
+  const { service, clients: [a] } = await startService("a");
   const ino = await a.create("f");
   await a.release(ino, "read");
   await a.remove("f", { ino, open: false });
@@ -83,12 +77,12 @@ Deno.test("unlink: who says that it has not is not asked either", async () => {
 Deno.test("unlink: who speaks of another inode, or of none, is asked", async () => {
   for (const isWrong of [true, false]) {
     for (const isOpen of [true, false]) {
-      const { service, clients: [a] } = await start("a");
+      const { service, clients: [a] } = await startService("a");
       const other = await a.create("other");
       const ino = await a.create("f");
       if (!isOpen) await a.release(ino, "read");
       await a.remove("f", isWrong ? { ino: other, open: !isOpen } : undefined);
-      assert.deepEqual(a.recalls, [{ ino, keep: "read", removed: true }]);
+      assert.deepEqual(a.recalls.map((item) => [item.ino, item.removed]), [[ino, true]]);
       assert.equal(isThere(service, ino), isOpen);
       if (!isOpen) continue;
       await a.release(ino);
@@ -98,7 +92,7 @@ Deno.test("unlink: who speaks of another inode, or of none, is asked", async () 
 });
 
 Deno.test("unlink: who is asked about what it has given back is not asked at all", async () => {
-  const { service, clients: [a] } = await start("a");
+  const { service, clients: [a] } = await startService("a");
   const ino = await a.create("f");
   await a.release(ino);
   await a.remove("f");
@@ -107,7 +101,7 @@ Deno.test("unlink: who is asked about what it has given back is not asked at all
 });
 
 Deno.test("unlink: a file that is replaced by a rename lives on in the same way", async () => {
-  const { service, clients: [a, b] } = await start("a", "b");
+  const { service, clients: [a, b] } = await startService("a", "b");
   const old = await a.create("old");
   const fresh = await b.create("fresh");
   const reply = await b.rename("fresh", "old");
@@ -125,7 +119,7 @@ Deno.test("unlink: a file that is replaced by a rename lives on in the same way"
 
 Deno.test("unlink: a rename hears from its author whether what it replaces is open", async () => {
   for (const open of [true, false]) {
-    const { service, clients: [a] } = await start("a");
+    const { service, clients: [a] } = await startService("a");
     const old = await a.create("old");
     if (!open) await a.release(old, "read");
     await a.create("fresh");
@@ -136,7 +130,7 @@ Deno.test("unlink: a rename hears from its author whether what it replaces is op
 });
 
 Deno.test("unlink: a file that is opened while its holders are asked is not lost", async () => {
-  const { clients: [a, b, c] } = await start("a", "b", "c");
+  const { clients: [a, b, c] } = await startService("a", "b", "c");
   const ino = await a.create("f");
   const asked = gate();
   const answer = gate();
@@ -158,7 +152,7 @@ Deno.test("unlink: a file that is opened while its holders are asked is not lost
 });
 
 Deno.test("unlink: who opens a file behind its removal, as another has it open, keeps it as well", async () => {
-  const { service, clients: [a, b, c] } = await start("a", "b", "c");
+  const { service, clients: [a, b, c] } = await startService("a", "b", "c");
   const ino = await a.create("f");
   const answer = gate();
   a.onRecall = answer.wait;
@@ -179,8 +173,79 @@ Deno.test("unlink: who opens a file behind its removal, as another has it open, 
   assert.ok(!isThere(service, ino));
 });
 
+Deno.test("unlink: who opens by name behind the removal gets a new file, or keeps the old one", async () => {
+  const { service, clients: [a, b, c] } = await startService("a", "b", "c");
+  const ino = await a.create("f");
+  const answer = gate();
+  a.onRecall = answer.wait;
+  const removing = b.remove("f");
+  await rest();
+  const late = c.openByName("f");
+  await rest();
+  answer.open();
+  await removing;
+  const opened = (await late).attributes.ino;
+  await a.release(ino);
+  assert.ok(isThere(service, opened), "it is open in c");
+  await c.release(opened);
+  assert.equal(isThere(service, ino), false);
+});
+
+// BUG (client_service.ts, removing): what the client said of its own opens is taken over when the removal gets to it, though
+// an open that was sent behind it may have had its turn by then.
+Deno.test("unlink: what a client said before it opened the file does not hide that it has", async () => {
+  const { service, clients: [a] } = await startService("a");
+  const ino = await a.create("f");
+  await a.release(ino, "read");
+  service.journal.hold();
+  const chmod = a.chmod(ino); // the removal has to wait for what it sees to be written
+  await rest();
+  const removing = a.remove("f", { ino, open: false });
+  const opening = a.open(ino).then(() => true, (error) => {
+    assert.ok(isErrno(error, "ENOENT"), error);
+    return false;
+  });
+  await rest();
+  service.journal.release();
+  await Promise.all([chmod, removing]);
+  assert.equal(await opening, isThere(service, ino), "it is open exactly if it is still there");
+});
+
+Deno.test("unlink: WRITE that is granted to who is asked about its own file is not taken back by the answer", async () => {
+  const { service, clients: [a, b] } = await startService("a", "b");
+  const ino = await a.create("f");
+  await a.release(ino, "read");
+  await a.create("g");
+  const answer = gate();
+  a.onRecall = answer.wait;
+  const exchanging = a.rename("g", "f", 2); // it does not say what it knows of f
+  await rest();
+  const opening = a.open(ino, true);
+  await rest();
+  answer.open();
+  await exchanging;
+  assert.equal((await opening).lease, "write");
+  assert.equal(service.leaseserver.leases.countOf(a.session).write, 1);
+  const asked = a.recalls.length;
+  await b.call("getattr", { ino });
+  assert.deepEqual(a.recalls.slice(asked), [{ ino, keep: "read" }]);
+});
+
+// BUG (client_service.ts, removalItems): who has said that the file is open keeps READ, and may close it, tell so, and open it
+// again without asking, while another has not yet answered.
+Deno.test("unlink: who may open the file without asking is taken for one that has it open", async () => {
+  const { service, b, ino, answer, removing } = await removeWhileBIsOpen();
+  const mayOpen = b.recalls.findLast((item) => item.ino === ino)?.keep === "read";
+  await b.release(ino, mayOpen ? "read" : "none");
+  if (mayOpen) b.openInodes.set(ino, "read"); // as fs/file_system.ts does under READ
+  answer.open();
+  await removing;
+  await rest();
+  assert.equal(isThere(service, ino), mayOpen);
+});
+
 Deno.test("unlink: who gets a name anew while the old file's holders are asked removes the new one", async () => {
-  const { service, clients: [a, b, c] } = await start("a", "b", "c");
+  const { service, clients: [a, b, c] } = await startService("a", "b", "c");
   const old = await a.create("f");
   const fresh = await c.create("g");
   let asked = 0;
@@ -202,7 +267,7 @@ Deno.test("unlink: who gets a name anew while the old file's holders are asked r
 });
 
 Deno.test("unlink: of many who remove one name one succeeds", async () => {
-  const { service, clients: [a, b, c] } = await start("a", "b", "c");
+  const { service, clients: [a, b, c] } = await startService("a", "b", "c");
   for (let i = 0; i < 30; i++) {
     const ino = await a.create("f");
     const outcomes = await Promise.all(
@@ -216,7 +281,7 @@ Deno.test("unlink: of many who remove one name one succeeds", async () => {
 });
 
 Deno.test("unlink: what is said of a directory or of nothing is what rmdir and unlink say", async () => {
-  const { clients: [a, b] } = await start("a", "b");
+  const { clients: [a, b] } = await startService("a", "b");
   const dir = await a.mkdir("d");
   await b.lookup("x", dir);
   await a.create("f", dir);
@@ -233,7 +298,7 @@ Deno.test("unlink: what is said of a directory or of nothing is what rmdir and u
 
 /** b has `f` open and says so; c holds something that the removal waits for, until the returned gate opens. */
 async function removeWhileBIsOpen() {
-  const { service, clients: [a, b, c] } = await start("a", "b", "c");
+  const { service, clients: [a, b, c] } = await startService("a", "b", "c");
   const ino = await b.create("f");
   await c.lookup("f");
   const answer = gate();
@@ -264,7 +329,7 @@ Deno.test("unlink: who ends before all others have answered does not keep it", a
 });
 
 Deno.test("unlink: who removes its own open file and ends before it is removed does not keep it", async () => {
-  const { service, clients: [a, b] } = await start("a", "b");
+  const { service, clients: [a, b] } = await startService("a", "b");
   const ino = await a.create("f");
   await b.lookup("f");
   const answer = gate();
@@ -282,7 +347,7 @@ Deno.test("unlink: who removes its own open file and ends before it is removed d
 });
 
 Deno.test("unlink: who removes its own open file and closes it before it is removed does not keep it", async () => {
-  const { service, clients: [a, b] } = await start("a", "b");
+  const { service, clients: [a, b] } = await startService("a", "b");
   const ino = await a.create("f");
   await b.lookup("f");
   const answer = gate();
@@ -297,7 +362,7 @@ Deno.test("unlink: who removes its own open file and closes it before it is remo
 });
 
 Deno.test("unlink: a file that its remover opens at the same time is not taken from under it", async () => {
-  const { service, clients: [a, b] } = await start("a", "b");
+  const { service, clients: [a, b] } = await startService("a", "b");
   const ino = await a.create("f");
   await a.release(ino, "read");
   await b.lookup("x"); // holds the directory, so that the removal has to wait

@@ -1,6 +1,6 @@
 /** The nameserver's service for clients on a journal in memory, with sessions as a test wants them. */
 
-import { bytesOf } from "../../../base/bytes.ts";
+import { bytesOf, textOf } from "../../../base/bytes.ts";
 import { silentLogger } from "../../../base/log.ts";
 import { SeededRandom } from "../../../base/random.ts";
 import { Leaseserver } from "../../../roles/leaseserver/leaseserver.ts";
@@ -12,6 +12,7 @@ import type { StatusReporter } from "../../../roles/nameserver/status_reporter.t
 import { type InodeId, ROOT_INODE, type SessionId } from "../../../wire/ids.ts";
 import type {
   AcquireReply,
+  EntryReply,
   Held,
   LookupReply,
   NAMESERVER,
@@ -23,7 +24,13 @@ import type {
   RenameReply,
 } from "../../../wire/messages/nameserver.ts";
 import type { CallContext, Handlers, RequestOf, ResponseOf } from "../../../wire/service.ts";
-import { type InodeReply, type LeaseMode, type OpenMode, S_IFDIR } from "../../../wire/messages/inode.ts";
+import {
+  type InodeReply,
+  type LeaseMode,
+  type OpenMode,
+  S_IFDIR,
+  S_IFLNK,
+} from "../../../wire/messages/inode.ts";
 import type { SessionRecord } from "../../../roles/leaseserver/sessions.ts";
 import { settle } from "../../base/fake_clock.ts";
 import { FakePeer, type PushAnswer } from "./fake_peer.ts";
@@ -106,6 +113,28 @@ export async function addDataservers({ registry }: Service): Promise<void> {
 }
 
 let runs = 0;
+
+/** A new service and its clients. */
+export async function startService(...names: string[]) {
+  const service = await makeService();
+  const clients = await Promise.all(names.map((who) => ServiceClient.connect(service, who)));
+  return { service, clients: clients as [ServiceClient, ServiceClient, ServiceClient, ServiceClient] };
+}
+
+/** A recalled item as text. */
+export function describe({ ino, keep, attributes, names, removed }: RecallItem): string {
+  const parts = [`${ino} ${keep}`];
+  if (attributes) parts.push("attributes");
+  if (names !== undefined) parts.push(`names ${names.map(textOf)}`);
+  if (removed) parts.push("removed");
+  return parts.join(" ");
+}
+
+/** What was recalled since, as text. */
+export function since(client: ServiceClient): () => string[] {
+  const from = client.recalls.length;
+  return () => client.recalls.slice(from).map(describe);
+}
 
 /** A client of the service: its session, what it has open, and what it answers to recalls. */
 export class ServiceClient {
@@ -204,6 +233,35 @@ export class ServiceClient {
       mode: S_IFDIR | 0o755,
     });
     return attributes.ino;
+  }
+
+  /** Makes a symlink in the root. */
+  async symlink(name: string, target: string): Promise<EntryReply> {
+    return await this.call("make", {
+      retry: this.tag(),
+      parent: ROOT_INODE,
+      name: bytesOf(name),
+      credentials: { uid: 0, gid: 0 },
+      mode: S_IFLNK | 0o777,
+      target: bytesOf(target),
+    });
+  }
+
+  async chmod(ino: InodeId, mode = 0o600): Promise<InodeReply> {
+    return await this.call("setattr", { retry: this.tag(), ino, mode });
+  }
+
+  /** Opens the file under a name of the root, or makes it, and does not keep it open. */
+  async openByName(name: string, write = false): Promise<ResponseOf<Methods["create"]>> {
+    return await this.call("create", {
+      retry: this.tag(),
+      parent: ROOT_INODE,
+      name: bytesOf(name),
+      credentials: { uid: 0, gid: 0 },
+      mode: 0o600,
+      exclusive: false,
+      write,
+    });
   }
 
   /** Opens a file and keeps it open. */
