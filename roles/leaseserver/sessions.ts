@@ -236,10 +236,13 @@ export class SessionTable {
         this.end(id, "it did not answer a recall");
         return undefined;
       }
-      if (session.peer !== null) {
+      const { peer } = session;
+      if (peer !== null) {
         try {
-          const answer = await untilEnded(session, session.peer.push(op, message, { timeoutMs: leftMs }));
+          const pushed = peer.push(op, message, { timeoutMs: leftMs });
+          const answer = await whileAttached(session, peer, pushed);
           if (session.ended) return undefined;
+          if (answer === SUPERSEDED) continue;
           this.#touch(session);
           return answer;
         } catch (error) {
@@ -289,13 +292,15 @@ export class SessionTable {
   }
 }
 
-/** What `work` comes to, or undefined as soon as the session has ended. */
-function untilEnded(session: Session, work: Promise<unknown>): Promise<unknown> {
+const SUPERSEDED = Symbol("superseded");
+
+/** What `work` comes to, or SUPERSEDED as soon as the session has ended, or its client is back over another connection. */
+function whileAttached(session: Session, peer: Peer, work: Promise<unknown>): Promise<unknown> {
   return new Promise((resolve, reject) => {
     const onWake = () => {
-      if (!session.ended) return;
+      if (!session.ended && session.peer === peer) return;
       session.waiting.delete(onWake);
-      resolve(undefined);
+      resolve(SUPERSEDED);
     };
     session.waiting.add(onWake);
     work.then(resolve, reject).finally(() => session.waiting.delete(onWake));

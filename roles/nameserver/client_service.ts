@@ -171,6 +171,11 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     return [{ ino, keep: "read", attributes: true, ...(target.nlink === 1 ? { removed: true } : {}) }];
   };
 
+  /** What the client says of its own opens is so when it sends it: taken over before what it has sent behind. */
+  const noteRemoved = ({ removed }: { readonly removed?: Removed }, session: SessionId): void => {
+    if (removed !== undefined) leases.noteOpen(removed.ino, session, removed.open);
+  };
+
   /**
    * Runs a change that may take the last name of an inode: `attempt` gets the sessions that hold it open, and says
    * by "again" that something else is under the name by now.
@@ -185,11 +190,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     for (let tries = 0; tries < 100; tries++) {
       const target = await namespace.look((tx) => operations.removalTarget(tx, parent, name));
       const isLast = target !== undefined && !isDirectory(target) && target.nlink === 1;
-      if (isLast && removed?.ino === target.ino && tries === 0) {
-        leases.noteOpen(target.ino, session, removed.open);
-      } else if (isLast) {
-        await leases.askOpen(target.ino, session);
-      }
+      const isTold = removed?.ino === target?.ino && tries === 0;
+      if (isLast && !isTold) await leases.askOpen(target.ino, session);
       const isSame = (tx: Transaction): boolean => {
         const now = operations.removalTarget(tx, parent, name);
         return now?.ino === target?.ino && now?.nlink === target?.nlink;
@@ -386,6 +388,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
 
     remove: (request, context) => {
       const session = sessionOf(context);
+      noteRemoved(request, session);
       const { parent, name } = request;
       return retries.once<RemoveReply>(
         session,
@@ -416,6 +419,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
 
     rename: (request, context) => {
       const session = sessionOf(context);
+      noteRemoved(request, session);
       const { parent, name, newParent, newName, flags } = request;
       const names = parent === newParent
         ? [{ ino: parent, keep: "read", names: [name, newName] } as const]

@@ -154,9 +154,7 @@ Deno.test("sessions: a push waits for a client that is away, and reaches it when
   assert.deepEqual(answer, { open: [] });
 });
 
-// BUG (sessions.ts, push): what was sent over a connection that has died without a word (a cut network, a lost NAT entry) is
-// waited for until it is closed, or for three TTLs, though the client is back over another. Then the session is ended, which
-// lives and holds what it has not yet flushed.
+// A connection may die without a word (a cut network, a lost NAT entry).
 Deno.test("sessions: a push that hangs is sent again over the connection with which its client is back", async () => {
   const { clock, table, open, ended } = start();
   const { session } = await open("a", new FakePeer(() => new Promise(() => {})));
