@@ -35,6 +35,8 @@ export interface DispatcherOptions {
   readonly trace: KernelTrace | null;
 }
 
+/** Less than what time-outs have in reserve, more than encoding takes. */
+const LATE_MS = 100;
 /** Interrupts that came before their request, or after its reply; only so many are remembered. */
 const STRAY_INTERRUPTS_MAX = 64;
 const REPLY_BUFFER_BYTES = 64 * 1024;
@@ -147,6 +149,7 @@ export class Dispatcher {
   #finish(operation: Operation, request: KernelRequest, answer: unknown): void {
     const reply = this.#reply;
     reply.clear();
+    const answeredMs = performance.now();
     let error = 0;
     try {
       if (typeof answer === "number" || operation.encode === null) error = this.#statusOf(operation, answer);
@@ -155,7 +158,7 @@ export class Dispatcher {
       this.#fail(request, thrown);
       return;
     }
-    this.#send(request, error);
+    this.#send(request, error, answeredMs);
   }
 
   /** The error, or 0, that an answer without a payload stands for. */
@@ -190,15 +193,23 @@ export class Dispatcher {
     this.#send(request, -ERRNO[error.errno]);
   }
 
-  /** Seals and sends what lies in the reply buffer; with an error, only the error. */
-  #send(request: KernelRequest, error: number): void {
+  /**
+   * Seals and sends what lies in the reply buffer; with an error, only the error. The kernel counts time-outs from when it gets
+   * them: in a reply that is late, as this process was stopped, they are over.
+   */
+  #send(request: KernelRequest, error: number, answeredMs = Infinity): void {
     const reply = this.#reply;
     if (error !== 0) reply.clear();
+    const { directory } = request;
+    if (performance.now() - Math.min(answeredMs, directory?.encodedMs ?? Infinity) > LATE_MS) {
+      reply.expire();
+      directory?.expire();
+    }
     reply.seal(error, request.uniqueLow, request.uniqueHigh);
     if (this.#trace !== null) this.#trace.reply(request, error, reply.totalBytes);
     const result = this.#sink.send(reply);
-    if (request.directory !== null) {
-      DirectoryBuffer.give(request.directory);
+    if (directory !== null) {
+      DirectoryBuffer.give(directory);
       request.directory = null;
     }
     if (result >= 0 || isGone(result)) return;

@@ -87,6 +87,11 @@ function setEntry(view: DataView, at: number, entry: EntryAnswer): void {
   setAttributes(view, at + ENTRY_OUT.attr, entry.attributes);
 }
 
+function expireEntry(view: DataView, at: number): void {
+  setTimeoutFields(view, at + ENTRY_OUT.entry_valid, at + ENTRY_OUT.entry_valid_nsec, 0);
+  setTimeoutFields(view, at + ENTRY_OUT.attr_valid, at + ENTRY_OUT.attr_valid_nsec, 0);
+}
+
 /** The reply under construction: header, then `length - header` encoded bytes, then `tail`. */
 export class ReplyBuffer {
   bytes: Uint8Array<ArrayBuffer>;
@@ -95,6 +100,9 @@ export class ReplyBuffer {
   length: number = OUT_HEADER.bytes;
   /** Written after the payload, not copied. */
   tail: Uint8Array | readonly Uint8Array[] | null = null;
+  /** Where the payload has an entry, or the time-out of attributes (seconds, nanoseconds), if it has. */
+  #entryAt = 0;
+  #attributesAt: readonly [number, number] | null = null;
 
   constructor(byteLength: number) {
     this.bytes = new Uint8Array(byteLength);
@@ -104,6 +112,14 @@ export class ReplyBuffer {
   clear(): void {
     this.length = OUT_HEADER.bytes;
     this.tail = null;
+    this.#entryAt = 0;
+    this.#attributesAt = null;
+  }
+
+  /** What was encoded may not be kept. */
+  expire(): void {
+    if (this.#entryAt > 0) expireEntry(this.view, this.#entryAt);
+    if (this.#attributesAt !== null) setTimeoutFields(this.view, ...this.#attributesAt, 0);
   }
 
   /** Bytes of the whole message. */
@@ -159,18 +175,15 @@ export class ReplyBuffer {
 
   entry(entry: EntryAnswer): void {
     const at = this.reserve(ENTRY_OUT.bytes);
+    this.#entryAt = at;
     setEntry(this.view, at, entry);
   }
 
   attributes(answer: AttributesAnswer): void {
     const at = this.reserve(ATTR_OUT.bytes);
     const view = this.view;
-    setTimeoutFields(
-      view,
-      at + ATTR_OUT.attr_valid,
-      at + ATTR_OUT.attr_valid_nsec,
-      answer.attributeTimeoutMs,
-    );
+    this.#attributesAt = [at + ATTR_OUT.attr_valid, at + ATTR_OUT.attr_valid_nsec];
+    setTimeoutFields(view, ...this.#attributesAt, answer.attributeTimeoutMs);
     view.setUint32(at + ATTR_OUT.attr_valid_nsec + 4, 0, true);
     setAttributes(view, at + ATTR_OUT.attr, answer.attributes);
   }
@@ -179,12 +192,8 @@ export class ReplyBuffer {
     const at = this.reserve(STATX_OUT.bytes);
     this.bytes.fill(0, at, at + STATX_OUT.bytes);
     const view = this.view;
-    setTimeoutFields(
-      view,
-      at + STATX_OUT.attr_valid,
-      at + STATX_OUT.attr_valid_nsec,
-      answer.attributeTimeoutMs,
-    );
+    this.#attributesAt = [at + STATX_OUT.attr_valid, at + STATX_OUT.attr_valid_nsec];
+    setTimeoutFields(view, ...this.#attributesAt, answer.attributeTimeoutMs);
     const stat = at + STATX_OUT.stat;
     const from = answer.attributes;
     view.setUint32(stat + STATX.mask, STATX_BASIC_STATS | STATX_BTIME, true);
@@ -276,15 +285,25 @@ export class DirectoryBuffer implements DirectoryWriter {
   #view: DataView<ArrayBuffer> = new DataView(this.#bytes.buffer);
   #length = 0;
   #limit = 0;
+  #entriesAt: number[] = [];
+  /** When the first entry was encoded (`performance.now`); Infinity: none was. */
+  encodedMs = Infinity;
 
   #begin(replyBytesMax: number): void {
     this.#length = 0;
+    this.#entriesAt = [];
+    this.encodedMs = Infinity;
     // A shorter reply than asked for is allowed; the kernel comes again for the rest.
     this.#limit = Math.min(replyBytesMax, DIRECTORY_REPLY_BYTES_MAX);
     if (this.#bytes.length < this.#limit) {
       this.#bytes = new Uint8Array(this.#limit);
       this.#view = new DataView(this.#bytes.buffer);
     }
+  }
+
+  /** What was encoded may not be kept. */
+  expire(): void {
+    for (const at of this.#entriesAt) expireEntry(this.#view, at);
   }
 
   /** The records; valid until it is given back. */
@@ -303,8 +322,13 @@ export class DirectoryBuffer implements DirectoryWriter {
     const end = this.#length + padded(DIRENTPLUS.bytes + name.length);
     if (end > this.#limit) return false;
     const start = this.#length;
-    if (entry === null) this.#bytes.fill(0, start, start + ENTRY_OUT.bytes);
-    else setEntry(this.#view, start + DIRENTPLUS.entry_out, entry);
+    if (entry === null) {
+      this.#bytes.fill(0, start, start + ENTRY_OUT.bytes);
+    } else {
+      if (this.#entriesAt.length === 0) this.encodedMs = performance.now();
+      this.#entriesAt.push(start + DIRENTPLUS.entry_out);
+      setEntry(this.#view, start + DIRENTPLUS.entry_out, entry);
+    }
     this.#record(start + DIRENTPLUS.dirent, end, name, ino, type, cookie);
     return true;
   }

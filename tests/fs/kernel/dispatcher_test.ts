@@ -484,3 +484,50 @@ Deno.test("dispatcher: FORGET and BATCH_FORGET reach the handler, a lock to the 
   assert.deepEqual(range, { owner: 0xf000000000000001n, start: 4, end: Infinity, type: 1, pid: 99 });
   assert.deepEqual(payload, body.subarray(16, 40));
 });
+
+Deno.test("dispatcher: time-outs are over in a reply that is late, as the process was stopped before it was written", async () => {
+  const now = { seconds: 1, nanoseconds: 0 };
+  const times = { atime: now, mtime: now, ctime: now, btime: now };
+  const owner = { mode: 0o100644, nlink: 1, uid: 0, gid: 0, rdev: 0 };
+  for (const stoppedMs of [0, 150]) {
+    const answer = {
+      nodeid: 2,
+      generation: 1,
+      entryTimeoutMs: 3_000,
+      attributeTimeoutMs: 2_000,
+      /** Encoded last. */
+      get attributes() {
+        for (const startMs = performance.now(); performance.now() - startMs < stoppedMs;);
+        return { ino: 2, size: 0, blocks: 0, blockSize: 4096, ...times, ...owner };
+      },
+    };
+    const harness = new Harness({
+      lookup: () => answer,
+      getattr: () => answer,
+      statx: () => answer,
+      readdir: (_context, _node, _fh, _cookie, writer) => {
+        for (const name of ["a", "b"]) writer.addPlus(bytesOf(name), 2, 8, 1, answer);
+        return 0;
+      },
+    } as FileSystemHandlers);
+    const ask = async (opcode: number) => {
+      const { payload, error } = await harness.ask(EXAMPLES.find((example) => example.opcode === opcode)!);
+      assert.equal(error, 0);
+      return new DataView(copyBytes(payload).buffer);
+    };
+    const isLate = stoppedMs > 0;
+    const [forNames, forAttributes] = isLate ? [0, 0] : [3, 2];
+    const entry = await ask(P.OP_LOOKUP);
+    assert.equal(entry.getUint32(P.ENTRY_OUT.entry_valid, true), forNames);
+    assert.equal(entry.getUint32(P.ENTRY_OUT.attr_valid, true), forAttributes);
+    assert.equal(entry.getUint32(P.ENTRY_OUT.nodeid, true), 2, "all else is as it was");
+    assert.equal((await ask(P.OP_GETATTR)).getUint32(P.ATTR_OUT.attr_valid, true), forAttributes);
+    assert.equal((await ask(P.OP_STATX)).getUint32(P.STATX_OUT.attr_valid, true), forAttributes);
+    const listing = await ask(P.OP_READDIRPLUS);
+    for (const start of [0, listing.byteLength / 2]) {
+      const at = start + P.DIRENTPLUS.entry_out;
+      assert.equal(listing.getUint32(at + P.ENTRY_OUT.entry_valid, true), forNames);
+      assert.equal(listing.getUint32(at + P.ENTRY_OUT.attr_valid, true), forAttributes);
+    }
+  }
+});
