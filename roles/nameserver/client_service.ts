@@ -171,9 +171,12 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     return [{ ino, keep: "read", attributes: true, ...(target.nlink === 1 ? { removed: true } : {}) }];
   };
 
-  /** What the client says of its own opens is so when it sends it: taken over before what it has sent behind. */
+  /**
+   * What the client says of its own opens is so when it sends it: taken over before what it has sent behind. That it has none
+   * open is not: it may not know yet of one by name, and tells its closes anyway.
+   */
   const noteRemoved = ({ removed }: { readonly removed?: Removed }, session: SessionId): void => {
-    if (removed !== undefined) leases.noteOpen(removed.ino, session, removed.open);
+    if (removed?.open === true) leases.noteOpen(removed.ino, session, true);
   };
 
   /**

@@ -147,7 +147,9 @@ Deno.test({
     await step("chmod, rename, link, mkdir, rmdir, unlink: one each", async () => {
       assert.deepEqual((await each(cluster, "os.chmod(f'{m}/d/f{i}', 0o600)")).calls, { setattr: 1 });
       assert.deepEqual((await each(cluster, "os.rename(f'{m}/d/f{i}', f'{m}/d/g{i}')")).calls, { rename: 1 });
-      assert.deepEqual((await each(cluster, "os.link(f'{m}/d/g{i}', f'{m}/d/h{i}')")).calls, { link: 1 });
+      // The kernel looks at the source's mode first, and the rename's answer does not bring the new ctime.
+      const linked = (await each(cluster, "os.link(f'{m}/d/g{i}', f'{m}/d/h{i}')")).calls;
+      assert.deepEqual(linked, { getattr: 1, link: 1 });
       assert.deepEqual((await each(cluster, "os.mkdir(f'{m}/d/e{i}')")).calls, { make: 1 });
       assert.deepEqual((await each(cluster, "os.rmdir(f'{m}/d/e{i}')")).calls, { remove: 1 });
       assert.deepEqual((await each(cluster, "os.unlink(f'{m}/d/g{i}')")).calls, { remove: 1 });

@@ -243,8 +243,6 @@ Deno.test("unlink: who has closed the file and opens it again meanwhile has it o
   assert.equal(isThere(service, ino), await opening);
 });
 
-// BUG (client_service.ts, noteRemoved): that the client does not have the file open is from before the answer to a creation
-// that opened it, and which is still on its way when it sends the removal. Only that it has it open says anything.
 Deno.test("unlink: a file that its remover has opened by name, and does not know of yet, is kept", async () => {
   const { service, clients: [a, b] } = await startService("a", "b");
   const ino = await b.create("f");
