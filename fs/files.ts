@@ -164,7 +164,11 @@ export class Files {
       known.end(inode.ino);
       try {
         if (reply.created) releases.noteUnused(file, reply.blocks.length > 0);
-        else if (options.truncate) {
+        else if (this.#table.isCrossed(inode.ino, askedAt)) {
+          // A release may have been on its way that calls it closed; what is asked now comes behind that.
+          await this.#options.access.acquire(file, write ? "write" : "read", interrupt);
+        }
+        if (!reply.created && options.truncate) {
           await this.#names.setattr({ ino: inode.ino, size: 0, ...write ? { write } : {} }, interrupt);
         }
         return { handle: this.#handle(inode, write), found, isNew: reply.created };

@@ -58,18 +58,19 @@ export class Recalls {
     const { ino, keep } = item;
     table.noteRecall(ino);
     const inode = table.get(ino);
-    if (inode === undefined) return item.removed === true && releases.mayBeOpening(ino) ? "write" : "no";
+    if (inode === undefined) return releases.mayBeOpening(ino) ? "write" : "no";
     if (item.removed === true) inode.isUnlinked = true;
-    const isGone = item.removed === true && openMode(inode) === "no";
     if (item.names !== undefined) {
       await this.#dropNames(inode, item.names);
     } else {
-      await this.#lower(inode, isGone ? "none" : keep);
+      await this.#lower(inode, keep);
     }
     if (item.attributes === true) {
       inode.forgetAttributes();
       await kernelCache.dropAttributes(inode);
     }
+    // Closed meanwhile: the server takes it that nothing is left here of what is removed and not open.
+    if (item.removed === true && openMode(inode) === "no") await this.#lower(inode, "none");
     // Also what is being opened just now: it asks the server, and finds the inode alive.
     const open = openMode(inode);
     if (open !== "no") inode.isRegistered = true;

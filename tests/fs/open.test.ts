@@ -315,6 +315,20 @@ Deno.test("create: one that opens what is there takes over its handles and what 
   }
 });
 
+Deno.test("create: one that opens what was told as closed meanwhile says again that it is open", async () => {
+  const client = startKnowing("none");
+  const { files, nameserver, releases, session } = client;
+  await files.close(await opened(client, READ_ONLY, { version: 2 }));
+  const creating = watch(files.create(CREATE, { truncate: false }, PATIENT));
+  const call = await nameserver.next("create");
+  await releases.send();
+  assert.deepEqual(session.told.map(({ held }) => held.map(({ open }) => open)), [["no"]]);
+  await call.answer({ ...acquireReply(INO, "write", { version: 3 }), directory: "read", created: false });
+  assert.equal(creating.state, "waits");
+  await nameserver.answer("acquire", acquireReply(INO, "write", { version: 3 }));
+  assert.deepEqual([creating.state, client.table.get(INO)!.lease], ["done", "write"]);
+});
+
 Deno.test("create: one that fails leaves nothing open and its name to be asked for", async () => {
   const { files, nameserver, table } = startKnowing("none");
   table.get(ROOT)!.isComplete = true;
