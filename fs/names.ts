@@ -273,8 +273,8 @@ export class Names {
       );
       this.#changed(reply.ino);
       if (reply.replaced !== undefined) this.#lostName(reply.replaced.ino, reply.replaced.nlink);
-      const isMoved = (flags & RENAME_EXCHANGE) === 0 && reply.ino !== known?.ino;
-      const directory = isMoved ? reply.directory : "none";
+      // What has the old name after an exchange is asked; of two names of one file the answer lets us keep none.
+      const directory = (flags & RENAME_EXCHANGE) === 0 ? reply.directory : "none";
       isKept = this.#keepChange(newParent, newName, reply.ino, directory, askedAt);
       isKept = this.#keepChange(parent, name, ABSENT, directory, askedAt) && isKept;
       this.#directoriesChanged([parent, newParent], reply.directories, askedAt);

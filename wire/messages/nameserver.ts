@@ -97,8 +97,8 @@ export interface SetAttributesRequest extends Change {
 }
 
 /**
- * What the caller knows of the inode that loses its name by its change: whether it has it open. When the name leads to
- * another inode, or the caller does not know, the server asks it.
+ * What the caller knows of the inode that loses its name by its change. `open`: it has it open. When the name leads to
+ * another inode, or nothing is said, the server asks; what the caller has not told as closed counts as open meanwhile.
  */
 export interface Removed {
   readonly ino: InodeId;
