@@ -17,7 +17,7 @@
  *
  * race: threads on every mount work on few objects at once; what each has seen must be explained by one order of all
  * operations (race.c).
- *     --only LIST       of registers,overlap,append,names,attributes
+ *     --only LIST       of registers,overlap,append,names,attributes,replace
  *     --threads N       on each mount (2)
  *     --pause MS        between two operations of a thread, on average
  *     --faults          EIO, ENOTCONN, ETIMEDOUT and ESTALE are no errors: nobody knows what such an operation did; and
@@ -149,12 +149,12 @@ static void usage(void) {
 }
 
 static unsigned parse_only(char *list) {
-  static const char *const names[] = {"registers", "overlap", "append", "names", "attributes"};
+  static const char *const names[] = {"registers", "overlap", "append", "names", "attributes", "replace"};
   unsigned only = 0;
   for (char *word = strtok(list, ","); word != NULL; word = strtok(NULL, ",")) {
     int i = 0;
-    while (i < 5 && strcmp(word, names[i]) != 0) i++;
-    if (i == 5) usage();
+    while (i < PARTS && strcmp(word, names[i]) != 0) i++;
+    if (i == PARTS) usage();
     only |= 1u << i;
   }
   return only;

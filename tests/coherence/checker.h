@@ -17,7 +17,8 @@
 #define PAGE 4096
 
 /* Bits of options.only: what `race` runs on. */
-enum { REGISTERS = 1, OVERLAP = 2, APPEND = 4, NAMES = 8, ATTRIBUTES = 16, EVERYTHING = 31 };
+enum { REGISTERS = 1, OVERLAP = 2, APPEND = 4, NAMES = 8, ATTRIBUTES = 16, REPLACED = 32, EVERYTHING = 63 };
+#define PARTS 6
 
 struct options {
   uint64_t seed;

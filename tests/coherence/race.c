@@ -33,7 +33,8 @@ const char *const what_names[WHATS] = {
   [APPEND_WRITE] = "append", [APPEND_READ] = "log read", [APPEND_SIZE] = "log size", [NAME_CREATE] = "create",
   [NAME_UNLINK] = "unlink", [NAME_RENAME] = "rename", [NAME_STAT] = "stat", [NAME_OPEN] = "open",
   [NAME_READDIR] = "readdir", [MODE_SET] = "chmod", [MODE_GET] = "stat of mode", [TIME_SET] = "utimensat",
-  [TIME_GET] = "stat of time",
+  [TIME_GET] = "stat of time", [REPLACE] = "replace", [REPLACE_OPEN] = "open of replaced",
+  [REPLACE_STAT] = "stat of replaced",
 };
 
 struct worker workers[THREADS_MAX];
@@ -93,7 +94,7 @@ void describe_stamp(char *text, size_t bytes, uint64_t stamp) {
 void describe_record(char *text, size_t bytes, const struct record *record) {
   char value[100], end[40] = "nobody knows when";
   bool has_stamp = record->what <= OVERLAP_WRITE || record->what == APPEND_WRITE || record->what == TIME_SET ||
-                   record->what == TIME_GET;
+                   record->what == TIME_GET || record->what == REPLACE || record->what == REPLACE_OPEN;
   if (has_stamp) describe_stamp(value, sizeof value, record->value);
   else if (record->what >= NAME_CREATE && record->what <= NAME_READDIR)
     snprintf(value, sizeof value, "%c: %llu", 'a' + (int)record->extra, (unsigned long long)record->value);
@@ -133,7 +134,8 @@ static struct record *record(struct worker *worker, enum what what, int object, 
 
 static bool is_change(enum what what) {
   return what == REGISTER_WRITE || what == OVERLAP_WRITE || what == APPEND_WRITE || what == NAME_CREATE ||
-         what == NAME_UNLINK || what == NAME_RENAME || what == MODE_SET || what == TIME_SET;
+         what == NAME_UNLINK || what == NAME_RENAME || what == MODE_SET || what == TIME_SET ||
+         what == REPLACE;
 }
 
 struct record *finish(struct worker *worker, enum what what, int object, uint64_t start, uint64_t value) {
@@ -213,7 +215,7 @@ const struct record **gather(unsigned kinds, int object, size_t *count) {
 static const char *const injections[] = {
   "register-stale", "register-torn", "register-early", "mapped-stale", "overlap-stale", "overlap-torn", "append-lost",
   "append-twice", "append-torn", "append-order", "append-size", "append-read", "names-create", "names-stat",
-  "names-readdir", "attributes-mode", "attributes-time", "errno",
+  "names-readdir", "attributes-mode", "attributes-time", "replace-stale", "replace-absent", "errno",
   // Not wrong: operations that were done, and others that were not, count as failed.
   "unknown",
 };
@@ -235,7 +237,7 @@ bool is_injected(struct worker *worker, const char *what) {
 uint64_t inject_old(struct worker *worker, const char *what, int slot, uint64_t value) {
   if (options.inject == NULL || strcmp(options.inject, what) != 0) return value;
   if (worker->old_count[slot]++ == 0) worker->old_value[slot] = value;
-  if (worker->old_count[slot] < 20) return value;
+  if (worker->old_count[slot] < 8) return value;
   worker->old_count[slot] = 0;
   return worker->old_value[slot];
 }
@@ -307,9 +309,9 @@ static void pretend(struct worker *worker) {
 
 static void run_operation(struct worker *worker) {
   static void (*const parts[])(struct worker *) = {race_registers, race_overlap, race_append, race_names,
-                                                   race_attributes};
+                                                   race_attributes, race_replace};
   unsigned part;
-  do part = (unsigned)random_below(&worker->random, 5);
+  do part = (unsigned)random_below(&worker->random, PARTS);
   while ((options.only >> part & 1) == 0);
   parts[part](worker);
   if (is_injected(worker, "unknown") && one_in(&worker->random, 100)) pretend(worker);
@@ -420,7 +422,7 @@ static void print_result(double seconds) {
 
 static const struct { void (*setup)(void), (*check)(void); } parts[] = {
   {setup_registers, check_registers}, {setup_overlap, check_overlap}, {setup_append, check_append},
-  {setup_names, check_names}, {setup_attributes, check_attributes},
+  {setup_names, check_names}, {setup_attributes, check_attributes}, {setup_replace, check_replace},
 };
 
 static void begin_epoch(void) {
@@ -428,7 +430,7 @@ static void begin_epoch(void) {
   if (unknown_in_epoch > 0) generation++;
   unknown_in_epoch = 0;
   make_generation();
-  for (unsigned i = 0; i < 5; i++)
+  for (unsigned i = 0; i < PARTS; i++)
     if (options.only >> i & 1) parts[i].setup();
   epoch_start = now_ns();
   pthread_mutex_lock(&mutex);
@@ -493,7 +495,7 @@ int race(void) {
     begin_epoch();
     wait_for_end_of_epoch(deadline);
     pause_workers(started);
-    for (unsigned i = 0; i < 5; i++)
+    for (unsigned i = 0; i < PARTS; i++)
       if (options.only >> i & 1) parts[i].check();
     epoch++;
   } while (now_ns() < deadline);

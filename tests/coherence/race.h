@@ -17,7 +17,7 @@
 enum what {
   REGISTER_WRITE, REGISTER_READ, REGISTER_READ_NAME, REGISTER_READ_MAPPED, OVERLAP_WRITE, OVERLAP_READ, APPEND_WRITE,
   APPEND_READ, APPEND_SIZE, NAME_CREATE, NAME_UNLINK, NAME_RENAME, NAME_STAT, NAME_OPEN, NAME_READDIR, MODE_SET,
-  MODE_GET, TIME_SET, TIME_GET, WHATS
+  MODE_GET, TIME_SET, TIME_GET, REPLACE, REPLACE_OPEN, REPLACE_STAT, WHATS
 };
 
 extern const char *const what_names[WHATS];
@@ -129,5 +129,8 @@ void check_names(void);
 void setup_attributes(void);
 void race_attributes(struct worker *worker);
 void check_attributes(void);
+void setup_replace(void);
+void race_replace(struct worker *worker);
+void check_replace(void);
 
 #endif
