@@ -31,6 +31,8 @@ export const ABSENT = 0 as InodeId;
 /** A name that the kernel may have, but of which we don't know where it leads. */
 export const UNKNOWN = -1 as InodeId;
 
+/** So much later at most, on a machine that is not overloaded, a process opens what it has looked up. */
+const OPEN_AFTER_LOOKUP_MS = 1_000;
 /** Names noted of one directory, about 100 bytes each. */
 const NAMES_MAX = 250_000;
 
@@ -44,6 +46,9 @@ export class Inode {
   recalledAt = 0;
   /** How often the kernel was told of it, less what it forgot. */
   lookups = 0;
+  /** When the kernel was told of it last, and the time before; milliseconds of the monotonic clock. */
+  #toldMs = -Infinity;
+  #toldBeforeMs = -Infinity;
   /** Removals of it that are under way here: an open then asks the nameserver. */
   removing = 0;
   /** It has lost its last name, or was about to: it goes with the last close, so that an open asks the nameserver. */
@@ -94,6 +99,21 @@ export class Inode {
   /** Its name may go before an open here is known to the nameserver. */
   get mayVanish(): boolean {
     return this.isUnlinked || this.removing > 0;
+  }
+
+  /** The kernel is told of it. */
+  tell(nowMs: number): void {
+    this.lookups++;
+    this.#toldBeforeMs = this.#toldMs;
+    this.#toldMs = nowMs;
+  }
+
+  /**
+   * A process may have looked its name up, and be about to open it. Who takes the name away has often looked it up as well,
+   * so that it takes two of them.
+   */
+  mayBeOpenedSoon(nowMs: number): boolean {
+    return nowMs - this.#toldBeforeMs < OPEN_AFTER_LOOKUP_MS;
   }
 
   /** Attributes and xattrs were changed by somebody. */

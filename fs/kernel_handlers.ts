@@ -4,6 +4,7 @@
  */
 
 import { EMPTY_BYTES, textOf } from "../base/bytes.ts";
+import type { Clock } from "../base/clock.ts";
 import * as libc from "../base/libc.ts";
 import { ERRNO, FsError, isErrno } from "../wire/errno.ts";
 import { asInodeId, type InodeId } from "../wire/ids.ts";
@@ -45,10 +46,11 @@ export interface KernelHandlersOptions {
   readonly session: ClusterSession;
   readonly table: InodeTable;
   readonly kernelCache: KernelCache;
+  readonly clock: Clock;
 }
 
 export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandlers {
-  const { names, files, session, table, kernelCache } = options;
+  const { names, files, session, table, kernelCache, clock } = options;
   const handles = new Map<number, Handle>();
   /** Any open handle of an inode, for requests that only guess one. */
   const handleOfInode = new Map<InodeId, Handle>();
@@ -71,7 +73,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       if (!isKept) return -ERRNO.ENOENT;
       return { ...ABSENT_ENTRY, entryTimeoutMs: names.namesForMs(true) };
     }
-    inode.lookups++;
+    inode.tell(clock.monotonicMs());
     return {
       nodeid: inode.ino,
       generation: 0, // inode ids are never used again
@@ -135,11 +137,11 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         ...(mtime === undefined ? {} : { mtime }),
         killSuidGid,
       }, context);
-      return within(nodeid, changed.then((inode) => expired(answerOf(inode))));
+      return within(nodeid, staleIfGone(changed.then((inode) => expired(answerOf(inode)))));
     },
 
     readlink: (context, nodeid) =>
-      then(names.readlink(asInodeId(nodeid), context), (target) => target ?? -ERRNO.EINVAL),
+      staleIfGone(then(names.readlink(asInodeId(nodeid), context), (target) => target ?? -ERRNO.EINVAL)),
 
     symlink(context, parent, name, target) {
       const request = { parent: asInodeId(parent), name, mode: S_IFLNK | 0o777, target };
@@ -296,22 +298,22 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
 
     setxattr(context, nodeid, name, value, flags) {
       if (isSystemXattr(name)) return -ERRNO.EOPNOTSUPP;
-      return within(
-        nodeid,
-        names.setXattr(asInodeId(nodeid), name, value, flags, context).then(() => 0),
-      );
+      const changed = names.setXattr(asInodeId(nodeid), name, value, flags, context);
+      return within(nodeid, staleIfGone(changed.then(() => 0)));
     },
 
     getxattr(context, nodeid, name) {
       if (isSystemXattr(name)) return -ERRNO.EOPNOTSUPP;
-      return then(names.getXattr(asInodeId(nodeid), name, context), (value) => value ?? -ERRNO.ENODATA);
+      const value = names.getXattr(asInodeId(nodeid), name, context);
+      return staleIfGone(then(value, (value) => value ?? -ERRNO.ENODATA));
     },
 
-    listxattr: (context, nodeid) => names.listXattrs(asInodeId(nodeid), context),
+    listxattr: (context, nodeid) => staleIfGone(names.listXattrs(asInodeId(nodeid), context)),
 
     removexattr(context, nodeid, name) {
       if (isSystemXattr(name)) return -ERRNO.EOPNOTSUPP;
-      return within(nodeid, names.removeXattr(asInodeId(nodeid), name, context).then(() => 0));
+      const changed = names.removeXattr(asInodeId(nodeid), name, context);
+      return within(nodeid, staleIfGone(changed.then(() => 0)));
     },
 
     async fallocate(context, _nodeid, fh, offset, length, mode) {

@@ -7,6 +7,7 @@
  */
 
 import { bytesKey } from "../base/bytes.ts";
+import type { Clock } from "../base/clock.ts";
 import { isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
 import type { Attributes, InodeReply } from "../wire/messages/inode.ts";
@@ -32,6 +33,7 @@ export interface NamesOptions {
   readonly table: InodeTable;
   readonly kernelCache: KernelCache;
   readonly writer: Writer;
+  readonly clock: Clock;
 }
 
 export class Names {
@@ -240,7 +242,10 @@ export class Names {
     if (known !== undefined) known.removing++;
     try {
       const reply = await this.#session.change((retry) =>
-        this.#session.nameserver.remove(withHint({ retry, parent, name, directory }, known), interrupt)
+        this.#session.nameserver.remove(
+          withHint({ retry, parent, name, directory }, known, this.#options.clock),
+          interrupt,
+        )
       );
       this.#lostName(reply.ino, reply.nlink);
       this.#keepChange(parent, name, ABSENT, reply.directory, askedAt);
@@ -267,7 +272,7 @@ export class Names {
     try {
       const reply = await this.#session.change((retry) =>
         this.#session.nameserver.rename(
-          withHint({ retry, parent, name, newParent, newName, flags }, known),
+          withHint({ retry, parent, name, newParent, newName, flags }, known, this.#options.clock),
           interrupt,
         )
       );
@@ -408,14 +413,22 @@ function isOpen({ file }: Inode): boolean {
   return (file?.handles ?? 0) > 0;
 }
 
-/** Tells with a request that takes a name from `inode` whether it is open here, as it is when the request is sent. */
+/**
+ * Tells with a request that takes a name from `inode` whether it is open here, or may be soon, as it is when the request
+ * is sent.
+ */
 function withHint<T extends object>(
   request: T,
   inode: Inode | undefined,
+  clock: Clock,
 ): T & { readonly removed?: Removed } {
   if (inode === undefined) return request;
   return Object.defineProperty(request, "removed", {
     enumerable: true,
-    get: (): Removed => ({ ino: inode.ino, open: isOpen(inode) }),
+    get: (): Removed => ({
+      ino: inode.ino,
+      open: isOpen(inode),
+      ...(inode.mayBeOpenedSoon(clock.monotonicMs()) ? { told: true } : {}),
+    }),
   });
 }

@@ -52,6 +52,12 @@ export interface LeaseTableOptions {
   readonly fence: (ino: InodeId) => Promise<void>;
 }
 
+/**
+ * Among the sessions that have a removed inode open: stands for those that were told of it within the last TOLD_MS and
+ * hold nothing of it. A process there may be between the name's lookup and the open.
+ */
+export const TOLD_LATELY = 0 as SessionId;
+export const TOLD_MS = 2_000;
 /** Recalled at once when a session holds too many. */
 const EVICTION_BATCH = 1_024;
 /** Of who only looks (status, tools). */
@@ -67,6 +73,8 @@ export class LeaseTable {
   /** Changes of names that wait for acknowledgements, by directory. */
   readonly #suspended = new Map<InodeId, number>();
   readonly #fencing = new Map<InodeId, Promise<void>>();
+  /** Inodes that sessions were told of which hold nothing of them, and when last; the oldest first. */
+  readonly #told = new Map<InodeId, number>();
   readonly #evicting = new Set<SessionId>();
   #granted = 0;
   #recalls = 0;
@@ -137,17 +145,25 @@ export class LeaseTable {
    */
   lease(ino: InodeId, session: SessionId, own?: Own): LeaseMode {
     const { sessions } = this.#options;
-    if (!sessions.isAlive(session) || sessions.unreclaimed(session).length > 0) return "none";
-    if (own === undefined ? this.#isBusy(ino) : this.#isBusyForOwner(ino, own)) return "none";
-    const holders = this.#holders.get(ino);
-    if (holders !== undefined) {
-      for (const holder of holders) {
-        if (holder.session !== session && holder.lease === "write") return "none";
-      }
+    if (!sessions.isAlive(session)) return "none";
+    const isBusy = own === undefined ? this.#isBusy(ino) : this.#isBusyForOwner(ino, own);
+    if (isBusy || sessions.unreclaimed(session).length > 0 || this.#hasOtherWriter(ino, session)) {
+      this.#noteTold(ino);
+      return "none";
     }
     const holder = this.#register(ino, session);
     if (holder.lease === "none") this.#grant(holder, "read");
     return holder.lease;
+  }
+
+  #noteTold(ino: InodeId): void {
+    const nowMs = this.#options.clock.monotonicMs();
+    this.#told.delete(ino);
+    this.#told.set(ino, nowMs);
+    for (const [oldest, atMs] of this.#told) {
+      if (nowMs - atMs <= TOLD_MS) break;
+      this.#told.delete(oldest);
+    }
   }
 
   /** WRITE to who has just made the inode, or changed it while nobody else had anything of it. */
@@ -216,14 +232,17 @@ export class LeaseTable {
 
   #isWrittenByOthers(ino: InodeId, session: SessionId): boolean {
     if (this.#fencing.size > 0 && this.#fencing.has(ino)) return true;
-    const holders = this.#holders.get(ino);
-    return holders !== undefined &&
-      holders.some((holder) => holder.session !== session && holder.lease === "write");
+    return this.#hasOtherWriter(ino, session);
+  }
+
+  #hasOtherWriter(ino: InodeId, session: SessionId): boolean {
+    return this.#holders.get(ino)?.some((holder) => holder.session !== session && holder.lease === "write") ??
+      false;
   }
 
   /**
    * Runs `run` after all other sessions gave up what it is about to change; `run` makes the change in its first
-   * synchronous step. It gets the sessions in which inodes that are `removed` are open. Items with `names` are of
+   * synchronous step. It gets the sessions in which inodes that are `removed` are open, or may be soon (TOLD_LATELY). Items with `names` are of
    * directories, which are not reserved: changes of their names go on side by side.
    */
   change<T>(
@@ -235,7 +254,7 @@ export class LeaseTable {
     const isQuiet = sessions.unreclaimed(session).length === 0 &&
       items.every((item) => !this.#isBusy(item.ino) && this.#conflicting(session, item, NOBODY).length === 0);
     // Nothing to wait for, and nothing can come between this line and the change.
-    if (isQuiet) return (async () => await run([]))();
+    if (isQuiet) return (async () => await run(this.#openIn(session, items)))();
     return this.#changeAfterRecalls(session, items, run);
   }
 
@@ -306,13 +325,20 @@ export class LeaseTable {
     }
   }
 
-  /** Other sessions that have something `removed` open now: some that said so have closed it, or ended, since. */
+  /**
+   * Other sessions that have something `removed` open now, some that said so have closed it, or ended, since; and
+   * TOLD_LATELY.
+   */
   #openIn(session: SessionId, items: readonly RecallItem[]): SessionId[] {
     const openIn = new Set<SessionId>();
     for (const { ino, removed } of items) {
       if (removed !== true) continue;
       for (const holder of this.#holders.get(ino) ?? []) {
         if (holder.session !== session && holder.open !== "no") openIn.add(holder.session);
+      }
+      const toldMs = this.#told.get(ino);
+      if (toldMs !== undefined && this.#options.clock.monotonicMs() - toldMs <= TOLD_MS) {
+        openIn.add(TOLD_LATELY);
       }
     }
     return [...openIn];
@@ -350,7 +376,9 @@ export class LeaseTable {
         if (isDropped || LEASE_RANK[holder.lease] > LEASE_RANK[item.keep]) {
           holder.lease = isDropped ? "none" : item.keep;
         }
-        if (holder.lease === "none" && holder.open === "no") this.#unregister(holder);
+        if (holder.lease !== "none" || holder.open !== "no") return;
+        this.#unregister(holder);
+        this.#noteTold(holder.ino);
       });
     } finally {
       for (const { holder } of batch) holder.recalls--;

@@ -114,7 +114,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
   const access = new DataAccess({ session, table, kernelCache, handOver });
   const releases = new Releases({ session, table, log });
   const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log });
-  const names = new Names({ session, table, kernelCache, writer });
+  const names = new Names({ session, table, kernelCache, writer, clock });
   const files = new Files({
     session,
     names,
@@ -149,7 +149,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
   }
   const kernel = new KernelSession({
     fd: mount.fd,
-    handlers: kernelHandlers({ names, files, session, table, kernelCache }),
+    handlers: kernelHandlers({ names, files, session, table, kernelCache, clock }),
     log,
     options: { trace: start.trace ?? false, cacheSymlinks: true },
   });

@@ -1,134 +1,55 @@
 /**
- * The nameserver's service for clients: unpacks a request, asks the leaseserver what must be recalled first, runs the
+ * The nameserver's service for clients, together with open_service.ts and removal_service.ts: unpacks a request, asks the leaseserver what must be recalled first, runs the
  * operation, and puts the reply together. Operations that have to wait for a recall wait before their transaction,
  * and look again afterwards.
  * Invariant: what a reply lets its receiver cache is decided in the same synchronous step in which it was seen.
  */
 
-import { FsError, isErrno } from "../../wire/errno.ts";
+import { FsError } from "../../wire/errno.ts";
 import { EMPTY_BYTES } from "../../base/bytes.ts";
 import { timespecCompare } from "../../base/clock.ts";
 import { type InodeId, type SessionId, type VolumeId } from "../../wire/ids.ts";
+import { type InodeReply, type LeaseMode } from "../../wire/messages/inode.ts";
 import {
-  type Block,
-  type InodeReply,
-  type LeaseMode,
-  S_IFLNK,
-  S_IFMT,
-  S_IFREG,
-} from "../../wire/messages/inode.ts";
-import {
-  type AcquireReply,
-  type CreateRequest,
   type DirectoryChange,
   type EntryReply,
   NAMESERVER,
   type ReadDirectoryReply,
   type RecallItem,
-  type Removed,
-  type RemoveReply,
-  type RenameReply,
   type RetryTag,
 } from "../../wire/messages/nameserver.ts";
 import type { CallContext, Handlers } from "../../wire/service.ts";
 import type { Own } from "../leaseserver/leases.ts";
-import type { Leaseserver } from "../leaseserver/leaseserver.ts";
 import { allocateBlock, extendBlock, markWritten, punchExtents, regularFile } from "./block_operations.ts";
-import type { BlockRecovery } from "./block_recovery.ts";
-import { directory, findEntry } from "./entries.ts";
+import type { ClientServiceOptions } from "./client_parts.ts";
+import { directory } from "./entries.ts";
 import { extentAt, extentsIn } from "./extents.ts";
 import { fieldRange, getU64, TABLE_ORDER } from "./keys.ts";
-import type { Namespace } from "./namespace.ts";
+import { openHandlers } from "./open_service.ts";
 import * as operations from "./operations.ts";
-import { attributesOf, decodeOrder, type Extent, type InodeRecord, isDirectory } from "./records.ts";
-import type { Registry } from "./registry.ts";
+import { decodeOrder, type InodeRecord } from "./records.ts";
+import { removalHandlers } from "./removal_service.ts";
+import { changesOf, nameItem, Replies } from "./replies.ts";
 import { Retries } from "./retries.ts";
-import type { StatusReporter } from "./status_reporter.ts";
 import type { Transaction } from "./transaction.ts";
 import { getXattr, listXattrs, removeXattr, setXattr } from "./xattrs.ts";
 
-/** Blocks in an open reply, and in one page of the block map. */
-const OPEN_BLOCKS = 64;
+/** Extents in one page of the block map. */
 const PAGE_BLOCKS = 256;
 const ENTRIES_MAX = 4096;
-/** Files of so many blocks bring them along wherever they are shown. */
-const SMALL_BLOCKS = 1;
 /** Readings of a directory that changes under them before one is handed out that may not be kept. */
 const STEADY_TRIES = 3;
-
-export interface ClientServiceOptions {
-  readonly namespace: Namespace;
-  readonly registry: Registry;
-  readonly leaseserver: Leaseserver;
-  readonly recovery: BlockRecovery;
-  readonly status: StatusReporter;
-  readonly blockBytes: number;
-  readonly replication: number;
-}
-
-/** As the directories are after this transaction's change of their names. */
-function changesOf(tx: Transaction, ...inodes: readonly InodeId[]): DirectoryChange[] {
-  return [...new Set(inodes)].map((ino) => {
-    const { version, nlink, mtime } = tx.inode(ino);
-    return { ino, version, nlink, mtime };
-  });
-}
-
-/** The name changes, and with it the directory's listing and attributes. */
-function nameItem(parent: InodeId, name: Uint8Array): RecallItem {
-  return { ino: parent, keep: "read", names: [name] };
-}
 
 export function clientHandlers(options: ClientServiceOptions): Handlers<typeof NAMESERVER> {
   const { namespace, registry, leaseserver, blockBytes } = options;
   const { leases, sessions } = leaseserver;
   const retries = new Retries(namespace.journal);
+  const replies = new Replies(leases, registry);
+  const parts = { ...options, retries, replies };
 
   const sessionOf = ({ peer }: CallContext): SessionId => sessions.of(peer);
   /** Every request renews the session that it comes from, as its client counts on that. */
   const callerOf = ({ peer }: CallContext): SessionId => sessions.ofOrNone(peer);
-
-  const replyOf = (inode: InodeRecord, session: SessionId, own?: Own): InodeReply => {
-    const reply = { attributes: attributesOf(inode), lease: leases.lease(inode.ino, session, own) };
-    return (inode.mode & S_IFMT) === S_IFLNK ? { ...reply, target: inode.target } : reply;
-  };
-
-  const blockOf = (extent: Extent): Block => ({
-    id: extent.block,
-    generation: extent.generation,
-    start: extent.start,
-    length: extent.length,
-    written: extent.written,
-    replicas: extent.volumes.map((volume) => registry.location(volume)),
-  });
-
-  /** As replyOf, and of a small file its blocks, so that it can be read without another question. */
-  const wholeReplyOf = (
-    tx: Transaction,
-    inode: InodeRecord,
-    session: SessionId,
-    own?: Own,
-  ): InodeReply => {
-    const reply = replyOf(inode, session, own);
-    if ((inode.mode & S_IFMT) !== S_IFREG || reply.lease === "none" || inode.pages.length > 1) return reply;
-    const extents = extentsIn(tx, inode, 0, Infinity, SMALL_BLOCKS + 1);
-    return extents.length > SMALL_BLOCKS ? reply : { ...reply, blocks: extents.map(blockOf) };
-  };
-
-  const acquireReplyOf = (
-    tx: Transaction,
-    inode: InodeRecord,
-    session: SessionId,
-    isShared: boolean,
-  ): AcquireReply => {
-    const extents = extentsIn(tx, inode, 0, Infinity, OPEN_BLOCKS + 1);
-    return {
-      ...replyOf(inode, session, "turn"),
-      blocks: extents.slice(0, OPEN_BLOCKS).map(blockOf),
-      blocksComplete: extents.length <= OPEN_BLOCKS,
-      isShared,
-    };
-  };
 
   /** Another session's buffered size and times come in before anybody looks. */
   const lookAt = async <T>(
@@ -157,163 +78,16 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
             const inode = operation(tx);
             record(tx, inode.ino);
             if (write) leases.grantWrite(ino, session);
-            return replyOf(inode, session, "turn");
+            return replies.inode(inode, session, "turn");
           }, durable)),
-      () => namespace.change((tx) => replyOf(tx.inode(ino), session), durable),
+      () => namespace.change((tx) => replies.inode(tx.inode(ino), session), durable),
     );
   };
 
-  /** What a change that takes `name` away tells the others, besides that the name changes. */
-  const removalItems = (target: InodeRecord | undefined): RecallItem[] => {
-    if (target === undefined) return [];
-    const { ino } = target;
-    if (isDirectory(target)) return [{ ino, keep: "none" }];
-    return [{ ino, keep: "read", attributes: true, ...(target.nlink === 1 ? { removed: true } : {}) }];
-  };
-
-  /**
-   * What the client says of its own opens is so when it sends it: taken over before what it has sent behind. That it has none
-   * open is not: it may not know yet of one by name, and tells its closes anyway.
-   */
-  const noteRemoved = ({ removed }: { readonly removed?: Removed }, session: SessionId): void => {
-    if (removed?.open === true) leases.noteOpen(removed.ino, session, true);
-  };
-
-  /**
-   * Runs a change that may take the last name of an inode: `attempt` gets the sessions that hold it open, and says
-   * by "again" that something else is under the name by now.
-   */
-  const removing = async <T>(
-    request: { readonly parent: InodeId; readonly name: Uint8Array; readonly removed?: Removed },
-    session: SessionId,
-    more: (target: InodeRecord | undefined) => readonly RecallItem[],
-    attempt: (openIn: readonly SessionId[], isSame: (tx: Transaction) => boolean) => Promise<T | "again">,
-  ): Promise<T> => {
-    const { parent, name, removed } = request;
-    for (let tries = 0; tries < 100; tries++) {
-      const target = await namespace.look((tx) => operations.removalTarget(tx, parent, name));
-      const isLast = target !== undefined && !isDirectory(target) && target.nlink === 1;
-      const isTold = removed?.ino === target?.ino && tries === 0;
-      if (isLast && !isTold) await leases.askOpen(target.ino, session);
-      const isSame = (tx: Transaction): boolean => {
-        const now = operations.removalTarget(tx, parent, name);
-        return now?.ino === target?.ino && now?.nlink === target?.nlink;
-      };
-      const result = await leases.change(
-        session,
-        [...removalItems(target), ...more(target)],
-        (openIn) => {
-          const isOpenHere = isLast && leases.isOpenIn(target.ino, session);
-          return attempt(isOpenHere ? [...openIn, session] : openIn, isSame);
-        },
-      );
-      if (result !== "again") return result;
-    }
-    throw new FsError("EAGAIN", "the name changes faster than its holders can be asked");
-  };
-
-  /** The inode may have lost its last name: it is an orphan of those that hold it open, or gone. */
-  const afterRemoval = (inode: InodeRecord, openIn: readonly SessionId[]): void => {
-    if (inode.nlink > 0) return;
-    if (openIn.length > 0) namespace.noteOrphan(inode.ino, openIn);
-    else leases.forget(inode.ino);
-  };
-
-  /** `replyOf` runs in the turn; whoever opens a file that lost its last name meanwhile keeps it as well. */
-  const acquireWith = <T>(
-    ino: InodeId,
-    mode: "read" | "write",
-    session: SessionId,
-    signal: AbortSignal | undefined,
-    replyOf: (tx: Transaction, inode: InodeRecord, isShared: boolean) => T,
-  ): Promise<T> => {
-    const look = async (isShared: boolean): Promise<T> => {
-      let isOrphan = false;
-      const reply = namespace.look((tx) => {
-        const inode = regularFile(tx, ino);
-        isOrphan = inode.nlink === 0;
-        return replyOf(tx, inode, isShared);
-      });
-      if (!isOrphan) return reply;
-      return (await Promise.all([reply, namespace.keepOrphan(session, ino)]))[0];
-    };
-    return leases.acquire(ino, session, mode, look, signal);
-  };
-
-  /** Of what was found under a name; the name may lead elsewhere by the time of its turn. */
-  const acquireNamed = (
-    ino: InodeId,
-    { parent, name, write }: CreateRequest,
-    session: SessionId,
-  ): Promise<AcquireReply & { readonly directory: LeaseMode }> =>
-    acquireWith(ino, write ? "write" : "read", session, undefined, (tx, inode, isShared) => {
-      const isThere = findEntry(tx, parent, name)?.ino === ino;
-      const directory = isThere ? leases.lease(parent, session) : "none";
-      return { ...acquireReplyOf(tx, inode, session, isShared), directory };
-    });
-
-  const create = async (
-    request: CreateRequest,
-    session: SessionId,
-    record: (tx: Transaction, ino: number) => void,
-  ): Promise<EntryReply & AcquireReply & { readonly created: boolean }> => {
-    for (let tries = 0; tries < 100; tries++) {
-      // What is there is opened, and nobody's names change.
-      const existing = await namespace.look((tx) => openable(tx, request));
-      try {
-        if (existing === undefined) return await makeFile(request, session, record);
-        return { ...await acquireNamed(existing, request, session), created: false };
-      } catch (error) {
-        // Made or removed by another meanwhile.
-        const isOvertaken = isErrno(error, existing === undefined ? "EEXIST" : "ENOENT");
-        if (!isOvertaken || request.exclusive) throw error;
-      }
-    }
-    throw new FsError("EAGAIN", "the name comes and goes faster than it can be opened");
-  };
-
-  const makeFile = (
-    request: CreateRequest,
-    session: SessionId,
-    record: (tx: Transaction, ino: number) => void,
-  ): Promise<EntryReply & AcquireReply & { readonly created: boolean }> => {
-    const { parent, name, credentials, mode, write, host } = request;
-    return leases.change(session, [nameItem(parent, name)], () =>
-      namespace.change((tx) => {
-        const what = { credentials, mode: S_IFREG | (mode & 0o7777), rdev: 0, target: EMPTY_BYTES };
-        const inode = operations.make(tx, parent, name, what);
-        if (write && host !== undefined) allocateFirst(tx, inode, host);
-        record(tx, inode.ino);
-        if (write) leases.grantWrite(inode.ino, session);
-        const reply = acquireReplyOf(tx, inode, session, false);
-        const directories = changesOf(tx, parent);
-        return { ...reply, directories, directory: leases.lease(parent, session, "names"), created: true };
-      }));
-  };
-
-  /** The file that creat(2) opens instead of making one; undefined when there is none. */
-  const openable = (tx: Transaction, { parent, name, exclusive }: CreateRequest): InodeId | undefined => {
-    const inode = operations.lookup(tx, parent, name);
-    if (inode === undefined) return undefined;
-    if (exclusive) throw new FsError("EEXIST", "the name is taken");
-    if (isDirectory(inode)) throw new FsError("EISDIR", "a directory has that name");
-    if ((inode.mode & S_IFMT) === S_IFLNK) throw new FsError("ELOOP", "a symlink has that name");
-    if ((inode.mode & S_IFMT) !== S_IFREG) throw new FsError("EINVAL", "a special file has that name");
-    return inode.ino;
-  };
-
-  /** The first block of a new file, whose maker is about to write it; when there is no room the write will say so. */
-  const allocateFirst = (tx: Transaction, inode: InodeRecord, host: string): void => {
-    let volumes: VolumeId[];
-    try {
-      volumes = registry.place(inode.replication || options.replication, host, []);
-    } catch {
-      return;
-    }
-    allocateBlock(tx, inode, 0, blockBytes, () => volumes);
-  };
-
   return {
+    ...openHandlers(parts),
+    ...removalHandlers(parts),
+
     lookup: async ({ parent, name }, context) => {
       const session = callerOf(context);
       const find = (tx: Transaction) => operations.lookup(tx, parent, name);
@@ -330,7 +104,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
           const inode = find(tx);
           if (inode?.ino !== ino) return undefined; // another by now, whose buffered size may be elsewhere
           return {
-            inode: wholeReplyOf(tx, inode, session, own),
+            inode: replies.whole(tx, inode, session, own),
             directory: leases.lease(parent, session),
           };
         });
@@ -340,7 +114,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
 
     getattr: ({ ino }, context) => {
       const session = callerOf(context);
-      return lookAt(ino, session, (tx, own) => replyOf(tx.inode(ino), session, own));
+      return lookAt(ino, session, (tx, own) => replies.inode(tx.inode(ino), session, own));
     },
 
     setattr: (request, context) => {
@@ -368,127 +142,17 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
               const inode = operations.make(tx, parent, name, what);
               record(tx, inode.ino);
               return {
-                ...replyOf(inode, session),
+                ...replies.inode(inode, session),
                 directory: leases.lease(parent, session, "names"),
                 directories: changesOf(tx, parent),
               };
             })),
         // By now it may have another name.
         ({ ino }) =>
-          namespace.look((tx) => ({ ...replyOf(tx.inode(ino as InodeId), session), directory: "none" })),
-      );
-    },
-
-    create: (request, context) => {
-      const session = sessionOf(context);
-      return retries.once(
-        session,
-        request.retry,
-        (record) => create(request, session, record),
-        async ({ ino }) => ({ ...await acquireNamed(ino as InodeId, request, session), created: true }),
-      );
-    },
-
-    remove: (request, context) => {
-      const session = sessionOf(context);
-      noteRemoved(request, session);
-      const { parent, name } = request;
-      return retries.once<RemoveReply>(
-        session,
-        request.retry,
-        (record) =>
-          removing(
-            request,
-            session,
-            () => [nameItem(parent, name)],
-            (openIn, isSame) =>
-              namespace.change((tx) => {
-                if (!isSame(tx)) return "again";
-                const inode = operations.remove(tx, parent, name, request.directory, openIn);
-                record(tx, inode.ino);
-                afterRemoval(inode, openIn);
-                const { ino, nlink } = inode;
-                const directories = changesOf(tx, parent);
-                return { ino, nlink, directories, directory: leases.lease(parent, session, "names") };
-              }),
-          ),
-        ({ ino }) =>
-          namespace.look((tx) => {
-            const nlink = tx.findInode(ino as InodeId)?.nlink ?? 0;
-            return { ino: ino as InodeId, nlink, directory: "none" };
-          }),
-      );
-    },
-
-    rename: (request, context) => {
-      const session = sessionOf(context);
-      noteRemoved(request, session);
-      const { parent, name, newParent, newName, flags } = request;
-      const names = parent === newParent
-        ? [{ ino: parent, keep: "read", names: [name, newName] } as const]
-        : [nameItem(parent, name), nameItem(newParent, newName)];
-      /** What is moved has a new ctime; a directory's ".." leads elsewhere. */
-      const movedItems = (moved: InodeRecord | undefined, target: InodeRecord | undefined): RecallItem[] =>
-        moved === undefined || moved.ino === target?.ino
-          ? []
-          : [{ ino: moved.ino, keep: "read", attributes: true }];
-      const target = {
-        parent: newParent,
-        name: newName,
-        ...(request.removed && { removed: request.removed }),
-      };
-      const run = async (record: (tx: Transaction, ino: number, other?: number) => void) => {
-        for (let tries = 0; tries < 100; tries++) {
-          const moved = await namespace.look((tx) => operations.removalTarget(tx, parent, name));
-          const result = await removing<RenameReply | "moved">(
-            target,
-            session,
-            (replaced) => [...names, ...movedItems(moved, replaced)],
-            (openIn, isSame) =>
-              namespace.change((tx) => {
-                if (!isSame(tx)) return "again";
-                if (operations.removalTarget(tx, parent, name)?.ino !== moved?.ino) return "moved";
-                const { inode, replaced } = operations.rename(
-                  tx,
-                  parent,
-                  name,
-                  newParent,
-                  newName,
-                  flags,
-                  openIn,
-                );
-                record(tx, inode.ino, replaced?.ino);
-                // Two names of one file: nothing has happened.
-                if (replaced === undefined && findEntry(tx, parent, name) !== undefined) {
-                  return { ino: inode.ino, directory: "none" };
-                }
-                const here = leases.lease(parent, session, "names");
-                const there = leases.lease(newParent, session, "names");
-                const reply: RenameReply = {
-                  ino: inode.ino,
-                  directory: here === "none" ? here : there,
-                  directories: changesOf(tx, parent, newParent),
-                };
-                if (replaced === undefined) return reply;
-                afterRemoval(replaced, openIn);
-                return { ...reply, replaced: { ino: replaced.ino, nlink: replaced.nlink } };
-              }),
-          );
-          if (result !== "moved") return result;
-        }
-        throw new FsError("EAGAIN", "the name changes faster than its holders can be asked");
-      };
-      return retries.once<RenameReply>(
-        session,
-        request.retry,
-        run,
-        ({ ino, other }) =>
-          namespace.look((tx) => {
-            const reply: RenameReply = { ino: ino as InodeId, directory: "none" };
-            if (other === 0) return reply;
-            const nlink = tx.findInode(other as InodeId)?.nlink ?? 0;
-            return { ...reply, replaced: { ino: other as InodeId, nlink } };
-          }),
+          namespace.look((tx) => ({
+            ...replies.inode(tx.inode(ino as InodeId), session),
+            directory: "none",
+          })),
       );
     },
 
@@ -509,17 +173,6 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       return { ...reply, directory: directoryLease, ...directories === undefined ? {} : { directories } };
     },
 
-    acquire: ({ ino, mode }, context) => {
-      const session = sessionOf(context);
-      return acquireWith(
-        ino,
-        mode,
-        session,
-        context.signal,
-        (tx, inode, isShared) => acquireReplyOf(tx, inode, session, isShared),
-      );
-    },
-
     blocks: ({ ino, offset, length }, context) =>
       lookAt(ino, callerOf(context), (tx) => {
         const inode = regularFile(tx, ino);
@@ -527,7 +180,10 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         const extents = extentsIn(tx, inode, offset, end, PAGE_BLOCKS);
         const last = extents.at(-1);
         const isWhole = extents.length < PAGE_BLOCKS || last === undefined;
-        return { blocks: extents.map(blockOf), end: isWhole ? end : last.start + last.length };
+        return {
+          blocks: extents.map((extent) => replies.block(extent)),
+          end: isWhole ? end : last.start + last.length,
+        };
       }),
 
     allocateBlock: (request, context) => {
@@ -546,13 +202,13 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
             const place = (): VolumeId[] => registry.place(count, request.host, request.avoid);
             const extent = extended ?? allocateBlock(tx, inode, offset, blockBytes, place);
             record(tx, ino);
-            return { block: blockOf(extent) };
+            return { block: replies.block(extent) };
           }),
         () =>
           namespace.look((tx) => {
             const extent = extentAt(tx, regularFile(tx, ino), offset);
             if (extent === undefined) throw new FsError("EAGAIN", "the block was dropped again");
-            return { block: blockOf(extent) };
+            return { block: replies.block(extent) };
           }),
       );
     },
@@ -580,9 +236,9 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
           namespace.change((tx) => {
             const inode = operation(tx);
             record(tx, inode.ino);
-            return replyOf(inode, session);
+            return replies.inode(inode, session);
           }, request.durable),
-        () => namespace.change((tx) => replyOf(tx.inode(request.ino), session), request.durable),
+        () => namespace.change((tx) => replies.inode(tx.inode(request.ino), session), request.durable),
       );
     },
 
@@ -590,7 +246,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       sessionOf(context);
       const { ino, start, generation, failed } = request;
       const extent = await options.recovery.replicasFailed(ino, start, request.block, generation, failed);
-      return { block: blockOf(extent) };
+      return { block: replies.block(extent) };
     },
 
     punch: (request, context) =>
@@ -621,7 +277,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
               const entries = !withInodes ? listed : listed.map((entry) => {
                 const found = tx.findInode(entry.ino);
                 if (found === undefined) return entry;
-                return { ...entry, inode: wholeReplyOf(tx, found, session, own) };
+                return { ...entry, inode: replies.whole(tx, found, session, own) };
               });
               const directoryLease: LeaseMode = isSteady ? leases.lease(ino, session) : "none";
               return { parent: inode.parent, entries, end, directory: directoryLease };

@@ -22,6 +22,7 @@ import { DeletionQueue } from "./deletions.ts";
 import { LevelJournal, type Write } from "./journal.ts";
 import { sessionKey, TABLE_SESSION, tableRange } from "./keys.ts";
 import { databasePath, formatNameserver, readIdentity } from "./layout.ts";
+import { Lingering } from "./lingering.ts";
 import { Namespace } from "./namespace.ts";
 import { Registry } from "./registry.ts";
 import { StatusReporter } from "./status_reporter.ts";
@@ -121,7 +122,9 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
       },
       fence: (ino) => recovery.fence(ino),
     });
+    namespace.onOrphanGone = (ino) => leaseserver.leases.forget(ino);
     const deletions = new DeletionQueue(journal, registry, clock, log);
+    const lingering = new Lingering(namespace, clock, log);
     const status = new StatusReporter({
       clusterId,
       version: VERSION,
@@ -133,7 +136,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     });
     const handlers = new Map<number, (request: unknown, context: CallContext) => unknown>();
     const blockBytes = options.blockBytes ?? BLOCK_BYTES_DEFAULT;
-    const parts = { namespace, registry, leaseserver, recovery, status, blockBytes, replication };
+    const parts = { namespace, registry, leaseserver, recovery, lingering, status, blockBytes, replication };
     addHandlers(handlers, NAMESERVER, clientHandlers(parts));
     addHandlers(handlers, LEASESERVER, leaseserver.handlers);
     addHandlers(handlers, DATASERVER_REGISTRY, dataserverHandlers(namespace, registry, deletions, log));
@@ -142,7 +145,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     const server = serve(options.listen, { ...localServer, log });
     options.processDialer?.announce(server.address, localServer);
     const stopping = new AbortController();
-    const deleting = deletions.run(stopping.signal);
+    const running = Promise.all([deletions.run(stopping.signal), lingering.run(stopping.signal)]);
     const expiry = setInterval(() => leaseserver.sessions.expire(), EXPIRY_MS);
     log.info("serving", {
       address: server.address,
@@ -157,7 +160,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
         clearInterval(expiry);
         options.processDialer?.withdraw(server.address);
         await server.close();
-        await deleting;
+        await running;
         await journal.close();
         log.info("stopped");
       })();

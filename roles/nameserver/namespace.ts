@@ -24,6 +24,8 @@ export class Namespace {
   readonly totals: Totals;
   /** Unlinked inodes that are open somewhere, and where. Mirrors TABLE_ORPHAN. */
   readonly #orphans = new Map<InodeId, Set<SessionId>>();
+  /** Called when an orphan is gone for good: whoever keeps something of it can forget it. */
+  onOrphanGone: (ino: InodeId) => void = () => {};
 
   private constructor(journal: Journal, clock: Clock) {
     this.journal = journal;
@@ -106,6 +108,7 @@ export class Namespace {
       tx.delete(orphanKey(session, ino));
       const inode = isLast ? tx.findInode(ino) : undefined;
       if (inode !== undefined && inode.nlink === 0) purge(tx, inode);
+      if (isLast) this.onOrphanGone(ino);
     });
   }
 

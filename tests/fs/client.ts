@@ -409,7 +409,7 @@ export function startClient(): TestClient {
   const access = new DataAccess({ session, table, kernelCache, handOver });
   const releases = new Releases({ session, table, log });
   const recalls = new Recalls({ table, kernelCache, access, releases, clock, log });
-  const names = new Names({ session, table, kernelCache, writer });
+  const names = new Names({ session, table, kernelCache, writer, clock });
   const files = new Files({
     session,
     names,

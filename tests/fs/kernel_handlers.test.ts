@@ -46,7 +46,7 @@ function start(): TestClient & { readonly kernelSide: Required<FileSystemHandler
   const { names, files, table, kernelCache } = client;
   know(client, ROOT);
   const session = client.session as unknown as ClusterSession;
-  const kernelSide = kernelHandlers({ names, files, session, table, kernelCache });
+  const kernelSide = kernelHandlers({ names, files, session, table, kernelCache, clock: client.clock });
   return { ...client, kernelSide: kernelSide as Required<FileSystemHandlers> };
 }
 
@@ -209,7 +209,7 @@ Deno.test("handlers: how a file was opened says what the kernel does with its pa
   assert.deepEqual(nameserver.asked, []);
 });
 
-Deno.test("handlers: an inode that is gone is ESTALE to open and getattr, so that the name is looked up again", async () => {
+Deno.test("handlers: an inode that is gone is ESTALE to what came by a name, so that the name is looked up again", async () => {
   const client = start();
   const { kernelSide, nameserver } = client;
   know(client, INO, "none");
@@ -217,6 +217,12 @@ Deno.test("handlers: an inode that is gone is ESTALE to open and getattr, so tha
     const ask of [
       () => kernelSide.open(CONTEXT, INO, 0, false),
       () => kernelSide.getattr(CONTEXT, INO, undefined),
+      () => kernelSide.setattr(CONTEXT, INO, { mode: 0o600, killSuidGid: false }),
+      () => kernelSide.readlink(CONTEXT, INO),
+      () => kernelSide.getxattr(CONTEXT, INO, A),
+      () => kernelSide.listxattr(CONTEXT, INO),
+      () => kernelSide.setxattr(CONTEXT, INO, A, A, 0),
+      () => kernelSide.removexattr(CONTEXT, INO, A),
     ]
   ) {
     for (const [errno, expected] of [["ENOENT", "ESTALE"], ["EIO", "EIO"]] as const) {

@@ -297,6 +297,28 @@ Deno.test("link: both names lead to the inode, whose attributes are the answer's
   assert.equal(root.isFresh, false);
 });
 
+Deno.test("remove: says when another process may have looked the name up to open it", async () => {
+  const client = startWithName();
+  const { names, inode, nameserver, clock } = client;
+  const told = async () => {
+    const removing = watch(names.rename(ROOT, B, ROOT, A, 0, PATIENT));
+    const call = await nameserver.next("rename");
+    await call.fail(new FsError("EIO", "no"));
+    assert.ok(isErrno(removing.error, "EIO"));
+    client.root.setEntry(bytesKey(A), INO);
+    return call.request.removed?.told ?? false;
+  };
+  assert.equal(await told(), false, "nobody did");
+  inode.tell(clock.monotonicMs());
+  assert.equal(await told(), false, "who takes the name away did");
+  inode.tell(clock.monotonicMs());
+  assert.equal(await told(), true);
+  await clock.advance(1_000);
+  assert.equal(await told(), false, "that was long ago");
+  inode.tell(clock.monotonicMs());
+  assert.equal(await told(), false, "of two, one was long ago");
+});
+
 Deno.test("remove: says whether the inode is open here, where it knows what is under the name", async () => {
   const client = startWithName();
   const { names, root, inode, nameserver } = client;

@@ -46,7 +46,7 @@ const inodeReply = { attributes, lease: "write", target: bytesOf("../t"), blocks
 const entryReply = { ...inodeReply, directory: "read" } as const;
 const acquireReply = { ...inodeReply, blocks: [block, block], blocksComplete: false, isShared: true };
 const directories = [{ ino: 1, version: 7, nlink: 3, mtime: time }];
-const removed = { ino: 5, open: true };
+const removed = { ino: 5, open: true, told: false };
 const directoryEntry = { name, ino: 9, type: 8, cookie: 77, inode: inodeReply };
 const volume = {
   volume: 2,

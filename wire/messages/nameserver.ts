@@ -97,12 +97,14 @@ export interface SetAttributesRequest extends Change {
 }
 
 /**
- * What the caller knows of the inode that loses its name by its change. `open`: it has it open. When the name leads to
- * another inode, or nothing is said, the server asks; what the caller has not told as closed counts as open meanwhile.
+ * What the caller knows of the inode that loses its name by its change. `open`: it has it open; `told`: a process there
+ * may be between a lookup of the name and an open. When the name leads to another inode, or nothing is said, the server
+ * asks; what the caller has not told as closed counts as open meanwhile.
  */
 export interface Removed {
   readonly ino: InodeId;
   readonly open: boolean;
+  readonly told?: boolean;
 }
 
 export interface RemoveRequest extends Change, InDirectory {

@@ -6,7 +6,14 @@ import { isErrno } from "../../../wire/errno.ts";
 import { type InodeId, ROOT_INODE } from "../../../wire/ids.ts";
 import { gate, rest, watch } from "../leaseserver/harness.ts";
 import { checkNamespace } from "./consistency.ts";
-import { makeService, type Service, ServiceClient, startService, withoutDirectories } from "./service.ts";
+import {
+  endLingering,
+  makeService,
+  type Service,
+  ServiceClient,
+  startService,
+  withoutDirectories,
+} from "./service.ts";
 
 const nlinkOf = (client: ServiceClient, ino: InodeId) =>
   client.call("getattr", { ino }).then(({ attributes }) => attributes.nlink);
@@ -31,15 +38,75 @@ Deno.test("unlink: a file that is open elsewhere lives on until it is closed the
   checkNamespace(service.journal);
 });
 
-Deno.test("unlink: a file that is only known elsewhere goes at once, and is forgotten there", async () => {
+Deno.test("unlink: a file that is only known elsewhere is forgotten there, and goes when nobody can be about to open it", async () => {
   const { service, clients: [a, b] } = await startService("a", "b");
   const ino = await a.create("f");
   await a.release(ino, "read");
   await b.lookup("f");
   await a.remove("f", { ino, open: false });
+  assert.ok(isThere(service, ino));
+  await endLingering(service);
   assert.ok(!isThere(service, ino));
   const { leases } = service.leaseserver;
   assert.ok(leases.isAlone(ino, a.session) && leases.isAlone(ino, b.session));
+});
+
+Deno.test("unlink: what was found under a name a moment before its removal can be opened", async () => {
+  const { service, clients: [a, b] } = await startService("a", "b");
+  const ino = await a.create("f");
+  await a.release(ino, "read");
+  await b.lookup("f");
+  await a.remove("f", { ino, open: false });
+  await b.open(ino);
+  await endLingering(service);
+  assert.equal(await nlinkOf(b, ino), 0);
+  await b.release(ino);
+  assert.ok(!isThere(service, ino));
+  assert.ok(service.leaseserver.leases.isAlone(ino, a.session), "nobody is remembered as its holder");
+});
+
+Deno.test("unlink: what was found under a name while it was being removed can be opened", async () => {
+  const { service, clients: [a, b, c] } = await startService("a", "b", "c");
+  const ino = await a.create("f");
+  await a.release(ino, "read");
+  const answer = gate();
+  a.onRecall = answer.wait;
+  const removing = c.remove("f", { ino, open: false });
+  await rest();
+  // It has the name still, but nothing of it may be kept.
+  const { inode } = await b.lookup("f");
+  assert.deepEqual([inode?.attributes.ino, inode?.lease], [ino, "none"]);
+  answer.open();
+  await removing;
+  await b.open(ino);
+  await b.release(ino);
+  await endLingering(service);
+  assert.ok(!isThere(service, ino));
+});
+
+Deno.test("unlink: what another process of the remover may be about to open stays for a moment", async () => {
+  for (const told of [true, false]) {
+    const { service, clients: [a] } = await startService("a");
+    const ino = await a.create("f");
+    await a.release(ino, "read");
+    await a.create("g");
+    await a.rename("g", "f", 0, { ino, open: false, ...(told ? { told } : {}) });
+    assert.equal(isThere(service, ino), told);
+    await endLingering(service);
+    assert.ok(!isThere(service, ino));
+  }
+});
+
+Deno.test("unlink: what stays for a moment goes after a restart as well", async () => {
+  const { service: before, clients: [a, b] } = await startService("a", "b");
+  const ino = await a.create("f");
+  await a.release(ino, "read");
+  await b.lookup("f");
+  await a.remove("f", { ino, open: false });
+  const service = await makeService(before);
+  assert.ok(isThere(service, ino));
+  await endLingering(service);
+  assert.ok(!isThere(service, ino));
 });
 
 Deno.test("unlink: one of two names takes nothing from who has the file open", async () => {
@@ -83,6 +150,8 @@ Deno.test("unlink: who speaks of another inode, or of none, is asked", async () 
       if (!isOpen) await a.release(ino, "read");
       await a.remove("f", isWrong ? { ino: other, open: !isOpen } : undefined);
       assert.deepEqual(a.recalls.map((item) => [item.ino, item.removed]), [[ino, true]]);
+      // Who was asked may be about to open it.
+      await endLingering(service);
       assert.equal(isThere(service, ino), isOpen);
       if (!isOpen) continue;
       await a.release(ino);
@@ -130,7 +199,7 @@ Deno.test("unlink: a rename hears from its author whether what it replaces is op
 });
 
 Deno.test("unlink: a file that is opened while its holders are asked is not lost", async () => {
-  const { clients: [a, b, c] } = await startService("a", "b", "c");
+  const { service, clients: [a, b, c] } = await startService("a", "b", "c");
   const ino = await a.create("f");
   const asked = gate();
   const answer = gate();
@@ -142,12 +211,15 @@ Deno.test("unlink: a file that is opened while its holders are asked is not lost
   };
   const removing = b.remove("f");
   await asked.wait();
-  // It comes too late, and hears so.
+  // It comes behind, of what it was told before.
   const late = c.open(ino).then(() => "opened", (error) => error.errno);
   await rest();
   answer.open();
   await removing;
-  assert.equal(await late, "ENOENT");
+  assert.equal(await late, "opened");
+  await endLingering(service);
+  assert.equal(await nlinkOf(c, ino), 0);
+  await c.release(ino);
   await isGone(b, ino);
 });
 
@@ -324,7 +396,7 @@ Deno.test("unlink: who closes the file before all others have answered does not 
   await b.release(ino);
   answer.open();
   await removing;
-  await rest();
+  await endLingering(service);
   assert.ok(!isThere(service, ino), "nobody has it open, and nobody will close it");
 });
 
@@ -334,7 +406,7 @@ Deno.test("unlink: who ends before all others have answered does not keep it", a
   await rest();
   answer.open();
   await removing;
-  await rest();
+  await endLingering(service);
   assert.ok(!isThere(service, ino), "it is kept for a session that is over");
 });
 
@@ -367,7 +439,7 @@ Deno.test("unlink: who removes its own open file and closes it before it is remo
   await a.release(ino);
   answer.open();
   await removing;
-  await rest();
+  await endLingering(service);
   assert.ok(!isThere(service, ino), "nobody has it open, and nobody will close it");
 });
 

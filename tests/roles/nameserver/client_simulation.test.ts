@@ -10,7 +10,7 @@ import { chance, pick, seededTest } from "../../base/seeded.ts";
 import { Schedule } from "../leaseserver/schedule.ts";
 import { ABSENT, CachingClient, isExpected } from "./caching_client.ts";
 import { checkNamespace } from "./consistency.ts";
-import { makeService, type Service, ServiceClient } from "./service.ts";
+import { endLingering, makeService, type Service, ServiceClient } from "./service.ts";
 
 const NAMES = ["a", "b", "c"];
 
@@ -141,6 +141,7 @@ async function simulate(random: Random): Promise<void> {
   await schedule.run(Promise.all(clients.map((client) => client.release(() => true))), tick);
   service.journal.release();
   await settle();
+  await endLingering(service);
   const { inodes } = checkNamespace(service.journal);
   for (const { ino, nlink } of inodes.values()) {
     assert.ok(nlink > 0, `${ino} is left, though nobody has it open`);

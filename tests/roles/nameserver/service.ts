@@ -3,10 +3,12 @@
 import { bytesOf, textOf } from "../../../base/bytes.ts";
 import { silentLogger } from "../../../base/log.ts";
 import { SeededRandom } from "../../../base/random.ts";
+import { TOLD_MS } from "../../../roles/leaseserver/leases.ts";
 import { Leaseserver } from "../../../roles/leaseserver/leaseserver.ts";
 import { dropUnused } from "../../../roles/nameserver/block_operations.ts";
 import { BlockRecovery } from "../../../roles/nameserver/block_recovery.ts";
 import { clientHandlers } from "../../../roles/nameserver/client_service.ts";
+import { Lingering } from "../../../roles/nameserver/lingering.ts";
 import { Registry } from "../../../roles/nameserver/registry.ts";
 import type { StatusReporter } from "../../../roles/nameserver/status_reporter.ts";
 import { type InodeId, ROOT_INODE, type SessionId } from "../../../wire/ids.ts";
@@ -43,6 +45,7 @@ export interface Service extends World {
   readonly stored: SessionRecord[];
   readonly handlers: Handlers<typeof NAMESERVER>;
   readonly leaseserver: Leaseserver;
+  readonly lingering: Lingering;
   readonly registry: Registry;
 }
 
@@ -88,16 +91,25 @@ export async function makeService(before?: Pick<Service, "stored" | keyof World>
     },
     fence: (ino) => recovery.fence(ino),
   });
+  namespace.onOrphanGone = (ino) => leaseserver.leases.forget(ino);
+  const lingering = new Lingering(namespace, clock, silentLogger);
   const handlers = clientHandlers({
     namespace,
     registry,
     leaseserver,
     recovery,
+    lingering,
     status: {} as StatusReporter,
     blockBytes: 1024,
     replication: 2,
   });
-  return { ...world, handlers, leaseserver, registry, stored };
+  return { ...world, handlers, leaseserver, lingering, registry, stored };
+}
+
+/** Nobody was told of anything lately any more. */
+export async function endLingering({ clock, lingering }: Service): Promise<void> {
+  await clock.advance(TOLD_MS);
+  await lingering.releaseDue();
 }
 
 /** Three hosts with a dataserver of one volume each. */

@@ -1,0 +1,27 @@
+/** What the nameserver's service for clients is made of. */
+
+import type { Leaseserver } from "../leaseserver/leaseserver.ts";
+import type { BlockRecovery } from "./block_recovery.ts";
+import type { Lingering } from "./lingering.ts";
+import type { Namespace } from "./namespace.ts";
+import type { Registry } from "./registry.ts";
+import type { Replies } from "./replies.ts";
+import type { Retries } from "./retries.ts";
+import type { StatusReporter } from "./status_reporter.ts";
+
+export interface ClientServiceOptions {
+  readonly namespace: Namespace;
+  readonly registry: Registry;
+  readonly leaseserver: Leaseserver;
+  readonly recovery: BlockRecovery;
+  readonly lingering: Lingering;
+  readonly status: StatusReporter;
+  readonly blockBytes: number;
+  readonly replication: number;
+}
+
+/** What the files that it is split into share. */
+export interface ClientServiceParts extends ClientServiceOptions {
+  readonly retries: Retries;
+  readonly replies: Replies;
+}

@@ -1,0 +1,145 @@
+/**
+ * Opening files for clients, by inode and by name: the lease and the blocks that an open brings, and the file itself where
+ * it is to be made.
+ * Invariant: whoever opens a file that has lost its last name keeps it, as who had it open when it lost it.
+ */
+
+import { EMPTY_BYTES } from "../../base/bytes.ts";
+import { FsError, isErrno } from "../../wire/errno.ts";
+import type { InodeId, SessionId, VolumeId } from "../../wire/ids.ts";
+import { type LeaseMode, S_IFLNK, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
+import type { AcquireReply, CreateRequest, EntryReply, NAMESERVER } from "../../wire/messages/nameserver.ts";
+import type { Handlers } from "../../wire/service.ts";
+import { allocateBlock, regularFile } from "./block_operations.ts";
+import type { ClientServiceParts } from "./client_parts.ts";
+import { findEntry } from "./entries.ts";
+import * as operations from "./operations.ts";
+import { type InodeRecord, isDirectory } from "./records.ts";
+import { changesOf, nameItem } from "./replies.ts";
+import type { Transaction } from "./transaction.ts";
+
+type Created = EntryReply & AcquireReply & { readonly created: boolean };
+
+export function openHandlers(
+  parts: ClientServiceParts,
+): Pick<Handlers<typeof NAMESERVER>, "create" | "acquire"> {
+  const { namespace, registry, retries, replies, blockBytes, replication } = parts;
+  const { leases, sessions } = parts.leaseserver;
+
+  /** `replyOf` runs in the turn; whoever opens a file that lost its last name meanwhile keeps it as well. */
+  const acquireWith = <T>(
+    ino: InodeId,
+    mode: "read" | "write",
+    session: SessionId,
+    signal: AbortSignal | undefined,
+    replyOf: (tx: Transaction, inode: InodeRecord, isShared: boolean) => T,
+  ): Promise<T> => {
+    const look = async (isShared: boolean): Promise<T> => {
+      let isOrphan = false;
+      const reply = namespace.look((tx) => {
+        const inode = regularFile(tx, ino);
+        isOrphan = inode.nlink === 0;
+        return replyOf(tx, inode, isShared);
+      });
+      if (!isOrphan) return reply;
+      return (await Promise.all([reply, namespace.keepOrphan(session, ino)]))[0];
+    };
+    return leases.acquire(ino, session, mode, look, signal);
+  };
+
+  /** Of what was found under a name; the name may lead elsewhere by the time of its turn. */
+  const acquireNamed = (
+    ino: InodeId,
+    { parent, name, write }: CreateRequest,
+    session: SessionId,
+  ): Promise<AcquireReply & { readonly directory: LeaseMode }> =>
+    acquireWith(ino, write ? "write" : "read", session, undefined, (tx, inode, isShared) => {
+      const isThere = findEntry(tx, parent, name)?.ino === ino;
+      const directory = isThere ? leases.lease(parent, session) : "none";
+      return { ...replies.acquired(tx, inode, session, isShared), directory };
+    });
+
+  const create = async (
+    request: CreateRequest,
+    session: SessionId,
+    record: (tx: Transaction, ino: number) => void,
+  ): Promise<Created> => {
+    for (let tries = 0; tries < 100; tries++) {
+      // What is there is opened, and nobody's names change.
+      const existing = await namespace.look((tx) => openable(tx, request));
+      try {
+        if (existing === undefined) return await makeFile(request, session, record);
+        return { ...await acquireNamed(existing, request, session), created: false };
+      } catch (error) {
+        // Made or removed by another meanwhile.
+        const isOvertaken = isErrno(error, existing === undefined ? "EEXIST" : "ENOENT");
+        if (!isOvertaken || request.exclusive) throw error;
+      }
+    }
+    throw new FsError("EAGAIN", "the name comes and goes faster than it can be opened");
+  };
+
+  const makeFile = (
+    request: CreateRequest,
+    session: SessionId,
+    record: (tx: Transaction, ino: number) => void,
+  ): Promise<Created> => {
+    const { parent, name, credentials, mode, write, host } = request;
+    return leases.change(session, [nameItem(parent, name)], () =>
+      namespace.change((tx) => {
+        const what = { credentials, mode: S_IFREG | (mode & 0o7777), rdev: 0, target: EMPTY_BYTES };
+        const inode = operations.make(tx, parent, name, what);
+        if (write && host !== undefined) allocateFirst(tx, inode, host);
+        record(tx, inode.ino);
+        if (write) leases.grantWrite(inode.ino, session);
+        const reply = replies.acquired(tx, inode, session, false);
+        const directories = changesOf(tx, parent);
+        return { ...reply, directories, directory: leases.lease(parent, session, "names"), created: true };
+      }));
+  };
+
+  /** The file that creat(2) opens instead of making one; undefined when there is none. */
+  const openable = (tx: Transaction, { parent, name, exclusive }: CreateRequest): InodeId | undefined => {
+    const inode = operations.lookup(tx, parent, name);
+    if (inode === undefined) return undefined;
+    if (exclusive) throw new FsError("EEXIST", "the name is taken");
+    if (isDirectory(inode)) throw new FsError("EISDIR", "a directory has that name");
+    if ((inode.mode & S_IFMT) === S_IFLNK) throw new FsError("ELOOP", "a symlink has that name");
+    if ((inode.mode & S_IFMT) !== S_IFREG) throw new FsError("EINVAL", "a special file has that name");
+    return inode.ino;
+  };
+
+  /** The first block of a new file, whose maker is about to write it; when there is no room the write will say so. */
+  const allocateFirst = (tx: Transaction, inode: InodeRecord, host: string): void => {
+    let volumes: VolumeId[];
+    try {
+      volumes = registry.place(inode.replication || replication, host, []);
+    } catch {
+      return;
+    }
+    allocateBlock(tx, inode, 0, blockBytes, () => volumes);
+  };
+
+  return {
+    create: (request, context) => {
+      const session = sessions.of(context.peer);
+      return retries.once(
+        session,
+        request.retry,
+        (record) => create(request, session, record),
+        async ({ ino }) => ({ ...await acquireNamed(ino as InodeId, request, session), created: true }),
+      );
+    },
+
+    acquire: ({ ino, mode }, context) => {
+      const session = sessions.of(context.peer);
+      return acquireWith(
+        ino,
+        mode,
+        session,
+        context.signal,
+        (tx, inode, isShared) => replies.acquired(tx, inode, session, isShared),
+      );
+    },
+  };
+}

@@ -1,0 +1,78 @@
+/**
+ * What the nameserver's replies to clients say of inodes and blocks, and what they let their receiver cache.
+ * Invariant: what may be cached is decided in the same synchronous step in which it was seen.
+ */
+
+import type { InodeId, SessionId } from "../../wire/ids.ts";
+import { type Block, type InodeReply, S_IFLNK, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
+import type { AcquireReply, DirectoryChange, RecallItem } from "../../wire/messages/nameserver.ts";
+import type { LeaseTable, Own } from "../leaseserver/leases.ts";
+import { extentsIn } from "./extents.ts";
+import { attributesOf, type Extent, type InodeRecord } from "./records.ts";
+import type { Registry } from "./registry.ts";
+import type { Transaction } from "./transaction.ts";
+
+/** Blocks in the reply to an open. */
+const OPEN_BLOCKS = 64;
+/** Files of so many blocks bring them along wherever they are shown. */
+const SMALL_BLOCKS = 1;
+
+export class Replies {
+  readonly #leases: LeaseTable;
+  readonly #registry: Registry;
+
+  constructor(leases: LeaseTable, registry: Registry) {
+    this.#leases = leases;
+    this.#registry = registry;
+  }
+
+  block(extent: Extent): Block {
+    return {
+      id: extent.block,
+      generation: extent.generation,
+      start: extent.start,
+      length: extent.length,
+      written: extent.written,
+      replicas: extent.volumes.map((volume) => this.#registry.location(volume)),
+    };
+  }
+
+  inode(inode: InodeRecord, session: SessionId, own?: Own): InodeReply {
+    const reply = { attributes: attributesOf(inode), lease: this.#leases.lease(inode.ino, session, own) };
+    return (inode.mode & S_IFMT) === S_IFLNK ? { ...reply, target: inode.target } : reply;
+  }
+
+  /** As `inode`, and of a small file its blocks, so that it can be read without another question. */
+  whole(tx: Transaction, inode: InodeRecord, session: SessionId, own?: Own): InodeReply {
+    const reply = this.inode(inode, session, own);
+    if ((inode.mode & S_IFMT) !== S_IFREG || reply.lease === "none" || inode.pages.length > 1) return reply;
+    const extents = extentsIn(tx, inode, 0, Infinity, SMALL_BLOCKS + 1);
+    return extents.length > SMALL_BLOCKS
+      ? reply
+      : { ...reply, blocks: extents.map((extent) => this.block(extent)) };
+  }
+
+  /** To who opens the file, within its turn. */
+  acquired(tx: Transaction, inode: InodeRecord, session: SessionId, isShared: boolean): AcquireReply {
+    const extents = extentsIn(tx, inode, 0, Infinity, OPEN_BLOCKS + 1);
+    return {
+      ...this.inode(inode, session, "turn"),
+      blocks: extents.slice(0, OPEN_BLOCKS).map((extent) => this.block(extent)),
+      blocksComplete: extents.length <= OPEN_BLOCKS,
+      isShared,
+    };
+  }
+}
+
+/** As the directories are after this transaction's change of their names. */
+export function changesOf(tx: Transaction, ...inodes: readonly InodeId[]): DirectoryChange[] {
+  return [...new Set(inodes)].map((ino) => {
+    const { version, nlink, mtime } = tx.inode(ino);
+    return { ino, version, nlink, mtime };
+  });
+}
+
+/** The name changes, and with it the directory's listing and attributes. */
+export function nameItem(parent: InodeId, name: Uint8Array): RecallItem {
+  return { ino: parent, keep: "read", names: [name] };
+}
