@@ -112,8 +112,10 @@ export class Names {
       return this.#table.adopt(await this.#session.nameserver.getattr({ ino }, interrupt), askedAt);
     } catch (error) {
       const inode = this.#table.get(ino);
-      // A directory that another client has removed: whoever has it open sees it empty and without a name.
-      if (!isErrno(error, "ENOENT") || inode === undefined || inode.directoryHandles === 0) throw error;
+      // Removed by another client: whoever has it open sees it without a name, and a directory empty. That the kernel looks
+      // the name up anew will not do: it asks in the middle of open(2) as well, and would make a second file.
+      const isHeld = inode !== undefined && (inode.directoryHandles > 0 || isOpen(inode));
+      if (!isErrno(error, "ENOENT") || !isHeld) throw error;
       inode.attributes = { ...inode.attributes, nlink: 0 };
       return inode;
     }

@@ -297,6 +297,19 @@ Deno.test("link: both names lead to the inode, whose attributes are the answer's
   assert.equal(root.isFresh, false);
 });
 
+Deno.test("getattr: a file that another has removed is shown without a name to who has it open, and is gone to others", async () => {
+  for (const isOpen of [true, false]) {
+    const client = startWithName();
+    const { names, inode, nameserver } = client;
+    if (isOpen) await opened(client, READ_ONLY);
+    inode.forgetAttributes();
+    const asking = watch(names.getattr(INO, PATIENT) as Promise<Inode>);
+    await (await nameserver.next("getattr")).fail(new FsError("ENOENT", "removed"));
+    if (isOpen) assert.equal(asking.value?.attributes.nlink, 0);
+    else assert.ok(isErrno(asking.error, "ENOENT"));
+  }
+});
+
 Deno.test("remove: says when another process may have looked the name up to open it", async () => {
   const client = startWithName();
   const { names, inode, nameserver, clock } = client;
