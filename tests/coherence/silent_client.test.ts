@@ -119,3 +119,50 @@ Deno.test({
     }
   },
 });
+
+/** Makes a file that must not be there yet, and says under how many names it is then. */
+const MAKER = `
+import os, sys
+f = os.open(sys.argv[1], os.O_CREAT | os.O_EXCL | os.O_RDWR)
+print('made', os.fstat(f).st_nlink, flush=True)
+`;
+
+Deno.test({
+  name:
+    "a client that is stopped before it hears that its file was made: removed meanwhile, it is not made again",
+  ignore: Deno.uid() !== 0,
+  sanitizeOps: false,
+  sanitizeResources: false,
+  async fn() {
+    const cluster = await CoherenceCluster.start({ mounts: 2 });
+    const goOn = [Promise.withResolvers<void>(), Promise.withResolvers<void>()] as const;
+    const stopped: Promise<void>[] = [];
+    try {
+      const [mount1, mount2] = cluster.mountpoints as [string, string];
+      await sh(`mkdir ${mount1}/d; timeout 10 ls ${mount2}/d; ! timeout 10 test -e ${mount2}/d/file`);
+      // The creation waits for the second mount, and is answered when the first is stopped.
+      stopped.push(cluster.stopMount(2, 40, () => goOn[1].promise));
+      const maker = spawn("timeout", ["60", "python3", "-c", MAKER, `${mount1}/d/file`]);
+      await sleep(700);
+      stopped.push(cluster.stopMount(1, 40, () => goOn[0].promise));
+      await sleep(100);
+      goOn[1].resolve();
+      await stopped[0];
+      await sh(`cd ${mount2}/d; timeout 20 test -e file; timeout 20 rm file; ! test -e file`, {
+        timeoutMs: 50_000,
+      });
+      goOn[0].resolve();
+      await stopped[1];
+      const { stdout } = await within(20_000, "the end of the creation", maker.output());
+      assert.equal(new TextDecoder().decode(stdout), "made 0\n");
+      await sh(`! timeout 10 test -e ${mount2}/d/file`);
+    } catch (error) {
+      console.log(cluster.log(6_000));
+      throw error;
+    } finally {
+      for (const { resolve } of goOn) resolve();
+      await Promise.allSettled(stopped);
+      await cluster.discard();
+    }
+  },
+});
