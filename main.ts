@@ -147,10 +147,30 @@ withConfig(withLog(
     integer(1_000, 100_000_000),
     200_000,
   )
+  .option(
+    "--dead-after <seconds>",
+    "a dataserver that is silent for so long is lost: its blocks get other replicas",
+    integer(1, 86_400),
+    30,
+  )
+  .option(
+    "--repair-rate <mib>",
+    "MiB a second that making new replicas may take, in all",
+    integer(1, 1_000_000),
+    128,
+  )
   .action(async (_options, self: Command) => {
     mergeConfig(self);
     const options = self.opts<
-      LogFlags & { dir?: string; listen: string; replication: number; sessionTtl: number; leases: number }
+      LogFlags & {
+        dir?: string;
+        listen: string;
+        replication: number;
+        sessionTtl: number;
+        leases: number;
+        deadAfter: number;
+        repairRate: number;
+      }
     >();
     const dir = need(options.dir, "--dir");
     const { Assembly } = await import("./roles/singlenode/assembly.ts");
@@ -163,6 +183,8 @@ withConfig(withLog(
         replication: options.replication,
         sessionTtlMs: options.sessionTtl * 1000,
         leasesPerSession: options.leases,
+        deadAfterMs: options.deadAfter * 1000,
+        repairBytesPerSecond: options.repairRate * 1024 * 1024,
       });
       return assembly;
     });

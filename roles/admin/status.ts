@@ -6,6 +6,7 @@ import {
   type DataserverStatus,
   type LeaseStatus,
   NAMESERVER,
+  type RepairStatus,
   type SessionStatus,
   type StatusReply,
 } from "../../wire/messages/nameserver.ts";
@@ -42,6 +43,7 @@ export function formatStatus(status: StatusReply): string {
     ["space", `${size(used)} in blocks, ${size(status.freeBytes)} free of ${size(status.totalBytes)}`],
     ["files", `${status.inodes} inodes, ${status.blocks} blocks, ${status.replicas} replicas`],
     ["health", health(status)],
+    ["repair", repair(status.repair)],
     ["leases", leases(status.leases)],
   ];
   const lines = facts.map(([name, value]) => `${name.padEnd(12)} ${value}`);
@@ -56,6 +58,15 @@ function health(status: StatusReply): string {
   if (status.underReplicated > 0) problems.push(`${status.underReplicated} blocks under-replicated`);
   if (status.pendingDeletions > 0) problems.push(`${status.pendingDeletions} deletions pending`);
   return problems.length === 0 ? "good: 0 under-replicated, 0 missing" : problems.join(", ");
+}
+
+function repair({ waiting, running, walking, copied, copiedBytes, failed }: RepairStatus): string {
+  const isIdle = waiting + running === 0;
+  const parts = [isIdle ? "nothing to do" : `${waiting} blocks wait, ${running} are being copied`];
+  if (walking) parts.push("looking at blocks");
+  if (copied > 0) parts.push(`${copied} replicas (${size(copiedBytes)}) made since the start`);
+  if (failed > 0) parts.push(`${failed} attempts failed`);
+  return parts.join("; ");
 }
 
 function leases(status: LeaseStatus): string {

@@ -28,6 +28,10 @@ const NONE_FAILED: ChainReply = { failed: [] };
 export function blockHandlers(findVolume: (id: VolumeId) => Volume, pool: ChannelPool): HandlerTable {
   const table = new Map<number, (request: unknown, context: CallContext) => unknown>();
   addHandlers(table, DATASERVER, {
+    replicaState: ({ block, generation, volume }) => {
+      demand(isId(block) && isCount(generation), "block");
+      return findVolume(volume).stateOf(block, generation);
+    },
     readBlock: (request) => readBlock(findVolume, request),
     writeBlock: (request) => {
       const { block, generation, offset, body, create } = checkWrite(request);

@@ -16,6 +16,7 @@ import { type RunningServer, serve } from "../../wire/server.ts";
 import { createPushHandler, type PushHandler } from "../../wire/service.ts";
 import { reportBlocks } from "./block_report.ts";
 import { blockHandlers } from "./block_service.ts";
+import { Copies } from "./copies.ts";
 import { ChannelPool } from "./channel_pool.ts";
 import { Deletions } from "./deletions.ts";
 import { NameserverLink, type Registry } from "./nameserver_link.ts";
@@ -97,6 +98,7 @@ class RunningDataserver implements Dataserver {
   readonly #pool: ChannelPool;
   readonly #link: NameserverLink;
   readonly #deletions: Deletions;
+  readonly #copies: Copies;
   readonly #abort = new AbortController();
   readonly #background: Promise<void>[] = [];
   #stopping: Promise<void> | null = null;
@@ -125,6 +127,7 @@ class RunningDataserver implements Dataserver {
     const clusterId = () => volumes.clusterId;
     const { log, dialer } = options;
     this.#pool = new ChannelPool(dialer, clusterId, `dataserver ${options.host}`, clock);
+    this.#copies = new Copies(this.#pool, clock);
     const handlers = blockHandlers((id) => volumes.find(id), this.#pool);
     this.localServer = { role: "dataserver", clusterId, handlers };
     this.#server = serve(options.listen ?? "127.0.0.1:0", { ...this.localServer, log });
@@ -256,6 +259,9 @@ class RunningDataserver implements Dataserver {
       setGeneration: async ({ volume, block, from, to }) => ({
         length: await this.#volumes.find(volume).setGeneration(block, from, to),
       }),
+      replicaState: ({ volume, block, generation }) => this.#volumes.find(volume).stateOf(block, generation),
+      copyReplica: (request) =>
+        this.#copies.copy(this.#volumes.find(request.volume), request, this.#abort.signal),
     });
   }
 

@@ -5,6 +5,7 @@
  * new; so a finalized record always has the right length and crcs.
  */
 
+import { randomHexId } from "../../base/random.ts";
 import { asFsError, FsError } from "../../wire/errno.ts";
 import type { BlockId, Generation } from "../../wire/ids.ts";
 import { CHUNK_BYTES, chunkCount, type ChunkTable } from "./chunk_table.ts";
@@ -27,6 +28,7 @@ export class ReplicaClosed extends Error {
 export class Replica {
   readonly block: BlockId;
   readonly lock = new RangeLock();
+  readonly #opening = randomHexId();
   lastUseMs = 0;
   readonly #host: ReplicaHost;
   readonly #content: ReplicaContent;
@@ -64,6 +66,12 @@ export class Replica {
 
   get length(): number {
     return this.#content.length;
+  }
+
+  /** Names what the replica holds: the same again, also after it was opened anew, only if nothing changed. */
+  stateOf(generation: Generation): { readonly length: number; readonly state: string } {
+    this.#check(generation);
+    return { length: this.length, state: `${this.#opening}.${this.#version}` };
   }
 
   /** Counts up with each change: equal before and after means that nothing changed. */

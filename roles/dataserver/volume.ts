@@ -154,6 +154,13 @@ export class Volume implements ReplicaHost {
     await this.#with(block, null, (replica) => replica.truncate(generation, length));
   }
 
+  async stateOf(
+    block: BlockId,
+    generation: Generation,
+  ): Promise<{ readonly length: number; readonly state: string }> {
+    return await this.#with(block, null, (replica) => replica.stateOf(generation));
+  }
+
   async setGeneration(block: BlockId, from: Generation, to: Generation): Promise<number> {
     this.#checkWritable(block);
     return await this.#with(block, null, (replica) => replica.setGeneration(from, to));

@@ -61,7 +61,7 @@ export const TOLD_MS = 2_000;
 /** Recalled at once when a session holds too many. */
 const EVICTION_BATCH = 1_024;
 /** Of who only looks (status, tools). */
-const NO_SESSION = 0;
+const NO_SESSION = 0 as SessionId;
 const SESSION_ENDED = () => new FsError("ESHUTDOWN", "the session has ended", { op: "lease" });
 
 export class LeaseTable {
@@ -283,6 +283,21 @@ export class LeaseTable {
       this.#turns.giveAll(inodes);
     }
     return await result;
+  }
+
+  /**
+   * Runs `work` while nobody can write to the inode: what others have buffered has come in before, and nobody gets WRITE
+   * until it has ended. Readers go on. `work` must end by itself, and soon.
+   */
+  async withoutWriters<T>(ino: InodeId, work: () => Promise<T>): Promise<T> {
+    await this.#options.sessions.allReclaimed(NO_SESSION);
+    await this.#turns.take(ino);
+    try {
+      await this.#recallOthers(NO_SESSION, [{ ino, keep: "read" }]);
+      return await work();
+    } finally {
+      this.#turns.giveAll([ino]);
+    }
   }
 
   /** A flush needs no turn: it comes from who holds WRITE, or is what a recall waits for. */

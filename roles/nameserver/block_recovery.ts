@@ -13,7 +13,7 @@
 import type { Logger } from "../../base/log.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import { asGeneration, type BlockId, type Generation, type InodeId, type VolumeId } from "../../wire/ids.ts";
-import { DATASERVER_PUSHES } from "../../wire/messages/dataserver.ts";
+import { COPY_GENERATION, DATASERVER_PUSHES } from "../../wire/messages/dataserver.ts";
 import { changeReplicas, regularFile, truncateExtents } from "./block_operations.ts";
 import { extentAt, extentsIn } from "./extents.ts";
 import type { Namespace } from "./namespace.ts";
@@ -31,8 +31,10 @@ export class BlockRecovery {
   readonly #namespace: Namespace;
   readonly #registry: Registry;
   readonly #log: Logger;
+  /** Told of each block that has lost replicas. */
+  onReplicasLost: (ino: InodeId, start: number, block: BlockId) => void = () => {};
   /** Changes under way, by block: a second report about one waits for the first. */
-  readonly #running = new Map<BlockId, Promise<Extent>>();
+  readonly #running = new Map<BlockId, Promise<unknown>>();
 
   constructor(namespace: Namespace, registry: Registry, log: Logger) {
     this.#namespace = namespace;
@@ -41,22 +43,54 @@ export class BlockRecovery {
   }
 
   /** The block as it is after `failed` were taken off it, or as it is now when the report is out of date. */
-  async replicasFailed(
+  replicasFailed(
     ino: InodeId,
     start: number,
     block: BlockId,
     generation: Generation,
     failed: readonly VolumeId[],
   ): Promise<Extent> {
-    const running = this.#running.get(block);
-    if (running !== undefined) {
-      await running.catch(() => {});
-      return await this.replicasFailed(ino, start, block, generation, failed);
+    return this.#alone(block, () => this.#change(ino, start, block, generation, failed));
+  }
+
+  /**
+   * Makes a copy (COPY_GENERATION) a replica of its block, while nobody writes to it. `isExact` is asked at the last moment
+   * whether the copy is what the block's replicas hold. False when it is not, or the block has changed since.
+   */
+  addReplica(
+    ino: InodeId,
+    start: number,
+    seen: Extent,
+    copy: VolumeId,
+    isExact: () => Promise<boolean>,
+  ): Promise<boolean> {
+    return this.#alone(seen.block, async () => {
+      const isSame = (now: Extent) => now.generation === seen.generation;
+      if (!isSame(await this.#namespace.look((tx) => current(tx, ino, start, seen.block)))) return false;
+      if (!await isExact()) return false;
+      const to = asGeneration(seen.generation + 1);
+      // The copy first: if it fails, nothing has changed. Who of the others does not answer then is left behind.
+      if (!await this.#setGeneration(copy, { ...seen, generation: COPY_GENERATION }, to)) return false;
+      const took = await Promise.all(seen.volumes.map((volume) => this.#setGeneration(volume, seen, to)));
+      const volumes = [...seen.volumes.filter((_, i) => took[i]), copy];
+      return await this.#namespace.change((tx) => {
+        const now = current(tx, ino, start, seen.block);
+        if (!isSame(now)) return false;
+        changeReplicas(tx, regularFile(tx, ino), now, volumes);
+        return true;
+      });
+    });
+  }
+
+  /** Runs a change of a block's replicas when the one before has ended. */
+  async #alone<T>(block: BlockId, change: () => Promise<T>): Promise<T> {
+    for (let before = this.#running.get(block); before !== undefined; before = this.#running.get(block)) {
+      await before.catch(() => {});
     }
-    const promise = this.#change(ino, start, block, generation, failed);
-    this.#running.set(block, promise);
+    const running = change();
+    this.#running.set(block, running);
     try {
-      return await promise;
+      return await running;
     } finally {
       this.#running.delete(block);
     }
@@ -128,6 +162,7 @@ export class BlockRecovery {
     if (lost.length > 0) {
       const { generation, volumes: left } = changed;
       this.#log.warn("replicas taken off a block", { block, ino, generation, left, failed: lost });
+      this.onReplicasLost(ino, start, block);
     }
     return changed;
   }

@@ -14,6 +14,7 @@ import { deletionKey, fieldRange, getU64, TABLE_REPLICA } from "./keys.ts";
 import type { Namespace } from "./namespace.ts";
 import { decodeReplica } from "./records.ts";
 import type { Registry } from "./registry.ts";
+import type { Repair } from "./repair.ts";
 
 const REPORT_PAGE_MAX = 100_000;
 
@@ -21,6 +22,7 @@ export function dataserverHandlers(
   namespace: Namespace,
   registry: Registry,
   deletions: DeletionQueue,
+  repair: Repair,
   log: Logger,
 ): Handlers<typeof DATASERVER_REGISTRY> {
   return {
@@ -30,13 +32,14 @@ export function dataserverHandlers(
       else registry.heartbeat(node, volumes);
       return { ok: true };
     },
-    blockReport: (request) => compareReport(namespace, log, request),
+    blockReport: (request) => compareReport(namespace, repair, log, request),
     blocksDeleted: ({ volume, blocks }) => {
       deletions.deleted(volume, blocks);
       return { ok: true };
     },
     replicaCorrupt: ({ volume, block, message }) => {
       log.error("replica is corrupt", { volume, block, message });
+      repair.replicaBad(volume, block, true);
       return { ok: true };
     },
   };
@@ -48,6 +51,7 @@ export function dataserverHandlers(
  */
 async function compareReport(
   namespace: Namespace,
+  repair: Repair,
   log: Logger,
   { volume, from, to, replicas }: BlockReportRequest,
 ): Promise<BlockReportReply> {
@@ -70,6 +74,7 @@ async function compareReport(
       // An only replica is kept whatever it says: there is nothing better.
       if (listed && generation < extent.generation && extent.volumes.length > 1) {
         log.warn("replica is behind its block", { volume, block, generation, current: extent.generation });
+        repair.replicaBad(volume, block, false);
       }
     }
     for (const [block, { ino, start }] of expected) {
@@ -77,6 +82,7 @@ async function compareReport(
       const extent = inode === undefined ? undefined : extentAt(tx, inode, start);
       if (extent?.block !== block || !extent.written) continue;
       log.warn("replica is missing", { volume, block, ino });
+      repair.replicaBad(volume, block, false);
     }
   });
   return { stale, unknown };

@@ -25,6 +25,7 @@ import { databasePath, formatNameserver, readIdentity } from "./layout.ts";
 import { Lingering } from "./lingering.ts";
 import { Namespace } from "./namespace.ts";
 import { Registry } from "./registry.ts";
+import { Repair, REPAIR_BYTES_PER_SECOND_DEFAULT } from "./repair.ts";
 import { StatusReporter } from "./status_reporter.ts";
 
 export { formatNameserver };
@@ -50,6 +51,8 @@ export interface NameserverOptions {
   readonly leasesPerSession?: number;
   readonly heartbeatMs?: number;
   readonly deadAfterMs?: number;
+  /** Of all copies of replicas together. */
+  readonly repairBytesPerSecond?: number;
   /** Called when the namespace can no longer be written: the process must end. */
   readonly onFailure?: (error: Error) => void;
 }
@@ -76,14 +79,15 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
   try {
     const namespace = await Namespace.load(journal, clock);
     const replication = options.replication ?? REPLICATION_DEFAULT;
+    const deadAfterMs = options.deadAfterMs ?? 30_000;
     const registry = await Registry.load({
       journal,
       ids: namespace.ids,
       clock,
       random: systemRandom,
       log,
-      heartbeatMs: options.heartbeatMs ?? 3_000,
-      deadAfterMs: options.deadAfterMs ?? 30_000,
+      heartbeatMs: options.heartbeatMs ?? Math.min(3_000, deadAfterMs / 4),
+      deadAfterMs,
       reserveBytes: 64 * 1024 * 1024,
     });
     const stored = (await journal.scan(tableRange(TABLE_SESSION), 100_000))
@@ -124,6 +128,16 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     });
     namespace.onOrphanGone = (ino) => leaseserver.leases.forget(ino);
     const deletions = new DeletionQueue(journal, registry, clock, log);
+    const repair = new Repair({
+      namespace,
+      registry,
+      leases: leaseserver.leases,
+      recovery,
+      clock,
+      log: log.child("repair"),
+      replication,
+      bytesPerSecond: options.repairBytesPerSecond ?? REPAIR_BYTES_PER_SECOND_DEFAULT,
+    });
     const lingering = new Lingering(namespace, clock, log);
     const status = new StatusReporter({
       clusterId,
@@ -131,6 +145,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
       namespace,
       registry,
       leaseserver,
+      repair,
       clock,
       replication,
     });
@@ -139,13 +154,21 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     const parts = { namespace, registry, leaseserver, recovery, lingering, status, blockBytes, replication };
     addHandlers(handlers, NAMESERVER, clientHandlers(parts));
     addHandlers(handlers, LEASESERVER, leaseserver.handlers);
-    addHandlers(handlers, DATASERVER_REGISTRY, dataserverHandlers(namespace, registry, deletions, log));
+    addHandlers(
+      handlers,
+      DATASERVER_REGISTRY,
+      dataserverHandlers(namespace, registry, deletions, repair, log),
+    );
 
     const localServer: LocalServer = { role: "nameserver", clusterId: () => clusterId, handlers };
     const server = serve(options.listen, { ...localServer, log });
     options.processDialer?.announce(server.address, localServer);
     const stopping = new AbortController();
-    const running = Promise.all([deletions.run(stopping.signal), lingering.run(stopping.signal)]);
+    const running = Promise.all([
+      deletions.run(stopping.signal),
+      lingering.run(stopping.signal),
+      repair.run(stopping.signal),
+    ]);
     const expiry = setInterval(() => leaseserver.sessions.expire(), EXPIRY_MS);
     log.info("serving", {
       address: server.address,

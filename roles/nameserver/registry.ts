@@ -42,6 +42,8 @@ interface Node {
   /** Said that it stops: that its connection ends is no news. */
   hasLeft: boolean;
   lastHeartbeatMs: number;
+  /** When it was heard of last at all, also to say goodbye. */
+  lastSeenMs: number;
 }
 
 interface Volume {
@@ -75,9 +77,12 @@ export class Registry {
   readonly #options: RegistryOptions;
   readonly #nodes = new Map<NodeId, Node>();
   readonly #volumes = new Map<VolumeId, Volume>();
+  /** Nobody has had the time to register before. */
+  readonly #startedMs: number;
 
   private constructor(options: RegistryOptions) {
     this.#options = options;
+    this.#startedMs = options.clock.monotonicMs();
   }
 
   static async load(options: RegistryOptions): Promise<Registry> {
@@ -85,7 +90,14 @@ export class Registry {
     for (const [, value] of await options.journal.scan(tableRange(TABLE_NODE), NODES_MAX)) {
       const stored = storedCodec.decode(value) as StoredNode;
       const id = asNodeId(stored.node);
-      registry.#nodes.set(id, { ...stored, id, peer: null, hasLeft: false, lastHeartbeatMs: -Infinity });
+      registry.#nodes.set(id, {
+        ...stored,
+        id,
+        peer: null,
+        hasLeft: false,
+        lastHeartbeatMs: -Infinity,
+        lastSeenMs: -Infinity,
+      });
     }
     for (const [, value] of await options.journal.scan(tableRange(TABLE_VOLUME), NODES_MAX * 64)) {
       const stored = storedCodec.decode(value) as StoredVolume;
@@ -125,6 +137,7 @@ export class Registry {
         peer: null,
         hasLeft: false,
         lastHeartbeatMs: 0,
+        lastSeenMs: 0,
       };
       this.#nodes.set(nodeId, node);
     }
@@ -171,7 +184,7 @@ export class Registry {
     await journal.durable(journal.append(writes));
     node.peer = peer;
     node.hasLeft = false;
-    node.lastHeartbeatMs = clock.monotonicMs();
+    node.lastHeartbeatMs = node.lastSeenMs = clock.monotonicMs();
     const registered = node;
     void peer.closed.then(() => {
       if (registered.peer !== peer) return;
@@ -223,7 +236,7 @@ export class Registry {
   heartbeat(nodeId: NodeId, stats: readonly VolumeStats[]): void {
     const node = this.#nodes.get(nodeId);
     if (node === undefined) throw new FsError("ESHUTDOWN", `dataserver ${nodeId} is not registered`);
-    node.lastHeartbeatMs = this.#options.clock.monotonicMs();
+    node.lastHeartbeatMs = node.lastSeenMs = this.#options.clock.monotonicMs();
     for (const report of stats) {
       const volume = this.#volumes.get(report.volume);
       if (volume === undefined || volume.node !== nodeId) continue;
@@ -240,6 +253,7 @@ export class Registry {
     if (node === undefined) return;
     node.hasLeft = true;
     node.lastHeartbeatMs = -Infinity;
+    node.lastSeenMs = this.#options.clock.monotonicMs();
     this.#options.log.info("dataserver left", { node: nodeId, host: node.host, address: node.address });
   }
 
@@ -252,6 +266,43 @@ export class Registry {
     const node = volume === undefined ? undefined : this.#nodes.get(volume.node);
     if (volume === undefined || !volume.isPresent || volume.stats?.failed !== undefined) return false;
     return node !== undefined && node.peer !== null && this.#beats(node);
+  }
+
+  /**
+   * It is not to be counted on any more: its disk has failed, its dataserver came back without it, or has not been heard
+   * of for the dead time.
+   */
+  isLost(volumeId: VolumeId): boolean {
+    const volume = this.#volumes.get(volumeId);
+    const node = volume === undefined ? undefined : this.#nodes.get(volume.node);
+    if (volume === undefined || node === undefined || volume.stats?.failed !== undefined) return true;
+    if (this.isAlive(volumeId)) return false;
+    if (node.peer !== null && this.#beats(node)) return !volume.isPresent;
+    const { clock, deadAfterMs } = this.#options;
+    return clock.monotonicMs() - Math.max(node.lastSeenMs, this.#startedMs) >= deadAfterMs;
+  }
+
+  get volumes(): VolumeId[] {
+    return [...this.#volumes.keys()];
+  }
+
+  /** A volume for one more replica beside those on `beside`, on another host; undefined when there is none with room. */
+  placeBeside(beside: readonly VolumeId[], avoid: (volume: VolumeId) => boolean): VolumeId | undefined {
+    const hosts = new Set(
+      beside.map((id) => this.#volumes.get(id)).filter((volume) => volume !== undefined)
+        .map((volume) => this.#hostOf(volume)),
+    );
+    const candidates = [...this.#volumes.values()].filter((volume) =>
+      this.isAlive(volume.id) && !hosts.has(this.#hostOf(volume)) && !avoid(volume.id) &&
+      (volume.stats?.freeBytes ?? 0) > this.#options.reserveBytes
+    );
+    return this.#pickByFreeSpace(candidates)?.id;
+  }
+
+  /** The one of these volumes that has the least room. */
+  fullest(volumes: readonly VolumeId[]): VolumeId {
+    const free = (id: VolumeId) => this.#volumes.get(id)?.stats?.freeBytes ?? 0;
+    return volumes.reduce((least, id) => free(id) < free(least) ? id : least);
   }
 
   location(volumeId: VolumeId): ReplicaLocation {

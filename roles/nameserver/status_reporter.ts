@@ -11,6 +11,7 @@ import { type Key, TABLE_DELETION, TABLE_EXTENTS, tableRange } from "./keys.ts";
 import type { Namespace } from "./namespace.ts";
 import { decodeExtents } from "./records.ts";
 import type { Registry } from "./registry.ts";
+import type { Repair } from "./repair.ts";
 
 const HEALTH_TTL_MS = 2_000;
 const PAGE = 1000;
@@ -27,6 +28,7 @@ export interface StatusOptions {
   readonly namespace: Namespace;
   readonly registry: Registry;
   readonly leaseserver: Leaseserver;
+  readonly repair: Repair;
   readonly clock: Clock;
   /** Replicas that a block should have. */
   readonly replication: number;
@@ -44,7 +46,7 @@ export class StatusReporter {
   }
 
   async report(): Promise<StatusReply> {
-    const { clusterId, version, namespace, registry, leaseserver, clock } = this.#options;
+    const { clusterId, version, namespace, registry, leaseserver, repair, clock } = this.#options;
     const nowMs = clock.monotonicMs();
     if (this.#health === undefined || nowMs - this.#healthMs > HEALTH_TTL_MS) {
       this.#healthMs = nowMs;
@@ -62,6 +64,7 @@ export class StatusReporter {
       ...registry.space(),
       sessions: leaseserver.status(),
       leases: leaseserver.leases.status(),
+      repair: repair.status(),
       residentBytes: Deno.memoryUsage().rss,
       dataservers: registry.status(),
     };

@@ -17,6 +17,8 @@ export interface NameserverArguments {
   readonly replication?: number;
   readonly sessionTtlMs?: number;
   readonly leasesPerSession?: number;
+  readonly deadAfterMs?: number;
+  readonly repairBytesPerSecond?: number;
 }
 
 export interface DataserverArguments {

@@ -15,6 +15,8 @@ export interface ClusterOptions {
   readonly mode: Mode;
   readonly dataservers?: number;
   readonly replication?: number;
+  /** Flags of the nameserver; of mode "roles". */
+  readonly nameserverFlags?: readonly string[];
 }
 
 const LOG_FLAGS = ["--log-level", "info"];
@@ -87,6 +89,7 @@ export class Cluster {
     await this.#startRole("nameserver", [
       ...["nameserver", "--dir", dir, "--listen", this.nameserver],
       ...["--replication", String(this.#replication)],
+      ...(this.#options.nameserverFlags ?? []),
     ]);
     for (let i = 1; i <= this.#dataservers; i++) {
       await Deno.mkdir(`${this.scratch}/volume${i}`);

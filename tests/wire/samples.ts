@@ -186,6 +186,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
       evicted: 10,
       fenced: 11,
     },
+    repair: { waiting: 1, running: 2, walking: true, copied: 3, copiedBytes: 2 ** 40, failed: 4 },
     residentBytes: 9,
     dataservers: [{
       node: 1,
@@ -210,6 +211,7 @@ const leaseserver: Samples<typeof LEASESERVER> = {
 };
 
 const dataserver: Samples<typeof DATASERVER> = {
+  replicaState: [{ volume: 2, block: 7, generation: 3 }, { length: 4096, state: "a.1" }],
   writeBlock: [
     { block: 7, generation: 3, volume: 2, offset: 0, chain, create: true, body },
     { failed: [{ volume: 2, errno: "ENOSPC", message: "full" }] },
@@ -253,6 +255,17 @@ const pushes: Samples<typeof LEASE_PUSHES> = {
 
 const dataserverPushes: Samples<typeof DATASERVER_PUSHES> = {
   deleteBlocks: [{ volume: 2, blocks: [7, 8] }, { ok: true }],
+  copyReplica: [
+    {
+      volume: 2,
+      block: 7,
+      generation: 3,
+      source: { node: 1, volume: 4, address: "127.0.0.1:7401" },
+      bytesPerSecond: 1e9,
+    },
+    { length: 4096, state: "a.1" },
+  ],
+  replicaState: [{ volume: 2, block: 7, generation: 3 }, { length: 4096, state: "a.1" }],
   setGeneration: [{ volume: 2, block: 7, from: 1, to: 2 }, { length: 4096 }],
 };
 

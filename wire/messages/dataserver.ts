@@ -54,6 +54,18 @@ export interface TruncateBlockRequest extends SyncBlockRequest {
   readonly length: number;
 }
 
+export interface ReplicaStateRequest {
+  readonly block: BlockId;
+  readonly generation: Generation;
+  readonly volume: VolumeId;
+}
+
+export interface ReplicaStateReply {
+  readonly length: number;
+  /** Equal at two times: no byte of the replica changed in between. */
+  readonly state: string;
+}
+
 /** Errors: ESTALE generation, ENOENT no such replica, EIO disk or checksum, ENOSPC volume full, ENODEV volume unknown. */
 export const DATASERVER = defineService("dataserver", {
   writeBlock: method<WriteBlockRequest, ChainReply>(100),
@@ -61,6 +73,7 @@ export const DATASERVER = defineService("dataserver", {
   /** fdatasync of data and checksums on every replica of the chain. */
   syncBlock: method<SyncBlockRequest, ChainReply>(102),
   truncateBlock: method<TruncateBlockRequest, ChainReply>(103),
+  replicaState: method<ReplicaStateRequest, ReplicaStateReply>(104),
 });
 
 export interface VolumeRegistration {
@@ -145,6 +158,20 @@ export const DATASERVER_REGISTRY = defineService("dataserverRegistry", {
   >(144),
 });
 
+/** Of a copy that belongs to no block yet: blocks begin with 1. */
+export const COPY_GENERATION = 0 as Generation;
+
+export interface CopyReplicaRequest {
+  /** Of the receiver. */
+  readonly volume: VolumeId;
+  readonly block: BlockId;
+  /** Of the source. */
+  readonly generation: Generation;
+  readonly source: ChainTarget;
+  /** At most so many bytes a second; absent: as fast as it goes. */
+  readonly bytesPerSecond?: number;
+}
+
 /** What the nameserver pushes to a dataserver over the connection that it registered on. */
 export const DATASERVER_PUSHES = defineService("dataserverPushes", {
   /** Delete these replicas; answered when accepted, reported by blocksDeleted when done. */
@@ -165,4 +192,10 @@ export const DATASERVER_PUSHES = defineService("dataserverPushes", {
     },
     { readonly length: number }
   >(161),
+  /**
+   * Makes a replica of generation COPY_GENERATION from another dataserver's, and syncs it. What the volume has of the block
+   * goes to trash first. The state is the source's from before its first byte was read.
+   */
+  copyReplica: method<CopyReplicaRequest, ReplicaStateReply>(162),
+  replicaState: method<ReplicaStateRequest, ReplicaStateReply>(163),
 });

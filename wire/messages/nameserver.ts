@@ -313,8 +313,22 @@ export interface StatusReply {
   readonly pendingDeletions: number;
   readonly sessions: readonly SessionStatus[];
   readonly leases: LeaseStatus;
+  readonly repair: RepairStatus;
   readonly residentBytes: number;
   readonly dataservers: readonly DataserverStatus[];
+}
+
+/** Giving blocks the replicas that they should have. */
+export interface RepairStatus {
+  /** Blocks that are known to need it. */
+  readonly waiting: number;
+  readonly running: number;
+  /** Blocks are still being looked for. */
+  readonly walking: boolean;
+  /** Replicas made since the start, and attempts that failed. */
+  readonly copied: number;
+  readonly copiedBytes: number;
+  readonly failed: number;
 }
 
 export const NAMESERVER = defineService("nameserver", {

@@ -46,6 +46,7 @@ export interface Service extends World {
   readonly handlers: Handlers<typeof NAMESERVER>;
   readonly leaseserver: Leaseserver;
   readonly lingering: Lingering;
+  readonly recovery: BlockRecovery;
   readonly registry: Registry;
 }
 
@@ -103,7 +104,7 @@ export async function makeService(before?: Pick<Service, "stored" | keyof World>
     blockBytes: 1024,
     replication: 2,
   });
-  return { ...world, handlers, leaseserver, lingering, registry, stored };
+  return { ...world, handlers, leaseserver, lingering, recovery, registry, stored };
 }
 
 /** Nobody was told of anything lately any more. */

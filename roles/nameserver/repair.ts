@@ -1,0 +1,444 @@
+/**
+ * Gives blocks the replicas that they should have: copies where there are too few, takes off what is corrupt or too many.
+ *
+ * Where blocks come from: a walk over the replicas of each volume that is lost, a walk over all blocks after a start and
+ * whenever volumes have come, and reports of single replicas (corrupt, missing, failed under a writer). What is to be done
+ * about a block is decided when its turn comes, from what is so then: a block may be told of twice, or for nothing.
+ *
+ * Invariants:
+ * - A block's last good replica is never taken off it.
+ * - A copy counts only if no byte of its source changed since the copy began, seen while nobody can write (addReplica).
+ * - Bounded: QUEUE_MAX blocks are known at a time; the walks stop meanwhile.
+ */
+
+import type { Clock } from "../../base/clock.ts";
+import type { Logger } from "../../base/log.ts";
+import { isErrno } from "../../wire/errno.ts";
+import { asBlockId, asInodeId, type BlockId, type InodeId, type VolumeId } from "../../wire/ids.ts";
+import {
+  type CopyReplicaRequest,
+  DATASERVER_PUSHES,
+  type ReplicaStateReply,
+} from "../../wire/messages/dataserver.ts";
+import type { RepairStatus } from "../../wire/messages/nameserver.ts";
+import type { LeaseTable } from "../leaseserver/leases.ts";
+import type { BlockRecovery } from "./block_recovery.ts";
+import { extentAt } from "./extents.ts";
+import {
+  fieldRange,
+  getU64,
+  type Key,
+  replicaKey,
+  TABLE_EXTENTS,
+  TABLE_REPLICA,
+  tableRange,
+} from "./keys.ts";
+import type { Namespace } from "./namespace.ts";
+import { decodeExtents, decodeReplica, type Extent } from "./records.ts";
+import type { Registry } from "./registry.ts";
+
+const PERIOD_MS = 200;
+const QUEUE_MAX = 20_000;
+/** The walks go on when fewer blocks than this wait. */
+const QUEUE_LOW = 10_000;
+const PAGE = 1_000;
+/** All blocks are looked at again after so long, whatever was heard. */
+const WALK_MS = 60 * 60_000;
+const RETRY_MS = 5_000;
+/** Copies at once in all, and from or to one volume. */
+const COPIES_MAX = 16;
+const COPIES_PER_VOLUME = 8;
+/** A source that changes while it is copied is copied again; after so many times while nobody can write. */
+const TRIES_WITH_WRITERS = 2;
+const CALL_TIMEOUT_MS = 3_000;
+/** A copy that takes longer than its bytes at this rate has failed. */
+const SLOWEST_BYTES_PER_MS = 1_000;
+const COPY_TIMEOUT_MS = 30_000;
+const BAD_MAX = 100_000;
+export const REPAIR_BYTES_PER_SECOND_DEFAULT = 128 * 1024 * 1024;
+
+interface Task {
+  readonly ino: InodeId;
+  readonly start: number;
+  readonly block: BlockId;
+}
+
+export interface RepairOptions {
+  readonly namespace: Namespace;
+  readonly registry: Registry;
+  readonly leases: LeaseTable;
+  readonly recovery: BlockRecovery;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly replication: number;
+  /** Of all copies together. */
+  readonly bytesPerSecond: number;
+}
+
+/** "busy": its volumes have enough to do. */
+type Outcome = "done" | "again" | "busy" | "later";
+
+export class Repair {
+  readonly #options: RepairOptions;
+  /** By how many good replicas are left; the most endangered first. */
+  readonly #queues: Map<BlockId, Task>[] = [new Map(), new Map(), new Map()];
+  readonly #running = new Map<BlockId, Promise<void>>();
+  readonly #busyVolumes = new Map<VolumeId, number>();
+  /** When blocks that could not be repaired are tried again. */
+  readonly #later: { readonly task: Task; readonly atMs: number }[] = [];
+  /** Replicas that were reported; true: as corrupt, false: as missing or behind, which may have been so for a moment. */
+  readonly #bad = new Map<string, boolean>();
+  /** Walks over the replicas of lost volumes: the next block. */
+  readonly #walks = new Map<VolumeId, number>();
+  /** The walk over all blocks: the next key. Null: none is under way. */
+  #walk: Key | null = null;
+  #walkedMs: number;
+  #alive: ReadonlySet<VolumeId> = new Set();
+  #lost: ReadonlySet<VolumeId> = new Set();
+  #copied = 0;
+  #copiedBytes = 0;
+  #failed = 0;
+  #told = 0;
+
+  constructor(options: RepairOptions) {
+    this.#options = options;
+    this.#walkedMs = options.clock.monotonicMs();
+    options.recovery.onReplicasLost = (ino, start, block) => this.#add({ ino, start, block });
+  }
+
+  status(): RepairStatus {
+    const waiting = this.#queues.reduce((sum, queue) => sum + queue.size, 0) + this.#later.length;
+    return {
+      waiting,
+      running: this.#running.size,
+      walking: this.#walk !== null || this.#walks.size > 0,
+      copied: this.#copied,
+      copiedBytes: this.#copiedBytes,
+      failed: this.#failed,
+    };
+  }
+
+  /** A dataserver says that a replica is corrupt, missing, or behind its block. */
+  replicaBad(volume: VolumeId, block: BlockId, isCorrupt: boolean): void {
+    const { namespace } = this.#options;
+    const owner = namespace.journal.get(replicaKey(volume, block));
+    if (owner === undefined) return; // not the block's any more
+    const key = badKey(volume, block);
+    if (this.#bad.size < BAD_MAX) this.#bad.set(key, isCorrupt || this.#bad.get(key) === true);
+    this.#add({ ...decodeReplica(owner), block });
+  }
+
+  /** Until `signal` aborts. What is under way then ends with the connections. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#options;
+    while (!signal.aborted) {
+      try {
+        this.#watchVolumes();
+        await this.#walkOn();
+        this.#start(signal);
+        this.#tell();
+      } catch (error) {
+        if (!signal.aborted) log.error("repair pauses", { error });
+      }
+      await clock.sleep(PERIOD_MS, signal);
+    }
+  }
+
+  #tell(): void {
+    const { waiting, running, walking } = this.status();
+    if (waiting + running > 0 || walking || this.#copied === this.#told) return;
+    this.#options.log.info("blocks have all replicas that there is a place for", {
+      made: this.#copied - this.#told,
+    });
+    this.#told = this.#copied;
+  }
+
+  // ---- finding blocks
+
+  /** Volumes that were lost begin a walk over their replicas; ones that came are a place for what had none. */
+  #watchVolumes(): void {
+    const { registry, clock, log } = this.#options;
+    const alive = new Set(registry.volumes.filter((volume) => registry.isAlive(volume)));
+    const lost = new Set(registry.volumes.filter((volume) => registry.isLost(volume)));
+    for (const volume of lost) {
+      if (this.#lost.has(volume)) continue;
+      log.warn("volume is lost: its blocks get other replicas", { volume });
+      this.#walks.set(volume, 0);
+    }
+    for (const volume of this.#walks.keys()) {
+      if (!lost.has(volume)) this.#walks.delete(volume); // it is back
+    }
+    const nowMs = clock.monotonicMs();
+    const hasCome = [...alive].some((volume) => !this.#alive.has(volume));
+    if (hasCome || nowMs - this.#walkedMs > WALK_MS) {
+      this.#walkedMs = nowMs;
+      this.#walk = tableRange(TABLE_EXTENTS)[0];
+    }
+    this.#alive = alive;
+    this.#lost = lost;
+    while (this.#later.length > 0 && this.#later[0]!.atMs <= nowMs) this.#add(this.#later.shift()!.task);
+  }
+
+  async #walkOn(): Promise<void> {
+    const { namespace } = this.#options;
+    for (const [volume, from] of this.#walks) {
+      if (!this.#hasRoom) return;
+      const range = fieldRange(TABLE_REPLICA, volume, from, Number.MAX_SAFE_INTEGER + 1);
+      const page = await namespace.journal.scan(range, PAGE);
+      for (const [key, value] of page) {
+        this.#add({ ...decodeReplica(value), block: asBlockId(getU64(key, 9)) });
+      }
+      const last = page.at(-1);
+      if (last === undefined || page.length < PAGE) this.#walks.delete(volume);
+      else this.#walks.set(volume, getU64(last[0], 9) + 1);
+    }
+    if (this.#walk === null || !this.#hasRoom) return;
+    const [, to] = tableRange(TABLE_EXTENTS);
+    const page = await namespace.journal.scan([this.#walk, to], PAGE / 10);
+    for (const [key, value] of page) {
+      const ino = asInodeId(getU64(key, 1));
+      for (const extent of decodeExtents(value)) {
+        if (this.#isSuspect(ino, extent)) this.#add({ ino, start: extent.start, block: extent.block });
+      }
+    }
+    const last = page.at(-1)?.[0];
+    if (last === undefined || page.length < PAGE / 10) this.#walk = null;
+    else {
+      this.#walk = new Uint8Array(last.length + 1);
+      this.#walk.set(last);
+    }
+  }
+
+  get #hasRoom(): boolean {
+    return this.#queues.reduce((sum, queue) => sum + queue.size, 0) < QUEUE_LOW;
+  }
+
+  #isSuspect(ino: InodeId, extent: Extent): boolean {
+    const { registry } = this.#options;
+    if (!extent.written) return false;
+    const kept = extent.volumes.filter((volume) => !registry.isLost(volume)).length;
+    return kept !== this.#wanted(ino);
+  }
+
+  #wanted(ino: InodeId): number {
+    const inode = this.#options.namespace.begin().findInode(ino);
+    return inode === undefined || inode.replication === 0 ? this.#options.replication : inode.replication;
+  }
+
+  #add(task: Task): void {
+    const { block } = task;
+    if (this.#queues.some((queue) => queue.has(block))) return;
+    const { namespace } = this.#options;
+    const tx = namespace.begin();
+    const inode = tx.findInode(task.ino);
+    const extent = inode === undefined ? undefined : extentAt(tx, inode, task.start);
+    if (extent === undefined || extent.block !== block) return;
+    const good = this.#good(extent).length;
+    const queue = this.#queues[Math.min(good === 0 ? 2 : good - 1, 2)]!;
+    // Beyond the bound the next walk over all blocks finds it.
+    if (this.#queues.reduce((sum, { size }) => sum + size, 0) >= QUEUE_MAX) {
+      this.#walkedMs = -Infinity;
+      return;
+    }
+    queue.set(block, task);
+  }
+
+  // ---- repairing
+
+  /** Begins what may begin. */
+  #start(signal: AbortSignal): void {
+    for (const queue of this.#queues) {
+      for (const [block, task] of queue) {
+        if (this.#running.size >= COPIES_MAX) return;
+        if (this.#running.has(block)) continue;
+        queue.delete(block);
+        this.#running.set(block, this.#repair(task, signal));
+      }
+    }
+  }
+
+  /** Never rejects. */
+  async #repair(task: Task, signal: AbortSignal): Promise<void> {
+    const { log, clock } = this.#options;
+    let outcome: Outcome;
+    try {
+      outcome = await this.#repairOnce(task);
+    } catch (error) {
+      this.#failed++;
+      if (!signal.aborted) log.warn("block not repaired", { block: task.block, ino: task.ino, error });
+      outcome = "later";
+    }
+    this.#running.delete(task.block);
+    if (outcome === "again" || outcome === "busy") this.#add(task);
+    if (outcome === "later" && this.#later.length < QUEUE_MAX) {
+      this.#later.push({ task, atMs: clock.monotonicMs() + RETRY_MS });
+    }
+    if (outcome !== "busy" && !signal.aborted) this.#start(signal);
+  }
+
+  async #repairOnce({ ino, start, block }: Task): Promise<Outcome> {
+    const { namespace, registry, recovery } = this.#options;
+    const extent = await namespace.look((tx) => {
+      const inode = tx.findInode(ino);
+      const found = inode === undefined ? undefined : extentAt(tx, inode, start);
+      return found?.block === block ? found : undefined;
+    });
+    // Nobody knows of data in it, or who writes it sees to it.
+    if (extent === undefined || !extent.written) return "done";
+    const good = this.#good(extent);
+    if (good.length === 0) return "done"; // what it has comes back, or never
+    const reported = extent.volumes.filter((volume) =>
+      registry.isAlive(volume) && this.#bad.has(badKey(volume, block))
+    );
+    if (reported.length > 0) {
+      const bad: VolumeId[] = [];
+      for (const volume of reported) {
+        if (await this.#isBad(extent, volume)) bad.push(volume);
+        else this.#bad.delete(badKey(volume, block));
+      }
+      if (bad.length === 0) return "again";
+      const changed = await recovery.replicasFailed(ino, start, block, extent.generation, bad);
+      for (const volume of bad) {
+        if (!changed.volumes.includes(volume)) this.#bad.delete(badKey(volume, block));
+      }
+      return "again";
+    }
+    const kept = extent.volumes.filter((volume) => !registry.isLost(volume));
+    const wanted = this.#wanted(ino);
+    if (kept.length > wanted && good.length === kept.length) {
+      const surplus = registry.fullest(good);
+      await recovery.replicasFailed(ino, start, block, extent.generation, [surplus]);
+      return "again";
+    }
+    if (kept.length >= wanted) return "done";
+    return await this.#addReplica(ino, extent, kept, good);
+  }
+
+  /** What was reported is so still. */
+  async #isBad(extent: Extent, volume: VolumeId): Promise<boolean> {
+    if (this.#bad.get(badKey(volume, extent.block)) === true) return true;
+    try {
+      await this.#stateOf(extent, volume);
+      return false;
+    } catch (error) {
+      if (isErrno(error, "ENOENT") || isErrno(error, "ESTALE") || isErrno(error, "EIO")) return true;
+      throw error;
+    }
+  }
+
+  #good(extent: Extent): VolumeId[] {
+    const { registry } = this.#options;
+    return extent.volumes.filter((volume) =>
+      registry.isAlive(volume) && !this.#bad.has(badKey(volume, extent.block))
+    );
+  }
+
+  async #addReplica(
+    ino: InodeId,
+    extent: Extent,
+    kept: readonly VolumeId[],
+    good: readonly VolumeId[],
+  ): Promise<Outcome> {
+    const { registry, recovery, leases, log } = this.#options;
+    const { block, start } = extent;
+    const isBusy = (volume: VolumeId) => (this.#busyVolumes.get(volume) ?? 0) >= COPIES_PER_VOLUME;
+    const source = good.find((volume) => !isBusy(volume));
+    if (source === undefined) return "busy";
+    const target = registry.placeBeside(kept, (volume) => extent.volumes.includes(volume));
+    if (target === undefined) return "done"; // until a volume comes
+    if (isBusy(target)) return "busy";
+    this.#count(source, 1);
+    this.#count(target, 1);
+    try {
+      for (let tries = 1; tries <= TRIES_WITH_WRITERS; tries++) {
+        const copy = await this.#copy(extent, source, target, true);
+        const isAdded = await leases.withoutWriters(
+          ino,
+          () =>
+            recovery.addReplica(
+              ino,
+              start,
+              extent,
+              target,
+              async () => (await this.#stateOf(extent, source)).state === copy.state,
+            ),
+        );
+        if (isAdded) return this.#added(copy, ino, extent, target);
+      }
+      let copy: ReplicaStateReply | undefined;
+      const isAdded = await leases.withoutWriters(ino, async () => {
+        copy = await this.#copy(extent, source, target, false);
+        const { state } = copy;
+        const isExact = async () => (await this.#stateOf(extent, source)).state === state;
+        return await recovery.addReplica(ino, start, extent, target, isExact);
+      });
+      return isAdded ? this.#added(copy!, ino, extent, target) : "later";
+    } catch (error) {
+      // The block, or a server, went meanwhile: what there is of a copy goes to trash with the next report.
+      log.debug("replica not copied", { block, source, target, error });
+      throw error;
+    } finally {
+      this.#count(source, -1);
+      this.#count(target, -1);
+    }
+  }
+
+  #added({ length }: ReplicaStateReply, ino: InodeId, { block }: Extent, target: VolumeId): Outcome {
+    this.#copied++;
+    this.#copiedBytes += length;
+    this.#options.log.debug("block has a new replica", { block, ino, volume: target });
+    return "again";
+  }
+
+  #count(volume: VolumeId, by: number): void {
+    const count = (this.#busyVolumes.get(volume) ?? 0) + by;
+    if (count === 0) this.#busyVolumes.delete(volume);
+    else this.#busyVolumes.set(volume, count);
+  }
+
+  async #copy(
+    extent: Extent,
+    source: VolumeId,
+    target: VolumeId,
+    isLimited: boolean,
+  ): Promise<ReplicaStateReply> {
+    const { registry, bytesPerSecond } = this.#options;
+    const { node, address } = registry.location(source);
+    const rate = Math.ceil(bytesPerSecond / Math.max(1, this.#running.size));
+    const request: CopyReplicaRequest = {
+      volume: target,
+      block: extent.block,
+      generation: extent.generation,
+      source: { node, volume: source, address },
+      ...(isLimited ? { bytesPerSecond: rate } : {}),
+    };
+    const slowest = isLimited ? Math.min(SLOWEST_BYTES_PER_MS, rate / 2_000) : SLOWEST_BYTES_PER_MS * 10;
+    const timeoutMs = COPY_TIMEOUT_MS + extent.length / slowest;
+    return await this.#push(
+      target,
+      DATASERVER_PUSHES.methods.copyReplica.op,
+      request,
+      timeoutMs,
+    ) as ReplicaStateReply;
+  }
+
+  async #stateOf({ block, generation }: Extent, volume: VolumeId): Promise<ReplicaStateReply> {
+    const request = { block, generation, volume };
+    return await this.#push(
+      volume,
+      DATASERVER_PUSHES.methods.replicaState.op,
+      request,
+      CALL_TIMEOUT_MS,
+    ) as ReplicaStateReply;
+  }
+
+  async #push(volume: VolumeId, op: number, request: unknown, timeoutMs: number): Promise<unknown> {
+    const peer = this.#options.registry.peer(volume);
+    if (peer === null) throw new Error(`the dataserver of volume ${volume} is away`);
+    return await peer.push(op, request, { timeoutMs });
+  }
+}
+
+function badKey(volume: VolumeId, block: BlockId): string {
+  return `${volume}:${block}`;
+}
