@@ -16,6 +16,8 @@ import type { Interruptible, OpenFile } from "./inode.ts";
 /** How far ahead of a needed offset the block map is fetched. */
 const FETCH_BYTES = 16 * 1024 ** 3;
 const RETRY_MS = 300;
+/** So long a replica may have another generation than the nameserver says: it settles that after a restart. */
+const UNSETTLED_MS = 3_000;
 /** Tries of a replica operation that fails for another reason than reachability. */
 const ATTEMPTS_MAX = 20;
 
@@ -168,7 +170,8 @@ export class Blocks {
         failure = error;
         const isOutOfDate = isErrno(error, "ESTALE") || isErrno(error, "ENOENT");
         // Out of date: our picture of the block, at first; if that was right, the replica.
-        if (!isOutOfDate || current === refetched) failed.push(head.volume);
+        const isUnsettled = isErrno(error, "ESTALE") && clock.monotonicMs() - startMs < UNSETTLED_MS;
+        if (!isOutOfDate || (current === refetched && !isUnsettled)) failed.push(head.volume);
       }
       const isReachability = isTransportError(failure);
       const isLate = softTimeoutMs !== undefined && clock.monotonicMs() - startMs > softTimeoutMs;

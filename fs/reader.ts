@@ -16,6 +16,8 @@ const READ_TIMEOUT_MS = 5_000;
 const RETRY_MS = 300;
 /** Rounds over all replicas before a failure that is not of the network is given up on. */
 const ROUNDS_MAX = 3;
+/** Replicas that all have another generation than the nameserver says are about to be settled, after a restart of it. */
+const UNSETTLED_MS = 30_000;
 const ZEROS = new Uint8Array(1024 * 1024);
 
 export interface ReaderOptions {
@@ -72,6 +74,7 @@ export class Reader {
     let current = block;
     for (let round = 1;; round++) {
       let failure: FsError = new FsError("EIO", `block ${block.id} has no replica`);
+      let isStale = false;
       for (const { address, volume } of dataservers.nearestFirst(current.replicas)) {
         try {
           const client = await dataservers.client(address);
@@ -83,11 +86,14 @@ export class Reader {
           return views;
         } catch (error) {
           failure = asFsError(error, "read");
+          isStale ||= failure.errno === "ESTALE";
           log.debug("replica could not be read", { block: current.id, volume, address, error: failure });
         }
       }
-      const isLate = softTimeoutMs !== undefined && clock.monotonicMs() - startMs > softTimeoutMs;
-      if (isLate || (!isTransportError(failure) && round >= ROUNDS_MAX)) {
+      const sinceMs = clock.monotonicMs() - startMs;
+      const isLate = softTimeoutMs !== undefined && sinceMs > softTimeoutMs;
+      const mayPass = isTransportError(failure) || (isStale && sinceMs < UNSETTLED_MS);
+      if (isLate || (!mayPass && round >= ROUNDS_MAX)) {
         log.error("no replica of a block can be read", { ino: file.ino, block: current.id, error: failure });
         throw new FsError("EIO", failure.message, { op: "read", cause: failure });
       }

@@ -71,6 +71,10 @@ async function compareReport(
       const inode = tx.findInode(owner.ino);
       const extent = inode === undefined ? undefined : extentAt(tx, inode, owner.start);
       const listed = extent?.block === block && extent.volumes.includes(volume);
+      if (listed && generation > extent.generation) {
+        log.warn("replica is ahead of its block", { volume, block, generation, current: extent.generation });
+        repair.replicaAhead(owner.ino, owner.start, block);
+      }
       // An only replica is kept whatever it says: there is nothing better.
       if (listed && generation < extent.generation && extent.volumes.length > 1) {
         log.warn("replica is behind its block", { volume, block, generation, current: extent.generation });

@@ -88,6 +88,11 @@ export class Repair {
   readonly #later: { readonly task: Task; readonly atMs: number }[] = [];
   /** Replicas that were reported; true: as corrupt, false: as missing or behind, which may have been so for a moment. */
   readonly #bad = new Map<string, boolean>();
+  /**
+   * Blocks with a replica of a generation that the namespace does not name: the server died after the replicas had taken it.
+   * What they hold is the same under both.
+   */
+  readonly #ahead = new Set<BlockId>();
   /** Walks over the replicas of lost volumes: the next block. */
   readonly #walks = new Map<VolumeId, number>();
   /** The walk over all blocks: the next key. Null: none is under way. */
@@ -126,6 +131,12 @@ export class Repair {
     const key = badKey(volume, block);
     if (this.#bad.size < BAD_MAX) this.#bad.set(key, isCorrupt || this.#bad.get(key) === true);
     this.#add({ ...decodeReplica(owner), block });
+  }
+
+  /** A dataserver has a replica of a newer generation than its block. */
+  replicaAhead(ino: InodeId, start: number, block: BlockId): void {
+    if (this.#ahead.size < BAD_MAX) this.#ahead.add(block);
+    this.#add({ ino, start, block });
   }
 
   /** Until `signal` aborts. What is under way then ends with the connections. */
@@ -176,7 +187,9 @@ export class Repair {
     }
     this.#alive = alive;
     this.#lost = lost;
-    while (this.#later.length > 0 && this.#later[0]!.atMs <= nowMs) this.#add(this.#later.shift()!.task);
+    while (this.#later.length > 0 && (hasCome || this.#later[0]!.atMs <= nowMs)) {
+      this.#add(this.#later.shift()!.task);
+    }
   }
 
   async #walkOn(): Promise<void> {
@@ -284,8 +297,23 @@ export class Repair {
       return found?.block === block ? found : undefined;
     });
     // Nobody knows of data in it, or who writes it sees to it.
-    if (extent === undefined || !extent.written) return "done";
+    if (extent === undefined || !extent.written) {
+      this.#ahead.delete(block);
+      return "done";
+    }
     const good = this.#good(extent);
+    if (this.#ahead.has(block)) {
+      // Who does not answer would be left behind: all that may come back are waited for.
+      if (
+        good.length === 0 ||
+        extent.volumes.some((volume) => !registry.isAlive(volume) && !registry.isLost(volume))
+      ) {
+        return "later";
+      }
+      await recovery.replicasFailed(ino, start, block, extent.generation, []);
+      this.#ahead.delete(block);
+      return "again";
+    }
     if (good.length === 0) return "done"; // what it has comes back, or never
     const reported = extent.volumes.filter((volume) =>
       registry.isAlive(volume) && this.#bad.has(badKey(volume, block))

@@ -37,6 +37,7 @@ Deno.test("status: the page names dead dataservers and what is wrong", () => {
     pendingDeletions: 0,
     sessions: 0,
     leases: 0,
+    repair: { waiting: 7, running: 2, walking: true, copied: 3, copiedBytes: 3 * 1024, failed: 0 },
     residentBytes: 0,
     dataservers: [
       { node: 1, host: "a", address: "a:1", alive: true, lastHeartbeatSeconds: 1, volumes: [] },
@@ -47,6 +48,7 @@ Deno.test("status: the page names dead dataservers and what is wrong", () => {
   assertMatch(page, /1 of 2 alive/);
   assertMatch(page, /silent for 5 min/);
   assertMatch(page, /1 blocks under-replicated/);
+  assertMatch(page, /7 blocks wait, 2 are being copied; looking at blocks; 3 replicas \(3.0 KiB\) made/);
 });
 
 Deno.test("errors: a message is one line", () => {

@@ -131,6 +131,23 @@ define("a dataserver that comes back keeps nothing that is out of date or too mu
   await same(cluster);
 });
 
+define("the nameserver dies again and again while blocks are copied", async (cluster) => {
+  await fill(cluster);
+  await cluster.kill("dataserver2");
+  for (let i = 0; i < 4; i++) {
+    await eventually(30_000, "copies under way", async () => {
+      const { repair, underReplicated } = await status(cluster);
+      return repair.copied > 20 || underReplicated === 0;
+    });
+    await cluster.kill("nameserver");
+    await cluster.restart("nameserver");
+    await same(cluster);
+  }
+  await repaired(cluster);
+  await cluster.kill("dataserver3");
+  await same(cluster);
+});
+
 define("a dataserver that is away for less than the dead time keeps what it has", async (cluster) => {
   await fill(cluster);
   await cluster.kill("dataserver2");

@@ -112,7 +112,9 @@ class FakeDataserver {
     if (!isUp || !this.isUp) throw new FsError("ENOTCONN", "down");
     const answer = await this.#run(op, message);
     await schedule.delay();
-    if (!this.isUp || chance(this.#world.random, 0.03)) throw new FsError("ETIMEDOUT", "the answer is lost");
+    if (!this.isUp || chance(this.#world.random, this.#world.lost)) {
+      throw new FsError("ETIMEDOUT", "the answer is lost");
+    }
     return answer;
   }
 
@@ -156,6 +158,8 @@ class FakeDataserver {
 }
 
 interface World {
+  /** The part of answers that is lost. */
+  lost: number;
   readonly random: Random;
   readonly schedule: Schedule;
   readonly service: Service;
@@ -272,7 +276,7 @@ async function makeWorld(random: Random): Promise<World> {
   const deletions = new DeletionQueue(service.journal, registry, clock, silentLogger);
   const handlers = dataserverHandlers(namespace, registry, deletions, repair, silentLogger);
   const schedule = new Schedule(random, clock);
-  const world: World = { random, schedule, service, repair, handlers, servers: [], files: [] };
+  const world: World = { lost: 0.03, random, schedule, service, repair, handlers, servers: [], files: [] };
   for (const host of HOSTS) world.servers.push(new FakeDataserver(world, host));
   return world;
 }
@@ -389,6 +393,49 @@ async function simulate(random: Random): Promise<number> {
   await schedule.run(repairing, tick);
   return repair.status().copied;
 }
+
+seededTest(
+  "repair: replicas that took a generation which the server did not come to write down are its block's again",
+  async (random) => {
+    const world = await makeWorld(random);
+    world.lost = 0;
+    const { service, schedule, servers, files, repair } = world;
+    const tick = () => {
+      for (const { isUp, node } of servers) {
+        if (isUp && node !== 0) service.registry.heartbeat(node, []);
+      }
+    };
+    await schedule.run(
+      (async () => {
+        for (const server of servers) await server.start();
+        files.push(await File.make(world, "f"));
+      })(),
+      tick,
+    );
+    const { block, volumes } = files[0]!.extent();
+    for (const server of servers) {
+      if (volumes.includes(server.volume)) server.replicas.get(block)!.generation++;
+      server.stop();
+    }
+    const stopping = new AbortController();
+    const repairing = repair.run(stopping.signal);
+    await schedule.run(
+      (async () => {
+        // One after the other: who is not back yet must not be left behind.
+        for (const server of servers) {
+          await server.start();
+          await service.clock.sleep(2_000);
+        }
+        await service.clock.sleep(10_000);
+      })(),
+      tick,
+    );
+    assert.equal(repair.status().copied, 0);
+    assertRepaired(world);
+    stopping.abort();
+    await schedule.run(repairing, tick);
+  },
+);
 
 seededTest(
   "repair: whatever fails, blocks have all replicas again, with what was acknowledged",
