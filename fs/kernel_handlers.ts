@@ -217,17 +217,17 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     },
 
     read: (context, nodeid, fh, offset, size, { isDirect }) =>
-      files.read(handleOf(nodeid, fh), offset, size, isDirect, context),
+      staleIfGone(files.read(handleOf(nodeid, fh), offset, size, isDirect, context)),
 
     async write(context, nodeid, fh, offset, data, { openFlags, fromPageCache, killSuidGid }) {
       const append = (openFlags & libc.O_APPEND) !== 0 && !fromPageCache;
       const how = { append, killSuidGid, isWriteback: fromPageCache };
-      await files.write(handleOf(nodeid, fh), offset, data, how, context);
+      await staleIfGone(files.write(handleOf(nodeid, fh), offset, data, how, context));
       return data.length;
     },
 
     async flush(_context, _nodeid, fh) {
-      await files.flush(handle(fh));
+      await staleIfGone(files.flush(handle(fh)));
       return 0;
     },
 
@@ -240,7 +240,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     },
 
     async fsync(_context, _nodeid, fh) {
-      await files.fsync(handle(fh));
+      await staleIfGone(files.fsync(handle(fh)));
       return 0;
     },
 
@@ -321,18 +321,18 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       const end = offset + length;
       if (!Number.isSafeInteger(end)) return -ERRNO.EFBIG;
       const grow = (mode & libc.FALLOC_FL_KEEP_SIZE) === 0;
-      if (context.uid !== 0) await files.dropPrivileges(handle(fh), context);
+      if (context.uid !== 0) await staleIfGone(files.dropPrivileges(handle(fh), context));
       if ((mode & (libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_ZERO_RANGE)) !== 0) {
-        await files.zeroRange(handle(fh), offset, end, grow, context);
+        await staleIfGone(files.zeroRange(handle(fh), offset, end, grow, context));
       } else {
-        await files.allocate(handle(fh), offset, end, grow, context);
+        await staleIfGone(files.allocate(handle(fh), offset, end, grow, context));
       }
       return 0;
     },
 
     async lseek(context, _nodeid, fh, offset, whence) {
       if (whence !== SEEK_DATA && whence !== SEEK_HOLE) return -ERRNO.EINVAL;
-      const found = await files.seek(handle(fh), offset, whence === SEEK_DATA, context);
+      const found = await staleIfGone(files.seek(handle(fh), offset, whence === SEEK_DATA, context));
       return found === undefined ? -ERRNO.ENXIO : { offset: found };
     },
   };
@@ -345,7 +345,8 @@ function then<T, U>(value: T | Promise<T>, next: (value: T) => U): U | Promise<U
 
 /**
  * An inode that is gone was removed by another client, under a name that this kernel still has: ESTALE makes it look the
- * name up again, and make the file where that is asked for.
+ * name up again, and make the file where that is asked for. One that is open here can only be gone when this client was
+ * cut off, and lost its session; ENOENT would speak of a name.
  */
 function staleIfGone<T>(operation: T | Promise<T>): T | Promise<T> {
   if (!(operation instanceof Promise)) return operation;

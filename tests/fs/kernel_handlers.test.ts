@@ -237,6 +237,29 @@ Deno.test("handlers: an inode that is gone is ESTALE to what came by a name, so 
   assert.ok(isErrno(looking.error, "ENOENT"));
 });
 
+Deno.test("handlers: an open file that is gone, as the session was lost, is ESTALE to what is done through its handle", async () => {
+  const client = start();
+  const { kernelSide, nameserver } = client;
+  const inode = know(client, INO, "write", { size: 4096 });
+  const { fh } = at(kernelSide.open(CONTEXT, INO, libc.O_RDWR, false));
+  for (
+    const use of [
+      () => kernelSide.read(CONTEXT, INO, fh, 0, 10, { isDirect: true } as never),
+      () => kernelSide.lseek(CONTEXT, INO, fh, 0, 3),
+      () => kernelSide.fallocate(CONTEXT, INO, fh, 0, 10, 0),
+    ]
+  ) {
+    inode.forgetAll();
+    const using = watch(use() as Promise<unknown>);
+    await quiet();
+    while (nameserver.calls.length > 0) {
+      await nameserver.calls[0]!.fail(new FsError("ENOENT", "removed"));
+      await quiet();
+    }
+    assert.ok(isErrno(using.error, "ESTALE"), String(using.error));
+  }
+});
+
 Deno.test("handlers: a handle is known until it is released; writeback may come by any of the inode's", async () => {
   const client = start();
   const { kernelSide, table, dataservers } = client;
