@@ -8,6 +8,7 @@
 import { randomHexId } from "../../base/random.ts";
 import { asFsError, FsError } from "../../wire/errno.ts";
 import type { BlockId, Generation } from "../../wire/ids.ts";
+import type { ReplicaStateReply } from "../../wire/messages/dataserver.ts";
 import { CHUNK_BYTES, chunkCount, type ChunkTable } from "./chunk_table.ts";
 import { type Hold, RangeLock, WHOLE } from "./range_lock.ts";
 import { type ContentHost, ReplicaContent, type ReplicaFile } from "./replica_content.ts";
@@ -68,8 +69,8 @@ export class Replica {
     return this.#content.length;
   }
 
-  /** Names what the replica holds: the same again, also after it was opened anew, only if nothing changed. */
-  stateOf(generation: Generation): { readonly length: number; readonly state: string } {
+  /** Names what the replica holds: another one after each change, and after each opening. */
+  stateOf(generation: Generation): ReplicaStateReply {
     this.#check(generation);
     return { length: this.length, state: `${this.#opening}.${this.#version}` };
   }

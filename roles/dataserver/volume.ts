@@ -9,6 +9,7 @@ import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
 import { FsError } from "../../wire/errno.ts";
 import type { BlockId, Generation, VolumeId } from "../../wire/ids.ts";
+import type { ReplicaStateReply } from "../../wire/messages/dataserver.ts";
 import { removeFile } from "./disk.ts";
 import { WHOLE } from "./range_lock.ts";
 import { Replica, ReplicaClosed, type ReplicaHost, staleError } from "./replica.ts";
@@ -154,10 +155,7 @@ export class Volume implements ReplicaHost {
     await this.#with(block, null, (replica) => replica.truncate(generation, length));
   }
 
-  async stateOf(
-    block: BlockId,
-    generation: Generation,
-  ): Promise<{ readonly length: number; readonly state: string }> {
+  async stateOf(block: BlockId, generation: Generation): Promise<ReplicaStateReply> {
     return await this.#with(block, null, (replica) => replica.stateOf(generation));
   }
 

@@ -242,8 +242,8 @@ export class LeaseTable {
 
   /**
    * Runs `run` after all other sessions gave up what it is about to change; `run` makes the change in its first
-   * synchronous step. It gets the sessions in which inodes that are `removed` are open, or may be soon (TOLD_LATELY). Items with `names` are of
-   * directories, which are not reserved: changes of their names go on side by side.
+   * synchronous step. It gets the sessions in which inodes that are `removed` are open, or may be soon (TOLD_LATELY).
+   * Items with `names` are of directories, which are not reserved: changes of their names go on side by side.
    */
   change<T>(
     session: SessionId,

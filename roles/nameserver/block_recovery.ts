@@ -13,7 +13,7 @@
 import type { Logger } from "../../base/log.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import { asGeneration, type BlockId, type Generation, type InodeId, type VolumeId } from "../../wire/ids.ts";
-import { COPY_GENERATION, DATASERVER_PUSHES } from "../../wire/messages/dataserver.ts";
+import { COPY_GENERATION } from "../../wire/messages/dataserver.ts";
 import { changeReplicas, regularFile, truncateExtents } from "./block_operations.ts";
 import { extentAt, extentsIn } from "./extents.ts";
 import type { Namespace } from "./namespace.ts";
@@ -169,13 +169,11 @@ export class BlockRecovery {
 
   /** True when the replica has the new generation (or the block has no data yet, and will be made with it). */
   async #setGeneration(volume: VolumeId, extent: Extent, to: Generation): Promise<boolean> {
-    const peer = this.#registry.peer(volume);
-    if (peer === null) return false;
+    const dataserver = this.#registry.dataserver(volume);
+    if (dataserver === null) return false;
     try {
       const request = { volume, block: extent.block, from: extent.generation, to };
-      await peer.push(DATASERVER_PUSHES.methods.setGeneration.op, request, {
-        timeoutMs: GENERATION_TIMEOUT_MS,
-      });
+      await dataserver.setGeneration(request, { timeoutMs: GENERATION_TIMEOUT_MS });
       return true;
     } catch (error) {
       if (isErrno(error, "ENOENT") && !extent.written) return true;

@@ -6,7 +6,6 @@
 import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
 import { asBlockId, type BlockId, type VolumeId } from "../../wire/ids.ts";
-import { DATASERVER_PUSHES } from "../../wire/messages/dataserver.ts";
 import type { Journal } from "./journal.ts";
 import { deletionKey, getU64, prefixRange, TABLE_DELETION } from "./keys.ts";
 import type { Registry } from "./registry.ts";
@@ -48,12 +47,12 @@ export class DeletionQueue {
     const sentMs = this.#sentMs.get(volume);
     if (sentMs !== undefined && this.#clock.monotonicMs() - sentMs < RETRY_MS) return;
     const records = await this.#journal.scan(prefixRange(TABLE_DELETION, volume), BATCH);
-    const peer = this.#registry.peer(volume);
-    if (records.length === 0 || peer === null) return;
+    const dataserver = this.#registry.dataserver(volume);
+    if (records.length === 0 || dataserver === null) return;
     const blocks = records.map(([key]) => asBlockId(getU64(key, 9)));
     this.#sentMs.set(volume, this.#clock.monotonicMs());
     try {
-      await peer.push(DATASERVER_PUSHES.methods.deleteBlocks.op, { volume, blocks });
+      await dataserver.deleteBlocks({ volume, blocks });
     } catch (error) {
       this.#sentMs.delete(volume);
       throw error;

@@ -11,10 +11,15 @@ import type { Random } from "../../base/random.ts";
 import { FsError } from "../../wire/errno.ts";
 import { storedCodec } from "../../wire/codec.ts";
 import { asNodeId, asVolumeId, type NodeId, type VolumeId } from "../../wire/ids.ts";
-import type { RegisterReply, RegisterRequest, VolumeStats } from "../../wire/messages/dataserver.ts";
+import {
+  DATASERVER_PUSHES,
+  type RegisterReply,
+  type RegisterRequest,
+  type VolumeStats,
+} from "../../wire/messages/dataserver.ts";
 import type { ReplicaLocation } from "../../wire/messages/inode.ts";
 import type { DataserverStatus } from "../../wire/messages/nameserver.ts";
-import type { Peer } from "../../wire/service.ts";
+import { type Client, createClient, type Peer } from "../../wire/service.ts";
 import type { IdAllocator } from "./id_allocator.ts";
 import type { Journal, Write } from "./journal.ts";
 import { nodeKey, TABLE_NODE, TABLE_VOLUME, tableRange, volumeKey } from "./keys.ts";
@@ -41,9 +46,8 @@ interface Node {
   peer: Peer | null;
   /** Said that it stops: that its connection ends is no news. */
   hasLeft: boolean;
-  lastHeartbeatMs: number;
-  /** When it was heard of last at all, also to say goodbye. */
-  lastSeenMs: number;
+  /** When it was heard last: a registration, a heartbeat, or that it stops. */
+  lastHeardMs: number;
 }
 
 interface Volume {
@@ -90,14 +94,7 @@ export class Registry {
     for (const [, value] of await options.journal.scan(tableRange(TABLE_NODE), NODES_MAX)) {
       const stored = storedCodec.decode(value) as StoredNode;
       const id = asNodeId(stored.node);
-      registry.#nodes.set(id, {
-        ...stored,
-        id,
-        peer: null,
-        hasLeft: false,
-        lastHeartbeatMs: -Infinity,
-        lastSeenMs: -Infinity,
-      });
+      registry.#nodes.set(id, { ...stored, id, peer: null, hasLeft: false, lastHeardMs: -Infinity });
     }
     for (const [, value] of await options.journal.scan(tableRange(TABLE_VOLUME), NODES_MAX * 64)) {
       const stored = storedCodec.decode(value) as StoredVolume;
@@ -124,7 +121,7 @@ export class Registry {
     const nodeId = this.#identify(request, ids);
     let node = this.#nodes.get(nodeId);
     if (node?.peer !== null && node?.peer !== undefined && node.peer !== peer && this.#beats(node)) {
-      const age = Math.round(clock.monotonicMs() - node.lastHeartbeatMs);
+      const age = Math.round(clock.monotonicMs() - node.lastHeardMs);
       log.info("dataserver registered again over a new connection", { node: nodeId, heartbeatAgeMs: age });
     }
     if (node === undefined) {
@@ -136,8 +133,7 @@ export class Registry {
         address: request.address,
         peer: null,
         hasLeft: false,
-        lastHeartbeatMs: 0,
-        lastSeenMs: 0,
+        lastHeardMs: 0,
       };
       this.#nodes.set(nodeId, node);
     }
@@ -184,7 +180,7 @@ export class Registry {
     await journal.durable(journal.append(writes));
     node.peer = peer;
     node.hasLeft = false;
-    node.lastHeartbeatMs = node.lastSeenMs = clock.monotonicMs();
+    node.lastHeardMs = clock.monotonicMs();
     const registered = node;
     void peer.closed.then(() => {
       if (registered.peer !== peer) return;
@@ -236,7 +232,7 @@ export class Registry {
   heartbeat(nodeId: NodeId, stats: readonly VolumeStats[]): void {
     const node = this.#nodes.get(nodeId);
     if (node === undefined) throw new FsError("ESHUTDOWN", `dataserver ${nodeId} is not registered`);
-    node.lastHeartbeatMs = node.lastSeenMs = this.#options.clock.monotonicMs();
+    node.lastHeardMs = this.#options.clock.monotonicMs();
     for (const report of stats) {
       const volume = this.#volumes.get(report.volume);
       if (volume === undefined || volume.node !== nodeId) continue;
@@ -252,13 +248,12 @@ export class Registry {
     const node = this.#nodes.get(nodeId);
     if (node === undefined) return;
     node.hasLeft = true;
-    node.lastHeartbeatMs = -Infinity;
-    node.lastSeenMs = this.#options.clock.monotonicMs();
+    node.lastHeardMs = this.#options.clock.monotonicMs();
     this.#options.log.info("dataserver left", { node: nodeId, host: node.host, address: node.address });
   }
 
   #beats(node: Node): boolean {
-    return this.#options.clock.monotonicMs() - node.lastHeartbeatMs < this.#options.deadAfterMs;
+    return !node.hasLeft && this.#options.clock.monotonicMs() - node.lastHeardMs < this.#options.deadAfterMs;
   }
 
   isAlive(volumeId: VolumeId): boolean {
@@ -279,7 +274,7 @@ export class Registry {
     if (this.isAlive(volumeId)) return false;
     if (node.peer !== null && this.#beats(node)) return !volume.isPresent;
     const { clock, deadAfterMs } = this.#options;
-    return clock.monotonicMs() - Math.max(node.lastSeenMs, this.#startedMs) >= deadAfterMs;
+    return clock.monotonicMs() - Math.max(node.lastHeardMs, this.#startedMs) >= deadAfterMs;
   }
 
   get volumes(): VolumeId[] {
@@ -293,8 +288,8 @@ export class Registry {
         .map((volume) => this.#hostOf(volume)),
     );
     const candidates = [...this.#volumes.values()].filter((volume) =>
-      this.isAlive(volume.id) && !hosts.has(this.#hostOf(volume)) && !avoid(volume.id) &&
-      (volume.stats?.freeBytes ?? 0) > this.#options.reserveBytes
+      this.isAlive(volume.id) && this.#hasRoom(volume) && !hosts.has(this.#hostOf(volume)) &&
+      !avoid(volume.id)
     );
     return this.#pickByFreeSpace(candidates)?.id;
   }
@@ -317,14 +312,19 @@ export class Registry {
     };
   }
 
-  /** The connection over which the volume's dataserver takes pushes, or null. */
-  peer(volumeId: VolumeId): Peer | null {
+  /** What can be asked of the volume's dataserver, over the connection that it registered on; null when it is away. */
+  dataserver(volumeId: VolumeId): Client<typeof DATASERVER_PUSHES> | null {
+    const peer = this.#peerOf(volumeId);
+    return peer && createClient(DATASERVER_PUSHES, (op, request, options) => peer.push(op, request, options));
+  }
+
+  #peerOf(volumeId: VolumeId): Peer | null {
     const volume = this.#volumes.get(volumeId);
     return volume === undefined ? null : this.#nodes.get(volume.node)?.peer ?? null;
   }
 
   connectedVolumes(): VolumeId[] {
-    const connected = [...this.#volumes.values()].filter((volume) => this.peer(volume.id) !== null);
+    const connected = [...this.#volumes.values()].filter((volume) => this.#peerOf(volume.id) !== null);
     return connected.map(({ id }) => id);
   }
 
@@ -336,7 +336,7 @@ export class Registry {
   place(count: number, writerHost: string, avoid: readonly number[]): VolumeId[] {
     const live = [...this.#volumes.values()].filter(({ id }) => this.isAlive(id));
     if (live.length === 0) throw new FsError("EHOSTUNREACH", "no dataserver is up", { op: "allocate" });
-    const roomy = live.filter(({ stats }) => (stats?.freeBytes ?? 0) > this.#options.reserveBytes);
+    const roomy = live.filter((volume) => this.#hasRoom(volume));
     if (roomy.length === 0) throw new FsError("ENOSPC", "every volume is full", { op: "allocate" });
     const preferred = roomy.filter(({ node }) => !avoid.includes(node));
     const chosen: VolumeId[] = [];
@@ -356,6 +356,10 @@ export class Registry {
       }
     }
     return chosen;
+  }
+
+  #hasRoom({ stats }: Volume): boolean {
+    return (stats?.freeBytes ?? 0) > this.#options.reserveBytes;
   }
 
   #hostOf(volume: Volume): string {
@@ -394,8 +398,8 @@ export class Registry {
       host: node.host,
       address: node.address,
       alive: node.peer !== null && this.#beats(node),
-      lastHeartbeatSeconds: Number.isFinite(node.lastHeartbeatMs)
-        ? Math.round((nowMs - node.lastHeartbeatMs) / 100) / 10
+      lastHeartbeatSeconds: Number.isFinite(node.lastHeardMs)
+        ? Math.round((nowMs - node.lastHeardMs) / 100) / 10
         : -1,
       volumes: [...this.#volumes.values()].filter((volume) => volume.node === node.id).map((volume) => ({
         volume: volume.id,

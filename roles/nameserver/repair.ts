@@ -13,13 +13,9 @@
 
 import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
-import { isErrno } from "../../wire/errno.ts";
+import { FsError, isErrno } from "../../wire/errno.ts";
 import { asBlockId, asInodeId, type BlockId, type InodeId, type VolumeId } from "../../wire/ids.ts";
-import {
-  type CopyReplicaRequest,
-  DATASERVER_PUSHES,
-  type ReplicaStateReply,
-} from "../../wire/messages/dataserver.ts";
+import type { CopyReplicaRequest, ReplicaStateReply } from "../../wire/messages/dataserver.ts";
 import type { RepairStatus } from "../../wire/messages/nameserver.ts";
 import type { LeaseTable } from "../leaseserver/leases.ts";
 import type { BlockRecovery } from "./block_recovery.ts";
@@ -36,6 +32,7 @@ import {
 import type { Namespace } from "./namespace.ts";
 import { decodeExtents, decodeReplica, type Extent } from "./records.ts";
 import type { Registry } from "./registry.ts";
+import type { Transaction } from "./transaction.ts";
 
 const PERIOD_MS = 200;
 const QUEUE_MAX = 20_000;
@@ -112,9 +109,8 @@ export class Repair {
   }
 
   status(): RepairStatus {
-    const waiting = this.#queues.reduce((sum, queue) => sum + queue.size, 0) + this.#later.length;
     return {
-      waiting,
+      waiting: this.#queued + this.#later.length,
       running: this.#running.size,
       walking: this.#walk !== null || this.#walks.size > 0,
       copied: this.#copied,
@@ -195,7 +191,7 @@ export class Repair {
   async #walkOn(): Promise<void> {
     const { namespace } = this.#options;
     for (const [volume, from] of this.#walks) {
-      if (!this.#hasRoom) return;
+      if (this.#queued >= QUEUE_LOW) return;
       const range = fieldRange(TABLE_REPLICA, volume, from, Number.MAX_SAFE_INTEGER + 1);
       const page = await namespace.journal.scan(range, PAGE);
       for (const [key, value] of page) {
@@ -205,9 +201,9 @@ export class Repair {
       if (last === undefined || page.length < PAGE) this.#walks.delete(volume);
       else this.#walks.set(volume, getU64(last[0], 9) + 1);
     }
-    if (this.#walk === null || !this.#hasRoom) return;
+    if (this.#walk === null || this.#queued >= QUEUE_LOW) return;
     const [, to] = tableRange(TABLE_EXTENTS);
-    const page = await namespace.journal.scan([this.#walk, to], PAGE / 10);
+    const page = await namespace.journal.scan([this.#walk, to], PAGE);
     for (const [key, value] of page) {
       const ino = asInodeId(getU64(key, 1));
       for (const extent of decodeExtents(value)) {
@@ -215,15 +211,15 @@ export class Repair {
       }
     }
     const last = page.at(-1)?.[0];
-    if (last === undefined || page.length < PAGE / 10) this.#walk = null;
+    if (last === undefined || page.length < PAGE) this.#walk = null;
     else {
       this.#walk = new Uint8Array(last.length + 1);
       this.#walk.set(last);
     }
   }
 
-  get #hasRoom(): boolean {
-    return this.#queues.reduce((sum, queue) => sum + queue.size, 0) < QUEUE_LOW;
+  get #queued(): number {
+    return this.#queues.reduce((sum, { size }) => sum + size, 0);
   }
 
   #isSuspect(ino: InodeId, extent: Extent): boolean {
@@ -242,14 +238,12 @@ export class Repair {
     const { block } = task;
     if (this.#queues.some((queue) => queue.has(block))) return;
     const { namespace } = this.#options;
-    const tx = namespace.begin();
-    const inode = tx.findInode(task.ino);
-    const extent = inode === undefined ? undefined : extentAt(tx, inode, task.start);
-    if (extent === undefined || extent.block !== block) return;
+    const extent = extentOf(namespace.begin(), task);
+    if (extent === undefined) return;
     const good = this.#good(extent).length;
     const queue = this.#queues[Math.min(good === 0 ? 2 : good - 1, 2)]!;
     // Beyond the bound the next walk over all blocks finds it.
-    if (this.#queues.reduce((sum, { size }) => sum + size, 0) >= QUEUE_MAX) {
+    if (this.#queued >= QUEUE_MAX) {
       this.#walkedMs = -Infinity;
       return;
     }
@@ -289,13 +283,10 @@ export class Repair {
     if (outcome !== "busy" && !signal.aborted) this.#start(signal);
   }
 
-  async #repairOnce({ ino, start, block }: Task): Promise<Outcome> {
+  async #repairOnce(task: Task): Promise<Outcome> {
     const { namespace, registry, recovery } = this.#options;
-    const extent = await namespace.look((tx) => {
-      const inode = tx.findInode(ino);
-      const found = inode === undefined ? undefined : extentAt(tx, inode, start);
-      return found?.block === block ? found : undefined;
-    });
+    const { ino, start, block } = task;
+    const extent = await namespace.look((tx) => extentOf(tx, task));
     // Nobody knows of data in it, or who writes it sees to it.
     if (extent === undefined || !extent.written) {
       this.#ahead.delete(block);
@@ -442,29 +433,26 @@ export class Repair {
     };
     const slowest = isLimited ? Math.min(SLOWEST_BYTES_PER_MS, rate / 2_000) : SLOWEST_BYTES_PER_MS * 10;
     const timeoutMs = COPY_TIMEOUT_MS + extent.length / slowest;
-    return await this.#push(
-      target,
-      DATASERVER_PUSHES.methods.copyReplica.op,
-      request,
-      timeoutMs,
-    ) as ReplicaStateReply;
+    return await this.#dataserver(target).copyReplica(request, { timeoutMs });
   }
 
   async #stateOf({ block, generation }: Extent, volume: VolumeId): Promise<ReplicaStateReply> {
     const request = { block, generation, volume };
-    return await this.#push(
-      volume,
-      DATASERVER_PUSHES.methods.replicaState.op,
-      request,
-      CALL_TIMEOUT_MS,
-    ) as ReplicaStateReply;
+    return await this.#dataserver(volume).replicaState(request, { timeoutMs: CALL_TIMEOUT_MS });
   }
 
-  async #push(volume: VolumeId, op: number, request: unknown, timeoutMs: number): Promise<unknown> {
-    const peer = this.#options.registry.peer(volume);
-    if (peer === null) throw new Error(`the dataserver of volume ${volume} is away`);
-    return await peer.push(op, request, { timeoutMs });
+  #dataserver(volume: VolumeId): NonNullable<ReturnType<Registry["dataserver"]>> {
+    const dataserver = this.#options.registry.dataserver(volume);
+    if (dataserver === null) throw new FsError("EHOSTUNREACH", `the dataserver of volume ${volume} is away`);
+    return dataserver;
   }
+}
+
+/** The task's block as it is now, if it is still there. */
+function extentOf(tx: Transaction, { ino, start, block }: Task): Extent | undefined {
+  const inode = tx.findInode(ino);
+  const extent = inode === undefined ? undefined : extentAt(tx, inode, start);
+  return extent?.block === block ? extent : undefined;
 }
 
 function badKey(volume: VolumeId, block: BlockId): string {

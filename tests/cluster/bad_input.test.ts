@@ -5,7 +5,7 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { eventually, hasProgram, run, type RunResult, sh, sleep, within } from "../harness/command.ts";
-import { Cluster, mfs, type Mode } from "../harness/cluster.ts";
+import { type Cluster, mfs, withCluster } from "../harness/cluster.ts";
 import { MFS, MfsProcess } from "../harness/process.ts";
 import { makeScratch, removeScratch } from "../harness/scratch.ts";
 import { freePort } from "../../roles/singlenode/supervisor.ts";
@@ -28,18 +28,6 @@ async function withScratch(body: (dir: string) => Promise<void>): Promise<void> 
     await body(dir);
   } finally {
     await removeScratch(dir);
-  }
-}
-
-async function withCluster(mode: Mode, body: (cluster: Cluster) => Promise<void>): Promise<void> {
-  const cluster = await Cluster.start({ mode });
-  try {
-    await body(cluster);
-  } catch (error) {
-    console.error(`--- end of the cluster's log\n${cluster.log.slice(-8000)}\n---`);
-    throw error;
-  } finally {
-    await cluster.discard();
   }
 }
 
@@ -151,7 +139,7 @@ test("a dataserver that is started before its nameserver waits for it, and says 
   }));
 
 test("a mount point that is a file, missing, not empty or busy", () =>
-  withCluster("one process", async (cluster) => {
+  withCluster({ mode: "one process" }, async (cluster) => {
     const { scratch, nameserver, mountpoint } = cluster;
     const attempt = (place: string) => mfs(["mount", nameserver, place, "--foreground"]);
     await Deno.writeTextFile(`${scratch}/file`, "");
@@ -173,7 +161,7 @@ test("a mount point that is a file, missing, not empty or busy", () =>
   }));
 
 test("a second singlenode on the same directory", () =>
-  withCluster("one process", async (cluster) => {
+  withCluster({ mode: "one process" }, async (cluster) => {
     const second = await mfs([
       "singlenode",
       `${cluster.scratch}/mnt2`,
@@ -222,7 +210,7 @@ async function sendTo(port: number, bytes: Uint8Array, timeoutMs: number): Promi
 }
 
 test("garbage and oversized frames to every port", () =>
-  withCluster("processes", async (cluster) => {
+  withCluster({ mode: "processes" }, async (cluster) => {
     const ports = await portsOf(cluster);
     assertEquals(ports.length, 4, "a nameserver and three dataservers listen");
     await sh(`head -c 300000 /dev/urandom > ${cluster.mountpoint}/file`);
@@ -300,7 +288,7 @@ test("a foreign cluster's dataserver", () =>
   }));
 
 test("a truncated and a damaged block file", () =>
-  withCluster("roles", async (cluster) => {
+  withCluster({ mode: "roles" }, async (cluster) => {
     const { mountpoint, scratch } = cluster;
     await sh(`head -c 5M /dev/urandom > ${mountpoint}/file`);
     const sum = await sh(`sha256sum < ${mountpoint}/file`);

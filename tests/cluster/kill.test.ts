@@ -5,7 +5,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { killGroup, run, sh, sleep, within } from "../harness/command.ts";
-import { Cluster, type Mode } from "../harness/cluster.ts";
+import { type Cluster, type Mode, withCluster } from "../harness/cluster.ts";
 import { hasCompiler, probe } from "../harness/probe.ts";
 
 const FILES = 800;
@@ -18,17 +18,7 @@ function define(mode: Mode, name: string, body: (cluster: Cluster) => Promise<vo
     ignore: !hasCompiler,
     sanitizeOps: false,
     sanitizeResources: false,
-    fn: async () => {
-      const cluster = await Cluster.start({ mode });
-      try {
-        await within(150_000, name, body(cluster));
-      } catch (error) {
-        console.error(`--- end of the cluster's log\n${cluster.log.slice(-12_000)}\n---`);
-        throw error;
-      } finally {
-        await cluster.discard();
-      }
-    },
+    fn: () => withCluster({ mode }, (cluster) => within(150_000, name, body(cluster))),
   });
 }
 

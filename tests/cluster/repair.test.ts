@@ -5,32 +5,22 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { eventually, sh, within } from "../harness/command.ts";
-import { Cluster, isRunning, mfs } from "../harness/cluster.ts";
+import { type Cluster, type ClusterOptions, isRunning, mfs, withCluster } from "../harness/cluster.ts";
 import type { StatusReply } from "../../wire/messages/nameserver.ts";
 
-const DEAD_AFTER_S = 2;
+const OPTIONS: ClusterOptions = {
+  mode: "roles",
+  dataservers: 3,
+  replication: 2,
+  nameserverFlags: ["--dead-after", "2"],
+};
 
 function define(name: string, body: (cluster: Cluster) => Promise<void>): void {
   Deno.test({
     name: `repair: ${name}`,
     sanitizeOps: false,
     sanitizeResources: false,
-    fn: async () => {
-      const cluster = await Cluster.start({
-        mode: "roles",
-        dataservers: 3,
-        replication: 2,
-        nameserverFlags: ["--dead-after", String(DEAD_AFTER_S)],
-      });
-      try {
-        await within(150_000, name, body(cluster));
-      } catch (error) {
-        console.error(`--- end of the cluster's log\n${cluster.log.slice(-12_000)}\n---`);
-        throw error;
-      } finally {
-        await cluster.discard();
-      }
-    },
+    fn: () => withCluster(OPTIONS, (cluster) => within(150_000, name, body(cluster))),
   });
 }
 

@@ -208,6 +208,22 @@ export class Cluster {
   }
 }
 
+/** Runs `body` on a cluster of its own; when it fails, the ends of the processes' logs are shown. */
+export async function withCluster(
+  options: ClusterOptions,
+  body: (cluster: Cluster) => Promise<void>,
+): Promise<void> {
+  const cluster = await Cluster.start(options);
+  try {
+    await body(cluster);
+  } catch (error) {
+    console.error(`--- end of the cluster's log\n${cluster.log.slice(-12_000)}\n---`);
+    throw error;
+  } finally {
+    await cluster.discard();
+  }
+}
+
 function killQuietly(pid: number): void {
   try {
     Deno.kill(pid, "SIGKILL");
