@@ -92,18 +92,25 @@ export function extendBlock(
   return extended;
 }
 
-/** The blocks hold data from now on: reads of them ask the replicas. Blocks that went meanwhile are passed over. */
+/**
+ * The blocks hold data from now on: reads of them ask the replicas. Blocks that went meanwhile are passed over. Returns
+ * those that had none before.
+ */
 export function markWritten(
   tx: Transaction,
   inode: InodeRecord,
   blocks: readonly { readonly block: BlockId; readonly start: number }[],
-): void {
+): Extent[] {
+  const marked: Extent[] = [];
   for (const { block, start } of blocks) {
     const extent = extentAt(tx, inode, start);
     if (extent === undefined || extent.block !== block || extent.written) continue;
     tx.change(inode);
-    replaceExtent(tx, inode, { ...extent, written: true });
+    const written = { ...extent, written: true };
+    replaceExtent(tx, inode, written);
+    marked.push(written);
   }
+  return marked;
 }
 
 /** Gives a block other replicas and a higher generation. */

@@ -5,6 +5,7 @@ import type { BlockRecovery } from "./block_recovery.ts";
 import type { Lingering } from "./lingering.ts";
 import type { Namespace } from "./namespace.ts";
 import type { Registry } from "./registry.ts";
+import type { Repair } from "./repair.ts";
 import type { Replies } from "./replies.ts";
 import type { Retries } from "./retries.ts";
 import type { StatusReporter } from "./status_reporter.ts";
@@ -14,6 +15,7 @@ export interface ClientServiceOptions {
   readonly registry: Registry;
   readonly leaseserver: Leaseserver;
   readonly recovery: BlockRecovery;
+  readonly repair: Repair;
   readonly lingering: Lingering;
   readonly status: StatusReporter;
   readonly blockBytes: number;

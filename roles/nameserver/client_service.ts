@@ -41,7 +41,7 @@ const ENTRIES_MAX = 4096;
 const STEADY_TRIES = 3;
 
 export function clientHandlers(options: ClientServiceOptions): Handlers<typeof NAMESERVER> {
-  const { namespace, registry, leaseserver, blockBytes } = options;
+  const { namespace, registry, leaseserver, repair, blockBytes } = options;
   const { leases, sessions } = leaseserver;
   const retries = new Retries(namespace.journal);
   const replies = new Replies(leases, registry);
@@ -219,7 +219,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         const inode = regularFile(tx, request.ino);
         tx.change(inode);
         operations.grow(tx, inode, request.size);
-        markWritten(tx, inode, request.written);
+        for (const extent of markWritten(tx, inode, request.written)) repair.blockWritten(inode, extent);
         if (request.killSuidGid) operations.killSuidGid(inode);
         // As the writer has shown it since: a flush must not look like another change.
         inode.mtime = request.mtime;

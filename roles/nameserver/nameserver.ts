@@ -151,7 +151,9 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     });
     const handlers = new Map<number, (request: unknown, context: CallContext) => unknown>();
     const blockBytes = options.blockBytes ?? BLOCK_BYTES_DEFAULT;
-    const parts = { namespace, registry, leaseserver, recovery, lingering, status, blockBytes, replication };
+    const parts = {
+      ...{ namespace, registry, leaseserver, recovery, repair, lingering, status, blockBytes, replication },
+    };
     addHandlers(handlers, NAMESERVER, clientHandlers(parts));
     addHandlers(handlers, LEASESERVER, leaseserver.handlers);
     addHandlers(

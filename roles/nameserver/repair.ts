@@ -30,7 +30,7 @@ import {
   tableRange,
 } from "./keys.ts";
 import type { Namespace } from "./namespace.ts";
-import { decodeExtents, decodeReplica, type Extent } from "./records.ts";
+import { decodeExtents, decodeReplica, type Extent, type InodeRecord } from "./records.ts";
 import type { Registry } from "./registry.ts";
 import type { Transaction } from "./transaction.ts";
 
@@ -129,6 +129,16 @@ export class Repair {
     this.#add({ ...decodeReplica(owner), block });
   }
 
+  /**
+   * A block holds data for the first time. It may have got too few replicas, or have lost some while there was nothing to
+   * copy yet.
+   */
+  blockWritten(inode: InodeRecord, extent: Extent): void {
+    if (this.#isSuspect(inode, extent)) {
+      this.#add({ ino: inode.ino, start: extent.start, block: extent.block });
+    }
+  }
+
   /** A dataserver has a replica of a newer generation than its block. */
   replicaAhead(ino: InodeId, start: number, block: BlockId): void {
     if (this.#ahead.size < BAD_MAX) this.#ahead.add(block);
@@ -207,7 +217,9 @@ export class Repair {
     for (const [key, value] of page) {
       const ino = asInodeId(getU64(key, 1));
       for (const extent of decodeExtents(value)) {
-        if (this.#isSuspect(ino, extent)) this.#add({ ino, start: extent.start, block: extent.block });
+        if (this.#isSuspect(namespace.begin().findInode(ino), extent)) {
+          this.#add({ ino, start: extent.start, block: extent.block });
+        }
       }
     }
     const last = page.at(-1)?.[0];
@@ -222,16 +234,15 @@ export class Repair {
     return this.#queues.reduce((sum, { size }) => sum + size, 0);
   }
 
-  #isSuspect(ino: InodeId, extent: Extent): boolean {
+  #isSuspect(inode: InodeRecord | undefined, extent: Extent): boolean {
     const { registry } = this.#options;
     if (!extent.written) return false;
     const kept = extent.volumes.filter((volume) => !registry.isLost(volume)).length;
-    return kept !== this.#wanted(ino);
+    return kept !== this.#wanted(inode);
   }
 
-  #wanted(ino: InodeId): number {
-    const inode = this.#options.namespace.begin().findInode(ino);
-    return inode === undefined || inode.replication === 0 ? this.#options.replication : inode.replication;
+  #wanted(inode: InodeRecord | undefined): number {
+    return inode?.replication || this.#options.replication;
   }
 
   #add(task: Task): void {
@@ -323,7 +334,7 @@ export class Repair {
       return "again";
     }
     const kept = extent.volumes.filter((volume) => !registry.isLost(volume));
-    const wanted = this.#wanted(ino);
+    const wanted = this.#wanted(namespace.begin().findInode(ino));
     if (kept.length > wanted && good.length === kept.length) {
       const surplus = registry.fullest(good);
       await recovery.replicasFailed(ino, start, block, extent.generation, [surplus]);

@@ -6,8 +6,8 @@
 import type { Clock } from "../../base/clock.ts";
 import type { StatusReply } from "../../wire/messages/nameserver.ts";
 import type { Leaseserver } from "../leaseserver/leaseserver.ts";
-
-import { type Key, TABLE_DELETION, TABLE_EXTENTS, tableRange } from "./keys.ts";
+import { asInodeId } from "../../wire/ids.ts";
+import { getU64, type Key, TABLE_DELETION, TABLE_EXTENTS, tableRange } from "./keys.ts";
 import type { Namespace } from "./namespace.ts";
 import { decodeExtents } from "./records.ts";
 import type { Registry } from "./registry.ts";
@@ -30,7 +30,7 @@ export interface StatusOptions {
   readonly leaseserver: Leaseserver;
   readonly repair: Repair;
   readonly clock: Clock;
-  /** Replicas that a block should have. */
+  /** Replicas that a block should have, unless its file says otherwise. */
   readonly replication: number;
 }
 
@@ -71,27 +71,29 @@ export class StatusReporter {
   }
 
   async #walk(): Promise<Health> {
-    const { registry, replication } = this.#options;
+    const { namespace, registry, replication } = this.#options;
     let underReplicated = 0;
     let missing = 0;
     let pendingDeletions = 0;
-    await this.#each(TABLE_EXTENTS, (value) => {
+    await this.#each(TABLE_EXTENTS, (value, key) => {
+      const inode = namespace.begin().findInode(asInodeId(getU64(key, 1)));
       for (const extent of decodeExtents(value)) {
+        if (!extent.written) continue; // nothing to lose yet
         const alive = extent.volumes.filter((volume) => registry.isAlive(volume)).length;
-        if (alive < replication) underReplicated++;
-        if (alive === 0 && extent.written) missing++;
+        if (alive < (inode?.replication || replication)) underReplicated++;
+        if (alive === 0) missing++;
       }
     });
     await this.#each(TABLE_DELETION, () => pendingDeletions++);
     return { underReplicated, missing, pendingDeletions };
   }
 
-  async #each(table: number, visit: (value: Uint8Array) => void): Promise<void> {
+  async #each(table: number, visit: (value: Uint8Array, key: Uint8Array) => void): Promise<void> {
     const [start, to] = tableRange(table);
     let from: Key = start;
     for (;;) {
       const records = await this.#options.namespace.journal.scan([from, to], PAGE);
-      for (const [, value] of records) visit(value);
+      for (const [key, value] of records) visit(value, key);
       const last = records.at(-1)?.[0];
       if (last === undefined || records.length < PAGE) return;
       from = new Uint8Array(last.length + 1);

@@ -75,6 +75,8 @@ function startWriting(cluster: Cluster): { readonly end: () => Promise<void> } {
     done`,
     { timeoutMs: 120_000 },
   );
+  // When the test fails before `end`, its cluster goes under the writer: what went wrong is the test's to say.
+  written.catch(() => {});
   return {
     end: async () => {
       Deno.writeTextFileSync(stop, "");

@@ -10,7 +10,7 @@ import { dataserverHandlers } from "../../../roles/nameserver/dataserver_service
 import { DeletionQueue } from "../../../roles/nameserver/deletions.ts";
 import { extentAt } from "../../../roles/nameserver/extents.ts";
 import type { Extent } from "../../../roles/nameserver/records.ts";
-import { Repair } from "../../../roles/nameserver/repair.ts";
+import type { Repair } from "../../../roles/nameserver/repair.ts";
 import { FsError, isErrno } from "../../../wire/errno.ts";
 import {
   type BlockReportReply,
@@ -23,10 +23,9 @@ import { type BlockId, type InodeId, type NodeId, ROOT_INODE, type VolumeId } fr
 import { chance, pick, seededTest } from "../../base/seeded.ts";
 import { Schedule } from "../leaseserver/schedule.ts";
 import { FakePeer } from "./fake_peer.ts";
-import { makeService, type Service, ServiceClient } from "./service.ts";
+import { makeService, REPLICATION, type Service, ServiceClient } from "./service.ts";
 
 const HOSTS = ["a", "b", "c", "d"];
-const REPLICATION = 2;
 /** Words of a replica; written and copied one after the other. */
 const WORDS = 3;
 const OPS = DATASERVER_PUSHES.methods;
@@ -185,7 +184,12 @@ class File {
     this.client = client;
   }
 
-  static async make(world: World, name: string): Promise<File> {
+  /** `between` runs while the block is allocated and nothing is written to it. */
+  static async make(
+    world: World,
+    name: string,
+    between: (block: Block) => Promise<void> = async () => {},
+  ): Promise<File> {
     const client = await ServiceClient.connect(world.service, name);
     const file = new File(world, client);
     client.onRecall = async () => {
@@ -194,14 +198,11 @@ class File {
     };
     file.ino = await client.create(name, ROOT_INODE, true);
     file.#hasLease = true;
-    const { block } = await client.call("allocateBlock", {
-      retry: client.tag(),
-      ino: file.ino,
-      offset: 0,
-      host: pick(world.random, HOSTS),
-      avoid: [],
-    });
+    const block = await file.#allocate();
+    await between(block);
     await file.#store(block, 0, true);
+    // Repair hears of replicas that were lost, and finds nothing to copy yet.
+    await world.service.clock.sleep(randomInt(world.random, 2_000));
     await client.call("commit", {
       retry: client.tag(),
       ino: file.ino,
@@ -212,6 +213,19 @@ class File {
       killSuidGid: false,
     });
     return file;
+  }
+
+  async #allocate(): Promise<Block> {
+    const { schedule, random } = this.#world;
+    for (;;) {
+      const request = { ino: this.ino, offset: 0, host: pick(random, HOSTS), avoid: [] };
+      try {
+        return (await this.client.callNow("allocateBlock", { retry: this.client.tag(), ...request })).block;
+      } catch (error) {
+        if (!isErrno(error, "EHOSTUNREACH")) throw error; // all are down
+      }
+      await schedule.delay();
+    }
   }
 
   extent(): Extent {
@@ -262,17 +276,7 @@ class File {
 
 async function makeWorld(random: Random): Promise<World> {
   const service = await makeService();
-  const { namespace, registry, clock, recovery, leaseserver } = service;
-  const repair = new Repair({
-    namespace,
-    registry,
-    leases: leaseserver.leases,
-    recovery,
-    clock,
-    log: silentLogger,
-    replication: REPLICATION,
-    bytesPerSecond: 1e9,
-  });
+  const { namespace, registry, clock, repair } = service;
   const deletions = new DeletionQueue(service.journal, registry, clock, silentLogger);
   const handlers = dataserverHandlers(namespace, registry, deletions, repair, silentLogger);
   const schedule = new Schedule(random, clock);
@@ -370,12 +374,22 @@ async function simulate(random: Random): Promise<number> {
   );
   const repairing = repair.run(stopping.signal);
   let isTrouble = true;
-  const writing = files.map(async (file) => {
+  const keepWriting = async (file: File) => {
     for (let value = 1; isTrouble; value++) {
       await service.clock.sleep(chance(random, 0.1) ? 5_000 : randomInt(random, 400));
       await file.write(value);
     }
-  });
+  };
+  const writing = files.map(keepWriting);
+  // Files whose first write meets servers that die.
+  for (let i = 3; i < 8; i++) {
+    writing.push((async () => {
+      await service.clock.sleep(randomInt(random, 200_000));
+      const file = await File.make(world, `f${i}`);
+      files.push(file);
+      await keepWriting(file);
+    })());
+  }
   const trouble = makeTrouble(world).finally(() => isTrouble = false);
   await schedule.run(Promise.all([...writing, trouble]), tick);
   const settled = async () => {
@@ -431,6 +445,38 @@ seededTest(
       tick,
     );
     assert.equal(repair.status().copied, 0);
+    assertRepaired(world);
+    stopping.abort();
+    await schedule.run(repairing, tick);
+  },
+);
+
+seededTest(
+  "repair: a block that lost a replica before anything was written to it gets another",
+  async (random) => {
+    const world = await makeWorld(random);
+    world.lost = 0;
+    const { service, schedule, servers, files, repair } = world;
+    const tick = () => {
+      for (const { isUp, node } of servers) {
+        if (isUp) service.registry.heartbeat(node, []);
+      }
+    };
+    await schedule.run(Promise.all(servers.map((server) => server.start())), tick);
+    const stopping = new AbortController();
+    const repairing = repair.run(stopping.signal);
+    await schedule.run(
+      (async () => {
+        await service.clock.sleep(1_000); // the walk over all blocks, as servers have come
+        const lose = async ({ replicas }: Block) => {
+          const lost = pick(random, replicas).volume;
+          servers.find(({ volume }) => volume === lost)!.stop();
+        };
+        files.push(await File.make(world, "f", lose));
+        await service.clock.sleep(10_000);
+      })(),
+      tick,
+    );
     assertRepaired(world);
     stopping.abort();
     await schedule.run(repairing, tick);

@@ -10,6 +10,7 @@ import { BlockRecovery } from "../../../roles/nameserver/block_recovery.ts";
 import { clientHandlers } from "../../../roles/nameserver/client_service.ts";
 import { Lingering } from "../../../roles/nameserver/lingering.ts";
 import { Registry } from "../../../roles/nameserver/registry.ts";
+import { Repair } from "../../../roles/nameserver/repair.ts";
 import type { StatusReporter } from "../../../roles/nameserver/status_reporter.ts";
 import { type InodeId, ROOT_INODE, type SessionId } from "../../../wire/ids.ts";
 import type {
@@ -38,6 +39,9 @@ import { settle } from "../../base/fake_clock.ts";
 import { FakePeer, type PushAnswer } from "./fake_peer.ts";
 import { makeWorld, reopen, type World } from "./harness.ts";
 
+/** Replicas of a file's blocks. */
+export const REPLICATION = 2;
+
 type Methods = typeof NAMESERVER["methods"];
 
 export interface Service extends World {
@@ -48,6 +52,7 @@ export interface Service extends World {
   readonly lingering: Lingering;
   readonly recovery: BlockRecovery;
   readonly registry: Registry;
+  readonly repair: Repair;
 }
 
 /** A service on a new namespace, or on one that was there before. */
@@ -93,18 +98,29 @@ export async function makeService(before?: Pick<Service, "stored" | keyof World>
     fence: (ino) => recovery.fence(ino),
   });
   namespace.onOrphanGone = (ino) => leaseserver.leases.forget(ino);
+  const repair = new Repair({
+    namespace,
+    registry,
+    leases: leaseserver.leases,
+    recovery,
+    clock,
+    log: silentLogger,
+    replication: REPLICATION,
+    bytesPerSecond: 1e9,
+  });
   const lingering = new Lingering(namespace, clock, silentLogger);
   const handlers = clientHandlers({
     namespace,
     registry,
     leaseserver,
     recovery,
+    repair,
     lingering,
     status: {} as StatusReporter,
     blockBytes: 1024,
-    replication: 2,
+    replication: REPLICATION,
   });
-  return { ...world, handlers, leaseserver, lingering, recovery, registry, stored };
+  return { ...world, handlers, leaseserver, lingering, recovery, registry, repair, stored };
 }
 
 /** Nobody was told of anything lately any more. */
