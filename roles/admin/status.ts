@@ -1,31 +1,22 @@
 /** `mfs status`: asks the nameserver how the cluster is, and shows it as a page for people or as JSON. */
 
 import { type Dialer, tcpDialer } from "../../wire/dialer.ts";
-import { helloOf } from "../../wire/hello.ts";
 import {
   type DataserverStatus,
   type LeaseStatus,
-  NAMESERVER,
   type RepairStatus,
   type SessionStatus,
   type StatusReply,
 } from "../../wire/messages/nameserver.ts";
-import { createClient } from "../../wire/service.ts";
+import { type AdminClient, withNameserver } from "./client.ts";
+import { duration, size } from "./units.ts";
 
 const STATUS_TIMEOUT_MS = 10_000;
 
 /** Errors: as Dialer.dial, and ETIMEDOUT. */
 export async function fetchStatus(nameserver: string, dialer: Dialer = tcpDialer): Promise<StatusReply> {
-  const { channel } = await dialer.dial(nameserver, {
-    hello: helloOf("admin", "", `status on ${Deno.hostname()}`),
-    expectRole: "nameserver",
-  });
-  try {
-    const client = createClient(NAMESERVER, (op, request, options) => channel.call(op, request, options));
-    return await client.status({}, { timeoutMs: STATUS_TIMEOUT_MS });
-  } finally {
-    channel.close();
-  }
+  const ask = ({ nameserver }: AdminClient) => nameserver.status({}, { timeoutMs: STATUS_TIMEOUT_MS });
+  return await withNameserver(nameserver, "status", ask, dialer);
 }
 
 /** The page for people. */
@@ -134,25 +125,4 @@ function table(rows: readonly (readonly string[])[]): string[] {
 
 function sum(values: readonly number[]): number {
   return values.reduce((a, b) => a + b, 0);
-}
-
-const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-
-/** Bytes with three digits and a unit. */
-export function size(bytes: number): string {
-  let value = bytes;
-  let unit = 0;
-  while (value >= 1024 && unit < UNITS.length - 1) {
-    value /= 1024;
-    unit++;
-  }
-  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${UNITS[unit]}`;
-}
-
-function duration(seconds: number): string {
-  if (!Number.isFinite(seconds)) return "ever";
-  if (seconds < 120) return `${Math.round(seconds)} s`;
-  if (seconds < 7200) return `${Math.round(seconds / 60)} min`;
-  if (seconds < 172_800) return `${Math.round(seconds / 3600)} h`;
-  return `${Math.round(seconds / 86_400)} days`;
 }

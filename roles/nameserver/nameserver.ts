@@ -8,12 +8,14 @@ import { randomHexId, systemRandom } from "../../base/random.ts";
 import { VERSION } from "../../base/version.ts";
 import { storedCodec } from "../../wire/codec.ts";
 import { DATASERVER_REGISTRY } from "../../wire/messages/dataserver.ts";
+import { ADMIN } from "../../wire/messages/admin.ts";
 import { LEASESERVER, NAMESERVER } from "../../wire/messages/nameserver.ts";
 import type { LocalServer, ProcessDialer } from "../../wire/dialer.ts";
 import { serve } from "../../wire/server.ts";
 import { addHandlers, type CallContext } from "../../wire/service.ts";
 import { Leaseserver } from "../leaseserver/leaseserver.ts";
 import type { SessionRecord } from "../leaseserver/sessions.ts";
+import { adminHandlers } from "./admin_service.ts";
 import { dropUnused } from "./block_operations.ts";
 import { BlockRecovery } from "./block_recovery.ts";
 import { clientHandlers } from "./client_service.ts";
@@ -156,6 +158,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     };
     addHandlers(handlers, NAMESERVER, clientHandlers(parts));
     addHandlers(handlers, LEASESERVER, leaseserver.handlers);
+    addHandlers(handlers, ADMIN, adminHandlers(parts));
     addHandlers(
       handlers,
       DATASERVER_REGISTRY,

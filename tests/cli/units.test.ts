@@ -4,7 +4,9 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { resolveMountpoint } from "../../roles/admin/mounts.ts";
 import { messageOf } from "../../roles/admin/process.ts";
 import { lines } from "../../roles/admin/self.ts";
-import { formatStatus, size } from "../../roles/admin/status.ts";
+import { Progress } from "../../roles/admin/progress.ts";
+import { formatStatus } from "../../roles/admin/status.ts";
+import { size } from "../../roles/admin/units.ts";
 import { openLayout } from "../../roles/singlenode/layout.ts";
 import type { StatusReply } from "../../wire/messages/nameserver.ts";
 
@@ -130,4 +132,30 @@ Deno.test("singlenode layout: what a killed temporary cluster left is removed by
   assert(Deno.statSync(held.dir).isDirectory);
   await next.close();
   await held.close();
+});
+
+Deno.test("progress: one line on a terminal, written over and taken away; a line now and then elsewhere", () => {
+  let nowMs = 0;
+  const shown: string[] = [];
+  const progress = (isTerminal: boolean) =>
+    new Progress({
+      label: "checked",
+      unit: "blocks",
+      isTerminal,
+      nowMs: () => nowMs,
+      write: (text) => shown.push(text),
+    });
+  const onTerminal = progress(true);
+  for (let done = 0; done <= 100; done += 50, nowMs += 1000) onTerminal.update(done, 200);
+  onTerminal.end();
+  const last = "checked: 100 blocks of 200 blocks, 50%, 50 blocks/s, 2 s left";
+  assertEquals(shown.at(-2)!.trim(), last);
+  assertEquals(shown.at(-1), `\r${" ".repeat(last.length)}\r`);
+  assert(shown.every((text) => !text.includes("\n")));
+  shown.length = 0;
+  const elsewhere = progress(false);
+  for (let done = 0; done < 25; done++, nowMs += 1000) elsewhere.update(done);
+  elsewhere.end();
+  assertEquals(shown.length, 3);
+  assert(shown.every((text) => text.endsWith("\n")));
 });
