@@ -6,6 +6,7 @@
 import { FsError } from "../wire/errno.ts";
 import type { Dialer } from "../wire/dialer.ts";
 import { helloOf } from "../wire/hello.ts";
+import { DATASERVER_SILENCE_MS } from "../wire/limits.ts";
 import { DATASERVER } from "../wire/messages/dataserver.ts";
 import type { ReplicaLocation } from "../wire/messages/inode.ts";
 import { type Client, createClient } from "../wire/service.ts";
@@ -54,6 +55,7 @@ export class Dataservers {
       hello: helloOf("client", this.#options.clusterId(), this.#options.host),
       expectRole: "dataserver",
       timeoutMs: CONNECT_TIMEOUT_MS,
+      silenceMs: DATASERVER_SILENCE_MS,
     });
     const close = () => channel.close();
     this.#closers.add(close);

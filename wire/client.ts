@@ -20,6 +20,7 @@ import { type Hello, HELLO_OP, HELLO_TIMEOUT_MS, type HelloReply } from "./hello
 import type { CallOptions, Channel, PushHandler, Role } from "./service.ts";
 import { decodeError, encodeError } from "./error_message.ts";
 import { CALL_TIMEOUT_MS_DEFAULT } from "./limits.ts";
+import { PING_OP, SilenceWatch } from "./silence.ts";
 import { FrameStream, type Socket } from "./stream.ts";
 
 interface Pending {
@@ -37,14 +38,22 @@ export class Connection implements Channel {
   readonly #pending = new Map<number, Pending>();
   readonly #onPush: PushHandler | undefined;
   readonly #peerName: string;
+  readonly #silence: SilenceWatch | undefined;
   #nextId = 1;
   readonly closed: Promise<void>;
 
   /** Takes over a connected socket and starts reading. `peerName` is for error messages. */
-  constructor(socket: Socket, peerName: string, onPush?: PushHandler) {
-    this.#stream = new FrameStream(socket);
+  constructor(socket: Socket, peerName: string, onPush?: PushHandler, silenceMs?: number) {
+    const stream = new FrameStream(socket);
+    this.#stream = stream;
     this.#onPush = onPush;
     this.#peerName = peerName;
+    if (silenceMs !== undefined) {
+      const isWaiting = () => this.#pending.size > 0;
+      const ping = () =>
+        stream.send(KIND_REQUEST, PING_OP, this.#takeId(), this.#encoder.encode({}), EMPTY_BYTES);
+      this.#silence = new SilenceWatch({ stream, silenceMs, isWaiting, ping });
+    }
     this.closed = this.#stream.closed.then((reason) => this.#failAll(reason));
     // Never rejects; ends with the stream.
     void this.#stream.run((frame) => this.#receive(frame));
@@ -60,8 +69,7 @@ export class Connection implements Channel {
         reject(new FsError("EINTR", `call to ${this.#peerName} was cancelled`));
         return;
       }
-      const id = this.#nextId;
-      this.#nextId = id === 0xffffffff ? 1 : id + 1;
+      const id = this.#takeId();
       const timeoutMs = options.timeoutMs ?? CALL_TIMEOUT_MS_DEFAULT;
       const giveUp = (error: FsError) => {
         const pending = this.#take(id);
@@ -78,6 +86,7 @@ export class Connection implements Channel {
         timeoutMs,
       );
       this.#pending.set(id, { resolve, reject, timer, signal: options.signal, onAbort });
+      this.#silence?.begin();
       try {
         this.#stream.send(KIND_REQUEST, op, id, encodeWithoutBody(this.#encoder, request), bodyOf(request));
       } catch (error) {
@@ -91,6 +100,12 @@ export class Connection implements Channel {
     this.#stream.close("closed");
   }
 
+  #takeId(): number {
+    const id = this.#nextId;
+    this.#nextId = id === 0xffffffff ? 1 : id + 1;
+    return id;
+  }
+
   #take(id: number): Pending | undefined {
     const pending = this.#pending.get(id);
     if (pending === undefined) return undefined;
@@ -101,6 +116,7 @@ export class Connection implements Channel {
   }
 
   #failAll(reason: string): void {
+    this.#silence?.end();
     for (const id of [...this.#pending.keys()]) {
       this.#take(id)?.reject(new FsError("ENOTCONN", `connection to ${this.#peerName} ended: ${reason}`));
     }
@@ -153,6 +169,8 @@ export interface ConnectOptions {
   readonly expectRole: Role;
   readonly onPush?: PushHandler;
   readonly timeoutMs?: number;
+  /** A peer that owes answers and sends nothing at all for so long is given up: the connection ends. */
+  readonly silenceMs?: number;
 }
 
 /** Splits HOST:PORT ([HOST]:PORT for IPv6); throws EINVAL with what is wrong. */
@@ -173,7 +191,8 @@ export async function connect(
   const { hostname, port } = parseAddress(address);
   const timeoutMs = options.timeoutMs ?? HELLO_TIMEOUT_MS;
   const socket = await openSocket(hostname, port, address, timeoutMs);
-  const channel = new Connection(socket, `${options.expectRole} ${address}`, options.onPush);
+  const peerName = `${options.expectRole} ${address}`;
+  const channel = new Connection(socket, peerName, options.onPush, options.silenceMs);
   try {
     const reply = await channel.call(HELLO_OP, options.hello, { timeoutMs }) as HelloReply;
     if (reply?.role !== options.expectRole) {

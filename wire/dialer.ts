@@ -14,6 +14,8 @@ export interface DialOptions {
   readonly expectRole: Role;
   readonly onPush?: PushHandler;
   readonly timeoutMs?: number;
+  /** As wire/client.ts ConnectOptions; of no meaning within a process. */
+  readonly silenceMs?: number;
 }
 
 export interface Dialer {

@@ -22,11 +22,14 @@ import {
 import { checkHello, HELLO_OP, HELLO_TIMEOUT_MS } from "./hello.ts";
 import type { CallContext, CallOptions, HandlerTable, Peer, Role } from "./service.ts";
 import { PUSH_TIMEOUT_MS_DEFAULT } from "./limits.ts";
+import { PING_OP } from "./silence.ts";
 import { FrameStream, type Socket } from "./stream.ts";
 import { parseAddress } from "./client.ts";
 
 const REQUESTS_MAX = 512;
 const CONNECTIONS_MAX = 4096;
+/** A fraction of the silence after which peers give up. */
+const LIVING_MS = 500;
 
 export interface ServerOptions {
   readonly role: Role;
@@ -164,6 +167,10 @@ export async function serveSocket(socket: Socket, from: string, options: ServerO
           }
           return;
         }
+        if (frame.op === PING_OP) {
+          pong(frame.requestId);
+          return;
+        }
         if (running.has(frame.requestId)) return stream.close("request id used twice");
         running.set(frame.requestId, new AbortController());
         void respond(frame, request); // answers by itself and never rejects
@@ -180,12 +187,19 @@ export async function serveSocket(socket: Socket, from: string, options: ServerO
     }
   };
 
+  const pong = (requestId: number): void =>
+    stream.send(KIND_RESPONSE, PING_OP, requestId, encoder.encode({}), EMPTY_BYTES);
+
   const backPressure = async (): Promise<void> => {
     await stream.uncongested();
+    if (running.size < REQUESTS_MAX) return;
+    // Pings are not read now: that we live is said without being asked.
+    const living = setInterval(() => pong(0), LIVING_MS);
     while (running.size >= REQUESTS_MAX && !stream.isClosed) {
       await new Promise<void>((resolve) => wakeReader = resolve);
       wakeReader = undefined;
     }
+    clearInterval(living);
   };
 
   void stream.closed.then(() => {

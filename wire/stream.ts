@@ -23,6 +23,8 @@ export class FrameStream {
   #outgoing: Uint8Array[] = [];
   #outgoingBytes = 0;
   #writing = false;
+  #receivedBytes = 0;
+  #sentBytes = 0;
   #closed = false;
   #drained: (() => void)[] = [];
   #resolveClosed!: (reason: string) => void;
@@ -35,6 +37,20 @@ export class FrameStream {
 
   get isClosed(): boolean {
     return this.#closed;
+  }
+
+  get receivedBytes(): number {
+    return this.#receivedBytes;
+  }
+
+  /** Taken by the kernel. */
+  get sentBytes(): number {
+    return this.#sentBytes;
+  }
+
+  /** Something waits for the kernel to take it. */
+  get isSending(): boolean {
+    return this.#outgoingBytes > 0;
   }
 
   /** Queues a frame. The body must not change before it was sent; nothing here copies a large one. */
@@ -63,6 +79,7 @@ export class FrameStream {
           this.close(this.#reader.atBoundary ? "closed by the peer" : "closed by the peer within a frame");
           return;
         }
+        this.#receivedBytes += count;
         this.#reader.advance(count);
         for (let frame = this.#reader.next(); frame !== null; frame = this.#reader.next()) {
           const wait = onFrame(frame);
@@ -128,7 +145,9 @@ export class FrameStream {
   async #writeAll(bytes: Uint8Array): Promise<void> {
     let at = 0;
     while (at < bytes.length) {
-      at += await this.#socket.write(at === 0 ? bytes : bytes.subarray(at));
+      const count = await this.#socket.write(at === 0 ? bytes : bytes.subarray(at));
+      this.#sentBytes += count;
+      at += count;
     }
   }
 }

@@ -7,6 +7,7 @@ import type { Clock } from "../../base/clock.ts";
 import type { Dialer } from "../../wire/dialer.ts";
 import { FsError, isTransportError } from "../../wire/errno.ts";
 import { helloOf } from "../../wire/hello.ts";
+import { DATASERVER_SILENCE_MS } from "../../wire/limits.ts";
 import { DATASERVER } from "../../wire/messages/dataserver.ts";
 import { type Channel, type Client, createClient } from "../../wire/service.ts";
 
@@ -90,6 +91,7 @@ export class ChannelPool {
       hello: helloOf("dataserver", this.#clusterId(), this.#description),
       expectRole: "dataserver",
       timeoutMs: CONNECT_TIMEOUT_MS,
+      silenceMs: DATASERVER_SILENCE_MS,
     });
     if (this.#closed) {
       channel.close();
