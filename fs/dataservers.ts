@@ -1,8 +1,9 @@
 /**
  * Channels to dataservers, one an address, made when first needed and dropped when they break. Says which replica
- * to ask first: one in this process, then on this host, then any that lives.
+ * to ask first: one in this process, then on this host, then any that lives; slow ones after those.
  */
 
+import type { Clock } from "../base/clock.ts";
 import { FsError } from "../wire/errno.ts";
 import type { Dialer } from "../wire/dialer.ts";
 import { helloOf } from "../wire/hello.ts";
@@ -14,6 +15,8 @@ import { type Client, createClient } from "../wire/service.ts";
 const CONNECT_TIMEOUT_MS = 2_000;
 /** An address that refused is not dialled again for this long. */
 const REFUSED_MS = 200;
+/** An address that was slow comes last for this long. */
+const SLOW_MS = 10_000;
 
 export interface DataserversOptions {
   readonly dialer: Dialer;
@@ -21,6 +24,7 @@ export interface DataserversOptions {
   readonly clusterId: () => string;
   /** True for an address that this process serves itself. */
   readonly isLocal: (address: string) => boolean;
+  readonly clock: Clock;
 }
 
 type DataserverClient = Client<typeof DATASERVER>;
@@ -29,6 +33,8 @@ export class Dataservers {
   readonly #options: DataserversOptions;
   readonly #clients = new Map<string, Promise<DataserverClient>>();
   readonly #closers = new Set<() => void>();
+  /** Until when. */
+  readonly #slow = new Map<string, number>();
 
   constructor(options: DataserversOptions) {
     this.#options = options;
@@ -66,12 +72,27 @@ export class Dataservers {
     return createClient(DATASERVER, (op, request, call) => channel.call(op, request, call));
   }
 
+  /** Another dataserver answered before it. */
+  noteSlow(address: string): void {
+    this.#slow.set(address, this.#options.clock.monotonicMs() + SLOW_MS);
+  }
+
+  #wasSlow(address: string): boolean {
+    const untilMs = this.#slow.get(address);
+    if (untilMs === undefined) return false;
+    if (untilMs > this.#options.clock.monotonicMs()) return true;
+    this.#slow.delete(address);
+    return false;
+  }
+
   /** Replicas in the order in which to try them. */
   nearestFirst(replicas: readonly ReplicaLocation[]): ReplicaLocation[] {
     if (replicas.length < 2) return [...replicas];
     const distance = (replica: ReplicaLocation): number => {
       const near = this.#options.isLocal(replica.address) ? 0 : replica.host === this.#options.host ? 1 : 2;
-      return near + (replica.alive ? 0 : 10) + (replica.host === this.#options.host ? 0 : 0.5);
+      const trouble = (replica.alive ? 0 : 10) +
+        (this.#slow.size > 0 && this.#wasSlow(replica.address) ? 5 : 0);
+      return near + trouble + (replica.host === this.#options.host ? 0 : 0.5);
     };
     return [...replicas].sort((a, b) => distance(a) - distance(b));
   }

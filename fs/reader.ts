@@ -1,18 +1,23 @@
 /**
  * Reading: cuts a read along blocks, asks the nearest replica of each, and fills holes and short replicas with
- * zeros. A replica that fails is passed over for the next; when all fail, the block's locations are read again.
+ * zeros. A replica that fails, or is slow, is passed over for the next; when all fail, the block's locations are read
+ * again.
  * Invariant: exactly the asked range below the file's size is returned, never less.
  */
 
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
-import { asFsError, FsError, isTransportError } from "../wire/errno.ts";
+import { asFsError, FsError, isErrno, isTransportError } from "../wire/errno.ts";
 import type { Block } from "../wire/messages/inode.ts";
 import { type Blocks, isDropped } from "./blocks.ts";
 import type { Dataservers } from "./dataservers.ts";
+import { firstAnswer } from "./hedge.ts";
 import type { Interruptible, OpenFile } from "./inode.ts";
 
-const READ_TIMEOUT_MS = 5_000;
+/** Of one replica: a disk may be slow, and its server says that it lives (DATASERVER_SILENCE_MS). */
+const READ_TIMEOUT_MS = 15_000;
+/** A replica that takes longer is not waited for alone. */
+const HEDGE_MS = 400;
 const RETRY_MS = 300;
 /** Rounds over all replicas before a failure that is not of the network is given up on. */
 const ROUNDS_MAX = 3;
@@ -75,19 +80,30 @@ export class Reader {
     for (let round = 1;; round++) {
       let failure: FsError = new FsError("EIO", `block ${block.id} has no replica`);
       let isStale = false;
-      for (const { address, volume } of dataservers.nearestFirst(current.replicas)) {
+      const { id, generation } = current;
+      const replicas = dataservers.nearestFirst(current.replicas);
+      if (replicas.length > 0) {
         try {
-          const client = await dataservers.client(address);
-          const request = { block: current.id, generation: current.generation, volume, offset, length };
-          const { body } = await client.readBlock(request, { timeoutMs: READ_TIMEOUT_MS });
+          const body = await firstAnswer(replicas, {
+            ask: async ({ address, volume }) => {
+              const client = await dataservers.client(address);
+              const request = { block: id, generation, volume, offset, length };
+              return (await client.readBlock(request, { timeoutMs: READ_TIMEOUT_MS })).body;
+            },
+            onFailure: ({ address, volume }, error) => {
+              isStale ||= isErrno(error, "ESTALE");
+              log.debug("replica could not be read", { block: id, volume, address, error });
+            },
+            onSlow: ({ address }) => dataservers.noteSlow(address),
+            clock,
+            hedgeMs: HEDGE_MS,
+          });
           if (body.length === length) return [body];
           const views: Uint8Array[] = body.length === 0 ? [] : [body];
           addZeros(views, length - body.length);
           return views;
         } catch (error) {
           failure = asFsError(error, "read");
-          isStale ||= failure.errno === "ESTALE";
-          log.debug("replica could not be read", { block: current.id, volume, address, error: failure });
         }
       }
       const sinceMs = clock.monotonicMs() - startMs;

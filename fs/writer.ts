@@ -26,7 +26,8 @@ const TOTAL_BYTES = 32 * 1024 * 1024;
 /** A dataserver waits 3 s for each of those after it in the chain; the head must have time to say who failed. */
 const WRITE_TIMEOUT_MS = 4_000;
 const CHAIN_STEP_TIMEOUT_MS = 3_000;
-const SYNC_TIMEOUT_MS = 60_000;
+/** As WRITE_TIMEOUT_MS; a disk may have gigabytes to write down. */
+const SYNC_TIMEOUT_MS = 10 * 60_000;
 const ZEROS = new Uint8Array(256 * 1024);
 
 export interface WriterOptions {

@@ -17,7 +17,7 @@ import {
   type WriteBlockRequest,
 } from "../../wire/messages/dataserver.ts";
 import { addHandlers, type CallContext, type HandlerTable } from "../../wire/service.ts";
-import { CHAIN_MAX, forward, type Step } from "./chain.ts";
+import { CHAIN_MAX, forward, type Step, SYNC_STEP_MS, WRITE_STEP_MS } from "./chain.ts";
 import type { ChannelPool } from "./channel_pool.ts";
 import { BLOCK_BYTES_MAX, type Volume } from "./volume.ts";
 
@@ -40,6 +40,7 @@ export function blockHandlers(findVolume: (id: VolumeId) => Volume, pool: Channe
         local,
         pool,
         request.chain,
+        WRITE_STEP_MS,
         (client, { volume }, chain, options) =>
           client.writeBlock({ block, generation, volume, offset, chain, create, body }, options),
       );
@@ -51,6 +52,7 @@ export function blockHandlers(findVolume: (id: VolumeId) => Volume, pool: Channe
         local,
         pool,
         request.chain,
+        SYNC_STEP_MS,
         (client, { volume }, chain, options) =>
           client.syncBlock({ block, generation, volume, chain }, options),
       );
@@ -62,6 +64,7 @@ export function blockHandlers(findVolume: (id: VolumeId) => Volume, pool: Channe
         local,
         pool,
         request.chain,
+        WRITE_STEP_MS,
         (client, { volume }, chain, options) =>
           client.truncateBlock({ block, generation, volume, chain, length }, options),
       );
@@ -85,6 +88,7 @@ async function withChain(
   local: Promise<void>,
   pool: ChannelPool,
   chain: readonly ChainTarget[],
+  stepMs: number,
   step: Step,
 ): Promise<ChainReply> {
   if (chain.length === 0) {
@@ -92,7 +96,7 @@ async function withChain(
     return NONE_FAILED;
   }
   // Both start before either is waited for; `forward` never rejects.
-  const downstream = forward(pool, chain, step);
+  const downstream = forward(pool, chain, stepMs, step);
   await local;
   const failed = await downstream;
   return failed.length === 0 ? NONE_FAILED : { failed };

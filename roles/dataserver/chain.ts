@@ -11,8 +11,12 @@ import type { ChainReply, ChainTarget, DATASERVER } from "../../wire/messages/da
 import type { CallOptions, Client } from "../../wire/service.ts";
 import type { ChannelPool } from "./channel_pool.ts";
 
-/** For one dataserver's part; a call waits for as many of these as the chain has steps. */
-const STEP_TIMEOUT_MS = 3000;
+/**
+ * For one dataserver's part; a call waits for as many of these as the chain has steps. A disk may take its time to write
+ * down what the page cache has; a server that hangs is noticed by its silence (DATASERVER_SILENCE_MS).
+ */
+export const WRITE_STEP_MS = 3_000;
+export const SYNC_STEP_MS = 100_000;
 export const CHAIN_MAX = 16;
 
 export type Failures = ChainReply["failed"];
@@ -29,13 +33,14 @@ export type Step = (
 export async function forward(
   pool: ChannelPool,
   chain: readonly ChainTarget[],
+  stepMs: number,
   step: Step,
 ): Promise<Failures> {
   const failed: Failures[number][] = [];
   for (let i = 0; i < chain.length; i++) {
     const target = chain[i]!;
     const rest = chain.slice(i + 1);
-    const timeoutMs = STEP_TIMEOUT_MS * (rest.length + 1);
+    const timeoutMs = stepMs * (rest.length + 1);
     try {
       const reply = await pool.use(target.address, (client) => step(client, target, rest, { timeoutMs }));
       failed.push(...reply.failed);

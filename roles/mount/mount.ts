@@ -105,7 +105,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     }),
   });
   const isLocal = (address: string) => dialer instanceof ProcessDialer && dialer.isLocal(address);
-  const dataservers = new Dataservers({ dialer, host, clusterId: () => session.clusterId, isLocal });
+  const dataservers = new Dataservers({ dialer, host, clusterId: () => session.clusterId, isLocal, clock });
   const blocks = new Blocks({ session, dataservers, host, clock, log, ...soft });
   const reader = new Reader({ dataservers, blocks, clock, log, ...soft });
   const attributesChanged = (inode: Inode) => void kernelCache.dropAttributes(inode);
