@@ -19,6 +19,7 @@ import { blockHandlers } from "./block_service.ts";
 import { Copies } from "./copies.ts";
 import { ChannelPool } from "./channel_pool.ts";
 import { Deletions } from "./deletions.ts";
+import { type Disk, systemDisk } from "./disk.ts";
 import { NameserverLink, type Registry } from "./nameserver_link.ts";
 import { keepTidy } from "./open_volume.ts";
 import { scrub } from "./scrubber.ts";
@@ -51,6 +52,9 @@ export interface DataserverOptions {
   readonly signal?: AbortSignal;
   readonly clock?: Clock;
   readonly random?: Random;
+  readonly disk?: Disk;
+  /** Listens; a simulated network takes its place. */
+  readonly serve?: typeof serve;
 }
 
 export interface Dataserver extends AsyncDisposable {
@@ -108,6 +112,7 @@ class RunningDataserver implements Dataserver {
       trashRetentionMs: options.trashRetentionMs ?? TRASH_RETENTION_MS_DEFAULT,
       finalizeIdleMs: options.finalizeIdleMs ?? FINALIZE_IDLE_MS_DEFAULT,
       openReplicasMax: options.openReplicasMax ?? OPEN_REPLICAS_DEFAULT,
+      disk: options.disk ?? systemDisk,
       clock: options.clock ?? systemClock,
       log: options.log,
     });
@@ -130,7 +135,7 @@ class RunningDataserver implements Dataserver {
     this.#copies = new Copies(this.#pool, clock);
     const handlers = blockHandlers((id) => volumes.find(id), this.#pool);
     this.localServer = { role: "dataserver", clusterId, handlers };
-    this.#server = serve(options.listen ?? "127.0.0.1:0", { ...this.localServer, log });
+    this.#server = (options.serve ?? serve)(options.listen ?? "127.0.0.1:0", { ...this.localServer, log });
     this.address = reachableAddress(this.#server.address, options.host);
     this.#deletions = new Deletions(async (volume, blocks) => {
       const registry = this.#link.registry;

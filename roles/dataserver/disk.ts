@@ -1,35 +1,77 @@
 /**
- * Whole reads and writes on descriptors, and errors with the file's name. Everything that may wait for a disk
- * runs on a thread of the pool; only what the page cache has is read on the serving thread.
+ * What the dataserver needs of the operating system's files, as an interface, so that a simulated disk can take its
+ * place; and the system's: whole reads and writes on descriptors, and errors with the file's name. Everything that may
+ * wait for a disk runs on a thread of the pool; only what the page cache has is read on the serving thread.
  */
 
 import * as libc from "../../base/libc.ts";
 import { ERRNO, errnoName, FsError } from "../../wire/errno.ts";
+import { LevelRecords, type ReplicaRecords } from "./replica_records.ts";
+
+/** Failures are FsErrors with the file's name, but for what `names`, `readText` and `makeDirectory` throw: Deno's own. */
+export interface Disk {
+  /** open(2): a descriptor. */
+  open(path: string, flags: number): Promise<number>;
+  close(fd: number): void;
+  /** The file's size in bytes. */
+  size(fd: number, path: string): number;
+  /** Bytes read without waiting for the disk; fewer, or a negative number, where it would have to. */
+  readCached(fd: number, buffer: Uint8Array<ArrayBuffer>, offset: number): number;
+  /** Fills `buffer` from `offset`: bytes read, short only at the end of the file. At once when cached. */
+  read(fd: number, buffer: Uint8Array<ArrayBuffer>, offset: number, path: string): number | Promise<number>;
+  /** Writes all of `bytes` at `offset`. */
+  write(fd: number, bytes: Uint8Array, offset: number, path: string): Promise<void>;
+  /** ftruncate(2). */
+  truncate(fd: number, length: number, path: string): Promise<void>;
+  /** fdatasync(2). */
+  syncData(fd: number, path: string): Promise<void>;
+  /** Makes the names in a directory durable. */
+  syncDirectory(path: string): Promise<void>;
+  /** syncfs(2): everything of the file system that `path` lies in is on disk. */
+  syncAll(path: string): Promise<void>;
+  /** Replaces a file whole: after a crash it has the old content or the new one, and the new one is durable. */
+  replaceFile(directory: string, name: string, content: Uint8Array): Promise<void>;
+  /** Removes a file; one that is not there is fine. */
+  remove(path: string): Promise<void>;
+  /** Renames a file; false when it is not there. */
+  rename(from: string, to: string): Promise<boolean>;
+  /** Names in a directory. */
+  names(path: string): Promise<string[]>;
+  readText(path: string): Promise<string>;
+  /** Makes a directory and those above it; one that is there is fine. */
+  makeDirectory(path: string): Promise<void>;
+  /** The path without symlinks; the path itself when there is nothing. */
+  realPath(path: string): Promise<string>;
+  /** Bytes of the file system, and those that are free for us. */
+  space(path: string): { readonly totalBytes: number; readonly availableBytes: number };
+  /** Names the file system: the machine, and the device on it (the path, where that can't be asked). */
+  identity(path: string): string;
+  /** The database of the volume with this label. */
+  openRecords(path: string, label: string): Promise<ReplicaRecords>;
+}
 
 const SEEK_END = 2;
+const DIRECTORY_MODE = 0o750;
 const FILE_MODE = 0o640;
 
-export function diskError(negativeErrno: number, op: string, path: string): FsError {
+function diskError(negativeErrno: number, op: string, path: string): FsError {
   const errno = errnoName(-negativeErrno);
   return new FsError(errno, `${op} ${path}: ${errno}`, { op });
 }
 
-/** open(2); throws FsError. */
-export async function openFile(path: string, flags: number): Promise<number> {
+async function openFile(path: string, flags: number): Promise<number> {
   const fd = await libc.openAsync(path, flags, FILE_MODE);
   if (fd < 0) throw diskError(fd, "open", path);
   return fd;
 }
 
-/** The file's size in bytes. */
-export function fileSize(fd: number, path: string): number {
+function fileSize(fd: number, path: string): number {
   const size = libc.lseek(fd, 0, SEEK_END);
   if (size < 0) throw diskError(size, "lseek", path);
   return size;
 }
 
-/** Fills `buffer` from `offset`: bytes read, short only at the end of the file. At once when cached. */
-export function readFully(
+function readFully(
   fd: number,
   buffer: Uint8Array<ArrayBuffer>,
   offset: number,
@@ -58,8 +100,7 @@ async function readRest(
   return filled;
 }
 
-/** Writes all of `bytes` at `offset`; throws FsError. */
-export async function writeFully(fd: number, bytes: Uint8Array, offset: number, path: string): Promise<void> {
+async function writeFully(fd: number, bytes: Uint8Array, offset: number, path: string): Promise<void> {
   let done = 0;
   while (done < bytes.length) {
     const rest = (done === 0 ? bytes : bytes.subarray(done)) as Uint8Array<ArrayBuffer>;
@@ -70,14 +111,12 @@ export async function writeFully(fd: number, bytes: Uint8Array, offset: number, 
   }
 }
 
-/** fdatasync(2); throws FsError EIO. */
-export async function syncData(fd: number, path: string): Promise<void> {
+async function syncData(fd: number, path: string): Promise<void> {
   const result = await libc.fdatasyncAsync(fd);
   if (result < 0) throw diskError(result, "fdatasync", path);
 }
 
-/** Makes the names in a directory durable. */
-export async function syncDirectory(path: string): Promise<void> {
+async function syncDirectory(path: string): Promise<void> {
   const fd = await openFile(path, libc.O_RDONLY);
   try {
     const result = await libc.fsyncAsync(fd);
@@ -87,8 +126,7 @@ export async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-/** Replaces a file whole: after a crash it has the old content or the new one, and the new one is durable. */
-export async function replaceFile(directory: string, name: string, content: Uint8Array): Promise<void> {
+async function replaceFile(directory: string, name: string, content: Uint8Array): Promise<void> {
   const temporary = `${directory}/${name}.tmp`;
   const fd = await openFile(temporary, libc.O_WRONLY | libc.O_CREAT | libc.O_TRUNC);
   try {
@@ -101,8 +139,7 @@ export async function replaceFile(directory: string, name: string, content: Uint
   await syncDirectory(directory);
 }
 
-/** Removes a file; one that is not there is fine. */
-export async function removeFile(path: string): Promise<void> {
+async function removeFile(path: string): Promise<void> {
   try {
     await Deno.remove(path);
   } catch (error) {
@@ -110,8 +147,7 @@ export async function removeFile(path: string): Promise<void> {
   }
 }
 
-/** Renames a file; false when it is not there. */
-export async function renameFile(from: string, to: string): Promise<boolean> {
+async function renameFile(from: string, to: string): Promise<boolean> {
   try {
     await Deno.rename(from, to);
     return true;
@@ -120,3 +156,78 @@ export async function renameFile(from: string, to: string): Promise<boolean> {
     throw error;
   }
 }
+
+async function truncate(fd: number, length: number, path: string): Promise<void> {
+  const result = await libc.ftruncateAsync(fd, length);
+  if (result < 0) throw diskError(result, "truncate", path);
+}
+
+async function syncAll(path: string): Promise<void> {
+  const fd = await openFile(path, libc.O_RDONLY);
+  try {
+    const result = await libc.syncfsAsync(fd);
+    if (result < 0) throw diskError(result, "syncfs", path);
+  } finally {
+    libc.close(fd);
+  }
+}
+
+async function names(path: string): Promise<string[]> {
+  const found: string[] = [];
+  for await (const { name } of Deno.readDir(path)) found.push(name);
+  return found;
+}
+
+async function realPath(path: string): Promise<string> {
+  try {
+    return await Deno.realPath(path);
+  } catch {
+    return path.replace(/(?<=.)\/+$/, ""); // absent: it may be made, and what is wrong is said then
+  }
+}
+
+function space(path: string): { readonly totalBytes: number; readonly availableBytes: number } {
+  const figures = libc.statvfs(path);
+  if (typeof figures === "number") throw diskError(figures, "statvfs", path);
+  return figures;
+}
+
+/** What tells this machine from others; machines without an id count as one by their host name. */
+function machineId(): string {
+  try {
+    return Deno.readTextFileSync("/etc/machine-id").trim();
+  } catch {
+    return Deno.hostname();
+  }
+}
+
+function identity(path: string): string {
+  try {
+    return `${machineId()}:${Deno.statSync(path).dev}`;
+  } catch {
+    return `${machineId()}:${path}`;
+  }
+}
+
+export const systemDisk: Disk = {
+  open: openFile,
+  close: libc.close,
+  size: fileSize,
+  readCached: libc.preadNowait,
+  read: readFully,
+  write: writeFully,
+  truncate,
+  syncData,
+  syncDirectory,
+  syncAll,
+  replaceFile,
+  remove: removeFile,
+  rename: renameFile,
+  names,
+  readText: Deno.readTextFile,
+  makeDirectory: (path) => Deno.mkdir(path, { recursive: true, mode: DIRECTORY_MODE }),
+  realPath,
+  space,
+  identity,
+  openRecords: LevelRecords.open,
+};

@@ -4,11 +4,9 @@
  * Invariant: a record says "finalized" only after the data, the crcs and their names were synced.
  */
 
-import * as libc from "../../base/libc.ts";
 import type { Clock } from "../../base/clock.ts";
 import { asFsError, FsError } from "../../wire/errno.ts";
 import type { BlockId } from "../../wire/ids.ts";
-import { diskError, openFile } from "./disk.ts";
 import type { Hold } from "./range_lock.ts";
 import { type Replica, ReplicaClosed } from "./replica.ts";
 import type { Volume } from "./volume.ts";
@@ -202,12 +200,10 @@ export class Keeper {
 
   async #syncAll(prepared: readonly Prepared[]): Promise<readonly Prepared[]> {
     if (prepared.length > SYNC_EACH_MAX) {
-      const fd = await openFile(this.#volume.path, libc.O_RDONLY);
       try {
-        const result = await libc.syncfsAsync(fd);
-        if (result < 0) throw this.#volume.writeFailed(diskError(result, "syncfs", this.#volume.path));
-      } finally {
-        libc.close(fd);
+        await this.#volume.disk.syncAll(this.#volume.path);
+      } catch (error) {
+        throw this.#volume.writeFailed(asFsError(error, "finalize"));
       }
       return prepared;
     }

@@ -7,14 +7,16 @@ import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
 import { FsError } from "../../wire/errno.ts";
 import { asBlockId } from "../../wire/ids.ts";
+import type { Disk } from "./disk.ts";
 import { Keeper } from "./keeper.ts";
-import { ReplicaRecords } from "./replica_records.ts";
+import type { ReplicaRecords } from "./replica_records.ts";
 import { Space } from "./space.ts";
 import { Trash } from "./trash.ts";
 import { Volume } from "./volume.ts";
 import { bucketNames, bucketOf, openVolumeDirectory, VolumeUnavailable } from "./volume_directory.ts";
 
 export interface OpenVolumeOptions {
+  readonly disk: Disk;
   /** For a volume that is made now. */
   readonly nodeLabel: string;
   readonly trashRetentionMs: number;
@@ -34,17 +36,18 @@ const PURGE_MS_MAX = 10 * 60_000;
 
 /** Opens the volume at `path`; throws VolumeUnavailable when only this disk is missing, else a fatal FsError. */
 export async function openVolume(path: string, options: OpenVolumeOptions): Promise<OpenVolume> {
-  const { clock, log } = options;
-  const identity = await openVolumeDirectory(path, options.nodeLabel);
-  const records = await openRecords(path, identity.label);
+  const { disk, clock, log } = options;
+  const identity = await openVolumeDirectory(disk, path, options.nodeLabel);
+  const records = await openRecords(disk, path, identity.label);
   try {
-    const trash = new Trash(path, options.trashRetentionMs, log);
+    const trash = new Trash(disk, path, options.trashRetentionMs, clock, log);
     const volume = new Volume({
       path,
       identity,
+      disk,
       records,
       trash,
-      space: new Space(path, clock),
+      space: new Space(disk, path, clock),
       clock,
       log,
     });
@@ -65,9 +68,9 @@ export async function openVolume(path: string, options: OpenVolumeOptions): Prom
   }
 }
 
-async function openRecords(path: string, label: string): Promise<ReplicaRecords> {
+async function openRecords(disk: Disk, path: string, label: string): Promise<ReplicaRecords> {
   try {
-    return await ReplicaRecords.open(`${path}/meta`, label);
+    return await disk.openRecords(`${path}/meta`, label);
   } catch (error) {
     if (!(error instanceof FsError)) throw error;
     const message = `volume ${path}: ${error.message}`;
@@ -102,9 +105,7 @@ export async function keepTidy(
 /** Block files without a record go to trash/: a crash in the middle of a deletion leaves such, or a lost database. */
 async function findStrays(volume: Volume, signal: AbortSignal): Promise<void> {
   for (const bucket of bucketNames()) {
-    const names: string[] = [];
-    for await (const entry of Deno.readDir(`${volume.path}/${bucket}`)) names.push(entry.name);
-    for (const name of names) {
+    for (const name of await volume.disk.names(`${volume.path}/${bucket}`)) {
       if (signal.aborted) return;
       const block = Number(BLOCK_FILE.exec(name)?.[1] ?? NaN);
       if (!Number.isSafeInteger(block) || bucketOf(block) !== bucket) continue;

@@ -8,10 +8,11 @@ import * as libc from "../../base/libc.ts";
 import { asFsError, FsError } from "../../wire/errno.ts";
 import type { BlockId } from "../../wire/ids.ts";
 import { CHUNK_BYTES, chunkCount, type ChunkTable } from "./chunk_table.ts";
-import { diskError, fileSize, openFile, readFully, syncData, syncDirectory, writeFully } from "./disk.ts";
+import type { Disk } from "./disk.ts";
 
 /** What a replica tells its volume. */
 export interface ContentHost {
+  readonly disk: Disk;
   /** The replica's length changed by `bytes`. */
   lengthChanged(bytes: number): void;
   /** Its content is not what was written: logs and reports it, and gives the error to throw. */
@@ -42,6 +43,10 @@ export class ReplicaContent {
     this.#chunks = chunks;
   }
 
+  get #disk(): Disk {
+    return this.#host.disk;
+  }
+
   get length(): number {
     return this.#chunks.length;
   }
@@ -55,7 +60,7 @@ export class ReplicaContent {
     const first = Math.floor(offset / CHUNK_BYTES);
     if (!this.#chunks.allVerified(first, chunkCount(end) - 1)) return null;
     const buffer = new Uint8Array(end - offset);
-    return libc.preadNowait(this.#file.fd, buffer, offset) === buffer.length ? buffer : null;
+    return this.#disk.readCached(this.#file.fd, buffer, offset) === buffer.length ? buffer : null;
   }
 
   /** [offset, end), with the chunks around it held: `isWhole` when the file must reach its length. */
@@ -123,7 +128,7 @@ export class ReplicaContent {
     this.#chunks.beginWrite(offset, offset + body.length);
     if (this.length !== before) this.#host.lengthChanged(this.length - before);
     try {
-      await writeFully(this.#file.fd, body, offset, this.#file.dataPath);
+      await this.#disk.write(this.#file.fd, body, offset, this.#file.dataPath);
     } catch (error) {
       await this.#coverLength();
       throw this.#host.writeFailed(asFsError(error, "write"));
@@ -133,8 +138,11 @@ export class ReplicaContent {
 
   /** Drops everything at and past `length`, with everything held. */
   async cut(length: number): Promise<void> {
-    const result = await libc.ftruncateAsync(this.#file.fd, length);
-    if (result < 0) throw this.#host.writeFailed(diskError(result, "truncate", this.#file.dataPath));
+    try {
+      await this.#disk.truncate(this.#file.fd, length, this.#file.dataPath);
+    } catch (error) {
+      throw this.#host.writeFailed(asFsError(error, "truncate"));
+    }
     this.#host.lengthChanged(length - this.length);
     this.#chunks.cut(length);
   }
@@ -142,11 +150,11 @@ export class ReplicaContent {
   /** Writes the crc file, with everything held and no chunk dirty. */
   async storeCrcs(): Promise<void> {
     const { crcPath } = this.#file;
-    const fd = await openFile(crcPath, libc.O_WRONLY | libc.O_CREAT | libc.O_TRUNC);
+    const fd = await this.#disk.open(crcPath, libc.O_WRONLY | libc.O_CREAT | libc.O_TRUNC);
     try {
-      await writeFully(fd, this.#chunks.toStored(), 0, crcPath);
+      await this.#disk.write(fd, this.#chunks.toStored(), 0, crcPath);
     } finally {
-      libc.close(fd);
+      this.#disk.close(fd);
     }
   }
 
@@ -154,8 +162,8 @@ export class ReplicaContent {
   async sync(withName: boolean): Promise<void> {
     this.#pins++;
     try {
-      await syncData(this.#file.fd, this.#file.dataPath);
-      if (withName) await syncDirectory(this.#file.directory);
+      await this.#disk.syncData(this.#file.fd, this.#file.dataPath);
+      if (withName) await this.#disk.syncDirectory(this.#file.directory);
     } finally {
       this.#unpin();
     }
@@ -163,23 +171,23 @@ export class ReplicaContent {
 
   /** The crc file is on disk when it resolves. */
   async syncCrcs(): Promise<void> {
-    const fd = await openFile(this.#file.crcPath, libc.O_WRONLY);
+    const fd = await this.#disk.open(this.#file.crcPath, libc.O_WRONLY);
     try {
-      await syncData(fd, this.#file.crcPath);
+      await this.#disk.syncData(fd, this.#file.crcPath);
     } finally {
-      libc.close(fd);
+      this.#disk.close(fd);
     }
   }
 
   /** Call once, with everything held. */
   close(): void {
     this.#closed = true;
-    if (this.#pins === 0) libc.close(this.#file.fd);
+    if (this.#pins === 0) this.#disk.close(this.#file.fd);
   }
 
   #unpin(): void {
     this.#pins--;
-    if (this.#pins === 0 && this.#closed) libc.close(this.#file.fd);
+    if (this.#pins === 0 && this.#closed) this.#disk.close(this.#file.fd);
   }
 
   #mustProve(index: number, offset: number, end: number): boolean {
@@ -201,7 +209,7 @@ export class ReplicaContent {
 
   async #readFile(buffer: Uint8Array<ArrayBuffer>, offset: number): Promise<number> {
     try {
-      return await readFully(this.#file.fd, buffer, offset, this.#file.dataPath);
+      return await this.#disk.read(this.#file.fd, buffer, offset, this.#file.dataPath);
     } catch (error) {
       throw this.#host.corrupt(this.#file.block, error instanceof Error ? error.message : String(error));
     }
@@ -209,8 +217,8 @@ export class ReplicaContent {
 
   /** After a failed write: the file reaches the length that the chunk table has, so that the rest reads as zeros. */
   async #coverLength(): Promise<void> {
-    if (fileSize(this.#file.fd, this.#file.dataPath) < this.length) {
-      await libc.ftruncateAsync(this.#file.fd, this.length);
-    }
+    const { fd, dataPath } = this.#file;
+    if (this.#disk.size(fd, dataPath) >= this.length) return;
+    await this.#disk.truncate(fd, this.length, dataPath).catch(() => {}); // the write's failure is told already
   }
 }

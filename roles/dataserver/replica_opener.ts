@@ -8,7 +8,6 @@ import * as libc from "../../base/libc.ts";
 import { asFsError } from "../../wire/errno.ts";
 import type { Generation } from "../../wire/ids.ts";
 import { chunkCount, ChunkTable, CRC_BYTES } from "./chunk_table.ts";
-import { fileSize, openFile, readFully } from "./disk.ts";
 import { Replica, type ReplicaHost } from "./replica.ts";
 import type { ReplicaFile } from "./replica_content.ts";
 import type { ReplicaRecord } from "./replica_records.ts";
@@ -31,11 +30,11 @@ export async function createReplica(
     await host.records.put([{ block, record }], false);
     let fd: number;
     try {
-      fd = await openFile(dataPath, flags);
+      fd = await host.disk.open(dataPath, flags);
     } catch (error) {
       if (asFsError(error, "open").errno !== "EEXIST") throw error;
       await trash.take(block, "none", dataPath, crcPath);
-      fd = await openFile(dataPath, flags);
+      fd = await host.disk.open(dataPath, flags);
     }
     return new Replica({ ...paths, fd }, host, new ChunkTable(), { ...record, isDurable: false });
   } catch (error) {
@@ -56,7 +55,7 @@ export async function openReplica(
   const isLeft = record.state === "writing";
   const fd = await openData(host, paths, isLeft);
   try {
-    const size = fileSize(fd, dataPath);
+    const size = host.disk.size(fd, dataPath);
     let chunks: ChunkTable;
     if (isLeft) {
       chunks = ChunkTable.allDirty(size);
@@ -70,7 +69,7 @@ export async function openReplica(
     }
     return new Replica({ ...paths, fd }, host, chunks, { ...record, isDurable: !isLeft });
   } catch (error) {
-    libc.close(fd);
+    host.disk.close(fd);
     throw error;
   }
 }
@@ -81,7 +80,7 @@ async function openData(
   create: boolean,
 ): Promise<number> {
   try {
-    return await openFile(dataPath, libc.O_RDWR | (create ? libc.O_CREAT : 0));
+    return await host.disk.open(dataPath, libc.O_RDWR | (create ? libc.O_CREAT : 0));
   } catch (error) {
     const fsError = asFsError(error, "open");
     if (fsError.errno === "ENOENT" || fsError.errno === "EIO") throw host.corrupt(block, fsError.message);
@@ -97,11 +96,11 @@ async function readCrcs(
   const stored = new Uint8Array(count * CRC_BYTES);
   if (count === 0) return stored;
   try {
-    const fd = await openFile(crcPath, libc.O_RDONLY);
+    const fd = await host.disk.open(crcPath, libc.O_RDONLY);
     try {
-      if (await readFully(fd, stored, 0, crcPath) === stored.length) return stored;
+      if (await host.disk.read(fd, stored, 0, crcPath) === stored.length) return stored;
     } finally {
-      libc.close(fd);
+      host.disk.close(fd);
     }
   } catch (error) {
     const { errno, message } = asFsError(error, "open");

@@ -71,12 +71,27 @@ function decodeRecord(value: Uint8Array): ReplicaRecord {
   };
 }
 
+/** The volume's database. */
+export interface ReplicaRecords {
+  get(block: BlockId): Promise<ReplicaRecord | undefined>;
+  /** Writes records; `durable`: on disk when it resolves, else it only survives the death of the process. */
+  put(entries: readonly ReplicaEntry[], durable: boolean): Promise<void>;
+  delete(block: BlockId): Promise<void>;
+  /** Everything that was put before is on disk when it resolves. */
+  sync(): Promise<void>;
+  /** Up to `limit` records from block id `from` on, in the order of block ids. */
+  page(from: number, limit: number): Promise<readonly ReplicaEntry[]>;
+  /** Blocks whose replica is in state "writing". */
+  writing(): Promise<readonly BlockId[]>;
+  close(): Promise<void>;
+}
+
 type Database = ClassicLevel<Uint8Array, Uint8Array>;
 type BatchOperation =
   | { type: "put"; key: Uint8Array; value: Uint8Array }
   | { type: "del"; key: Uint8Array };
 
-export class ReplicaRecords {
+export class LevelRecords implements ReplicaRecords {
   readonly #db: Database;
 
   private constructor(db: Database) {
@@ -84,7 +99,7 @@ export class ReplicaRecords {
   }
 
   /** Opens the database in `path`. Errors: EBUSY another process has it; EINVAL it is not the one of `label`. */
-  static async open(path: string, label: string): Promise<ReplicaRecords> {
+  static async open(path: string, label: string): Promise<LevelRecords> {
     const db: Database = new ClassicLevel(path, {
       keyEncoding: "view",
       valueEncoding: "view",
@@ -115,7 +130,7 @@ export class ReplicaRecords {
       await db.close();
       throw error;
     }
-    return new ReplicaRecords(db);
+    return new LevelRecords(db);
   }
 
   async get(block: BlockId): Promise<ReplicaRecord | undefined> {
@@ -123,7 +138,6 @@ export class ReplicaRecords {
     return value === undefined ? undefined : decodeRecord(value);
   }
 
-  /** Writes records; `durable`: on disk when it resolves, else it only survives the death of the process. */
   async put(entries: readonly ReplicaEntry[], durable: boolean): Promise<void> {
     const operations: BatchOperation[] = [];
     for (const { block, record } of entries) {
@@ -148,12 +162,10 @@ export class ReplicaRecords {
     );
   }
 
-  /** Everything that was put before is on disk when it resolves. */
   async sync(): Promise<void> {
     await this.#run("sync", this.#db.put(SYNC_KEY, EMPTY_BYTES, { sync: true }));
   }
 
-  /** Up to `limit` records from block id `from` on, in the order of block ids. */
   async page(from: number, limit: number): Promise<readonly ReplicaEntry[]> {
     const entries = await this.#run(
       "read",
@@ -162,7 +174,6 @@ export class ReplicaRecords {
     return entries.map(([key, value]) => ({ block: blockOf(key), record: decodeRecord(value) }));
   }
 
-  /** Blocks whose replica is in state "writing". */
   async writing(): Promise<readonly BlockId[]> {
     const keys = await this.#run(
       "read",

@@ -3,49 +3,31 @@
  * a reserve is kept, because LevelDB must be able to write when data no longer can.
  */
 
-import * as libc from "../../base/libc.ts";
 import type { Clock } from "../../base/clock.ts";
 import { FsError } from "../../wire/errno.ts";
-import { diskError } from "./disk.ts";
+import type { Disk } from "./disk.ts";
 
 const FRESH_MS = 1000;
 const RESERVE_BYTES_MAX = 64 * 1024 * 1024;
 const RESERVE_FRACTION = 0.01;
 
-/** What tells this machine from others; machines without an id count as one by their host name. */
-function machineId(): string {
-  try {
-    return Deno.readTextFileSync("/etc/machine-id").trim();
-  } catch {
-    return Deno.hostname();
-  }
-}
-
 export class Space {
+  readonly #disk: Disk;
   readonly #path: string;
   readonly #clock: Clock;
   #askedMs = -Infinity;
   #availableBytes = 0;
   #reserveBytes = 0;
 
-  constructor(path: string, clock: Clock) {
+  constructor(disk: Disk, path: string, clock: Clock) {
+    this.#disk = disk;
     this.#path = path;
     this.#clock = clock;
   }
 
-  /** Names the file system: the machine, and the device on it (the path, where that can't be asked). */
-  disk(): string {
-    try {
-      return `${machineId()}:${Deno.statSync(this.#path).dev}`;
-    } catch {
-      return `${machineId()}:${this.#path}`;
-    }
-  }
-
   /** Total bytes, and those that replicas may still take; throws FsError when the file system is gone. */
   measure(): { readonly totalBytes: number; readonly freeBytes: number } {
-    const figures = libc.statvfs(this.#path);
-    if (typeof figures === "number") throw diskError(figures, "statvfs", this.#path);
+    const figures = this.#disk.space(this.#path);
     this.#askedMs = this.#clock.monotonicMs();
     this.#availableBytes = figures.availableBytes;
     this.#reserveBytes = Math.min(RESERVE_BYTES_MAX, Math.floor(figures.totalBytes * RESERVE_FRACTION));

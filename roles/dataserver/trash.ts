@@ -5,16 +5,21 @@
  */
 
 import type { Logger } from "../../base/log.ts";
-import { removeFile, renameFile } from "./disk.ts";
+import type { Clock } from "../../base/clock.ts";
+import type { Disk } from "./disk.ts";
 
 const NAME = /^\d+\.\w+\.(\d+)\.(?:blk|crc)$/;
 
 export class Trash {
+  readonly #disk: Disk;
   readonly #directory: string;
   readonly #retentionMs: number;
+  readonly #clock: Clock;
   readonly #log: Logger;
 
-  constructor(volumePath: string, retentionMs: number, log: Logger) {
+  constructor(disk: Disk, volumePath: string, retentionMs: number, clock: Clock, log: Logger) {
+    this.#disk = disk;
+    this.#clock = clock;
     this.#directory = `${volumePath}/trash`;
     this.#retentionMs = retentionMs;
     this.#log = log;
@@ -22,19 +27,25 @@ export class Trash {
 
   /** Moves a replica's files here; those that are not there are no error. */
   async take(block: number, generation: number | "none", dataPath: string, crcPath: string): Promise<void> {
-    const base = `${this.#directory}/${block}.${generation}.${Date.now()}`;
-    await renameFile(crcPath, `${base}.crc`);
-    if (await renameFile(dataPath, `${base}.blk`)) {
+    const base = `${this.#directory}/${block}.${generation}.${this.#nowMs()}`;
+    await this.#disk.rename(crcPath, `${base}.crc`);
+    if (await this.#disk.rename(dataPath, `${base}.blk`)) {
       this.#log.warn("kept a block file aside", { block, generation, file: `${base}.blk` });
     }
   }
 
   /** Removes what was here for longer than the retention. */
   async purge(): Promise<void> {
-    const oldest = Date.now() - this.#retentionMs;
-    for await (const entry of Deno.readDir(this.#directory)) {
-      const match = NAME.exec(entry.name);
-      if (match !== null && Number(match[1]) < oldest) await removeFile(`${this.#directory}/${entry.name}`);
+    const oldest = this.#nowMs() - this.#retentionMs;
+    for (const name of await this.#disk.names(this.#directory)) {
+      const match = NAME.exec(name);
+      if (match !== null && Number(match[1]) < oldest) await this.#disk.remove(`${this.#directory}/${name}`);
     }
+  }
+
+  /** Milliseconds since 1970. */
+  #nowMs(): number {
+    const { seconds, nanoseconds } = this.#clock.now();
+    return seconds * 1000 + Math.floor(nanoseconds / 1e6);
   }
 }

@@ -10,7 +10,7 @@ import type { Logger } from "../../base/log.ts";
 import { FsError } from "../../wire/errno.ts";
 import type { BlockId, Generation, VolumeId } from "../../wire/ids.ts";
 import type { ReplicaStateReply } from "../../wire/messages/dataserver.ts";
-import { removeFile } from "./disk.ts";
+import type { Disk } from "./disk.ts";
 import { WHOLE } from "./range_lock.ts";
 import { Replica, ReplicaClosed, type ReplicaHost, staleError } from "./replica.ts";
 import { createReplica, openReplica, type ReplicaPaths } from "./replica_opener.ts";
@@ -28,6 +28,7 @@ const COUNT_PAGE = 5_000;
 export interface VolumeParts {
   readonly path: string;
   readonly identity: VolumeIdentity;
+  readonly disk: Disk;
   readonly records: ReplicaRecords;
   readonly trash: Trash;
   readonly space: Space;
@@ -45,6 +46,7 @@ export interface VolumeFigures {
 
 export class Volume implements ReplicaHost {
   readonly path: string;
+  readonly disk: Disk;
   readonly records: ReplicaRecords;
   readonly trash: Trash;
   readonly log: Logger;
@@ -67,6 +69,7 @@ export class Volume implements ReplicaHost {
 
   constructor(parts: VolumeParts) {
     this.path = parts.path;
+    this.disk = parts.disk;
     this.identity = parts.identity;
     this.records = parts.records;
     this.trash = parts.trash;
@@ -81,8 +84,8 @@ export class Volume implements ReplicaHost {
   }
 
   /** The disk that it lies on; volumes with the same one share its space. */
-  get disk(): string {
-    return this.#space.disk();
+  get diskIdentity(): string {
+    return this.disk.identity(this.path);
   }
 
   /** Bytes of all replicas. */
@@ -166,7 +169,10 @@ export class Volume implements ReplicaHost {
 
   /** Deletes replicas; those that are not there are no error. */
   async delete(block: BlockId): Promise<void> {
-    await this.#remove(block, (_record, data, crc) => Promise.all([removeFile(data), removeFile(crc)]));
+    await this.#remove(
+      block,
+      (_record, data, crc) => Promise.all([this.disk.remove(data), this.disk.remove(crc)]),
+    );
   }
 
   /** Keeps a replica's files in trash/ and forgets it. */

@@ -8,11 +8,10 @@ import { bytesOf } from "../../base/bytes.ts";
 import { randomHexId } from "../../base/random.ts";
 import { asFsError, FsError } from "../../wire/errno.ts";
 import { asNodeId, asVolumeId, type NodeId, type VolumeId } from "../../wire/ids.ts";
-import { replaceFile } from "./disk.ts";
+import type { Disk } from "./disk.ts";
 
 const FORMAT = 1;
 const IDENTITY_FILE = "volume.json";
-const DIRECTORY_MODE = 0o750;
 const BUCKETS = 256;
 
 /** What volume.json holds. */
@@ -32,11 +31,15 @@ export interface VolumeIdentity {
 export class VolumeUnavailable extends FsError {}
 
 /** Recognises the directory, or makes it when it is absent or empty; throws FsError with one clear sentence. */
-export async function openVolumeDirectory(path: string, nodeLabel: string): Promise<VolumeIdentity> {
-  const names = await namesIn(path);
+export async function openVolumeDirectory(
+  disk: Disk,
+  path: string,
+  nodeLabel: string,
+): Promise<VolumeIdentity> {
+  const names = await namesIn(disk, path);
   let identity: VolumeIdentity;
   if (names.includes(IDENTITY_FILE)) {
-    identity = parseIdentity(path, await readText(`${path}/${IDENTITY_FILE}`));
+    identity = parseIdentity(path, await readText(disk, `${path}/${IDENTITY_FILE}`));
     if (identity.volume !== undefined && !names.includes("meta")) {
       throw new FsError(
         "EINVAL",
@@ -54,13 +57,13 @@ export async function openVolumeDirectory(path: string, nodeLabel: string): Prom
     identity = { format: FORMAT, label: randomHexId(), nodeLabel };
   }
   try {
-    await Deno.mkdir(path, { recursive: true, mode: DIRECTORY_MODE });
-    if (!names.includes(IDENTITY_FILE)) await writeIdentity(path, identity);
+    await disk.makeDirectory(path);
+    if (!names.includes(IDENTITY_FILE)) await writeIdentity(disk, path, identity);
     for (const name of ["blocks", "trash", "meta"]) {
-      await Deno.mkdir(`${path}/${name}`, { recursive: true, mode: DIRECTORY_MODE });
+      await disk.makeDirectory(`${path}/${name}`);
     }
     for (let i = 0; i < BUCKETS; i++) {
-      await Deno.mkdir(`${path}/blocks/${bucketName(i)}`, { recursive: true, mode: DIRECTORY_MODE });
+      await disk.makeDirectory(`${path}/blocks/${bucketName(i)}`);
     }
   } catch (error) {
     throw new VolumeUnavailable(asFsError(error, "open volume").errno, `volume ${path}: ${messageOf(error)}`);
@@ -69,8 +72,8 @@ export async function openVolumeDirectory(path: string, nodeLabel: string): Prom
 }
 
 /** Replaces volume.json, atomically and durably. */
-export async function writeIdentity(path: string, identity: VolumeIdentity): Promise<void> {
-  await replaceFile(path, IDENTITY_FILE, bytesOf(JSON.stringify(identity, null, 2) + "\n"));
+export async function writeIdentity(disk: Disk, path: string, identity: VolumeIdentity): Promise<void> {
+  await disk.replaceFile(path, IDENTITY_FILE, bytesOf(JSON.stringify(identity, null, 2) + "\n"));
 }
 
 /** The directories of block files, relative to the volume. */
@@ -86,37 +89,37 @@ function bucketName(index: number): string {
   return index.toString(16).padStart(2, "0");
 }
 
-async function namesIn(path: string): Promise<string[]> {
-  const names: string[] = [];
+async function namesIn(disk: Disk, path: string): Promise<string[]> {
   try {
-    for await (const entry of Deno.readDir(path)) names.push(entry.name);
+    return await disk.names(path);
   } catch (error) {
     if (error instanceof Deno.errors.NotADirectory) {
       throw new FsError("ENOTDIR", `volume ${path} is not a directory`);
     }
     const parent = path.replace(/\/+$/, "").replace(/\/[^/]*$/, "") || "/";
-    const mayBeMade = error instanceof Deno.errors.NotFound && await exists(parent);
+    const mayBeMade = error instanceof Deno.errors.NotFound && await exists(disk, parent);
     if (!mayBeMade) {
       throw new VolumeUnavailable(
         asFsError(error, "open volume").errno,
         `volume ${path}: ${messageOf(error)}`,
       );
     }
+    return [];
   }
-  return names;
 }
 
-async function exists(path: string): Promise<boolean> {
+async function exists(disk: Disk, directory: string): Promise<boolean> {
   try {
-    return (await Deno.stat(path)).isDirectory;
+    await disk.names(directory);
+    return true;
   } catch {
     return false; // whatever the reason, it can't be used
   }
 }
 
-async function readText(path: string): Promise<string> {
+async function readText(disk: Disk, path: string): Promise<string> {
   try {
-    return await Deno.readTextFile(path);
+    return await disk.readText(path);
   } catch (error) {
     throw new VolumeUnavailable(asFsError(error, "open volume").errno, `${path}: ${messageOf(error)}`);
   }

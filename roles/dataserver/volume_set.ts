@@ -43,7 +43,7 @@ export class VolumeSet {
     let missing: VolumeUnavailable | undefined;
     try {
       for (const path of paths) {
-        const real = await realPath(path);
+        const real = await options.disk.realPath(path);
         if (seen.has(real)) throw new FsError("EINVAL", `volume ${path} is given twice`);
         seen.add(real);
         try {
@@ -96,7 +96,7 @@ export class VolumeSet {
     return this.all.map(({ volume }) => {
       const { totalBytes, freeBytes } = volume.figures();
       const { label, volume: id } = volume.identity;
-      const { path, disk } = volume;
+      const { path, diskIdentity: disk } = volume;
       return { label, path, disk, totalBytes, freeBytes, ...(id === undefined ? {} : { volume: id }) };
     });
   }
@@ -127,7 +127,7 @@ export class VolumeSet {
         continue;
       }
       const assigned = { ...identity, clusterId, volume: id, node: asNodeId(reply.node) };
-      await writeIdentity(volume.path, assigned);
+      await writeIdentity(volume.disk, volume.path, assigned);
       volume.identity = assigned;
     }
     this.#clusterId = clusterId;
@@ -139,14 +139,6 @@ export class VolumeSet {
     for (const { volume } of this.all) {
       if (volume.identity.volume !== undefined) this.#byId.set(volume.identity.volume, volume);
     }
-  }
-}
-
-async function realPath(path: string): Promise<string> {
-  try {
-    return await Deno.realPath(path);
-  } catch {
-    return path.replace(/(?<=.)\/+$/, ""); // absent: it may be made, and what is wrong is said then
   }
 }
 

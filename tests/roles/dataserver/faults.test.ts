@@ -4,7 +4,7 @@ import { bytesEqual } from "../../../base/bytes.ts";
 import { randomInt, SeededRandom } from "../../../base/random.ts";
 import { FsError } from "../../../wire/errno.ts";
 import { asBlockId } from "../../../wire/ids.ts";
-import { ReplicaRecords } from "../../../roles/dataserver/replica_records.ts";
+import { LevelRecords } from "../../../roles/dataserver/replica_records.ts";
 import {
   type BlockClient,
   connectTo,
@@ -237,7 +237,7 @@ Deno.test("kill -9 in the middle of writes: everything that was acknowledged is 
       equal(registry.corrupt.length, 0);
       // What the crash left is finalized in the background.
       await again.stop();
-      const records = await ReplicaRecords.open(
+      const records = await LevelRecords.open(
         `${path}/meta`,
         JSON.parse(Deno.readTextFileSync(`${path}/volume.json`)).label,
       );
