@@ -21,10 +21,10 @@ const SLOW_MS = 10_000;
 export interface DataserversOptions {
   readonly dialer: Dialer;
   readonly host: string;
+  readonly clock: Clock;
   readonly clusterId: () => string;
   /** True for an address that this process serves itself. */
   readonly isLocal: (address: string) => boolean;
-  readonly clock: Clock;
 }
 
 type DataserverClient = Client<typeof DATASERVER>;
@@ -46,7 +46,9 @@ export class Dataservers {
     if (client === undefined) {
       client = this.#dial(address);
       this.#clients.set(address, client);
-      client.catch(() => setTimeout(() => this.#forget(address, client!), REFUSED_MS));
+      client.catch(() =>
+        void this.#options.clock.sleep(REFUSED_MS).then(() => this.#forget(address, client!))
+      );
     }
     return client;
   }

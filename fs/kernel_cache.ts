@@ -126,14 +126,15 @@ export class KernelCache {
     let watching = this.#entering.get(directory.ino);
     if (watching === undefined) this.#entering.set(directory.ino, watching = new Set());
     watching.add(late);
-    const timer = setTimeout(late, ENTRY_MS_MAX);
+    const done = new AbortController();
+    void this.#options.clock.sleep(ENTRY_MS_MAX, done.signal).then(late);
     try {
       const dropped = Promise.all(
         names.map((name) => this.#notify((notifier) => notifier.invalidateEntry(directory.ino, name))),
       );
       if (await Promise.race([dropped, entered]) === "late") await this.dropAllNames();
     } finally {
-      clearTimeout(timer);
+      done.abort();
       watching.delete(late);
       if (watching.size === 0) this.#entering.delete(directory.ino);
     }

@@ -7,13 +7,7 @@ import { systemClock } from "../../base/clock.ts";
 import * as libc from "../../base/libc.ts";
 import type { Logger } from "../../base/log.ts";
 import { randomHexId } from "../../base/random.ts";
-import { Blocks } from "../../fs/blocks.ts";
-import { ClusterSession } from "../../fs/cluster_session.ts";
-import { DataAccess } from "../../fs/data_access.ts";
-import { Dataservers } from "../../fs/dataservers.ts";
-import { Files } from "../../fs/files.ts";
-import { InodeTable } from "../../fs/inode_table.ts";
-import { KernelCache } from "../../fs/kernel_cache.ts";
+import { makeFileSystem } from "../../fs/file_system.ts";
 import { kernelHandlers } from "../../fs/kernel_handlers.ts";
 import {
   abortConnection,
@@ -25,15 +19,9 @@ import {
 } from "../../fs/kernel/mount.ts";
 import { KernelNotifier } from "../../fs/kernel/notify.ts";
 import { KernelSession } from "../../fs/kernel/session.ts";
-import { Names } from "../../fs/names.ts";
-import { Reader } from "../../fs/reader.ts";
-import { Recalls } from "../../fs/recalls.ts";
-import { Releases } from "../../fs/releases.ts";
-import { Writer } from "../../fs/writer.ts";
 import { FsError } from "../../wire/errno.ts";
 import { type Dialer, ProcessDialer } from "../../wire/dialer.ts";
 import type { MountOptions } from "./options.ts";
-import type { Inode, OpenFile } from "../../fs/inode.ts";
 
 export { parseMountOptions } from "./options.ts";
 export { type MountOptions } from "./options.ts";
@@ -77,58 +65,21 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
   if (await clearDeadMount(mountpoint)) log.info("cleared a dead mount", { mountpoint });
   if (start.createMountpoint === true) await makeMountpoint(mountpoint);
 
-  const soft = options.softTimeoutMs === undefined ? {} : { softTimeoutMs: options.softTimeoutMs };
-  const table = new InodeTable();
-  const kernelCache = new KernelCache({ clock, log });
   let kernelSession: KernelSession | null = null;
-  const session: ClusterSession = new ClusterSession({
+  const fileSystem = makeFileSystem({
     nameserver,
     clientId: randomHexId(),
     host,
     mountpoint,
     place: await placeOf(mountpoint),
     dialer,
+    isLocal: (address) => dialer instanceof ProcessDialer && dialer.isLocal(address),
     clock,
     log,
-    ...soft,
-    onRecall: (push) => recalls.recall(push),
-    held: () => recalls.held(),
-    onReclaimed: (granted) => recalls.reclaimed(granted),
-    onLost: () => recalls.lost(),
-    onFenced: () => recalls.fenced(),
-    counters: () => ({
-      kernelRequests: kernelSession?.requestCount ?? 0,
-      inodes: table.size,
-      recalls: recalls.count,
-      recallMs: Math.round(recalls.ms),
-      fences: recalls.fences,
-    }),
+    ...(options.softTimeoutMs === undefined ? {} : { softTimeoutMs: options.softTimeoutMs }),
+    kernelRequests: () => kernelSession?.requestCount ?? 0,
   });
-  const isLocal = (address: string) => dialer instanceof ProcessDialer && dialer.isLocal(address);
-  const dataservers = new Dataservers({ dialer, host, clusterId: () => session.clusterId, isLocal, clock });
-  const blocks = new Blocks({ session, dataservers, host, clock, log, ...soft });
-  const reader = new Reader({ dataservers, blocks, clock, log, ...soft });
-  const attributesChanged = (inode: Inode) => void kernelCache.dropAttributes(inode);
-  const writer: Writer = new Writer({ session, table, blocks, clock, log, attributesChanged });
-  const handOver = (file: OpenFile) => writer.handOver(file);
-  const access = new DataAccess({ session, table, kernelCache, handOver });
-  const releases = new Releases({ session, table, log });
-  const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log });
-  const names = new Names({ session, table, kernelCache, writer, clock });
-  const files = new Files({
-    session,
-    names,
-    table,
-    kernelCache,
-    access,
-    releases,
-    blocks,
-    reader,
-    writer,
-    clock,
-    log,
-    host,
-  });
+  const { session, files, kernelCache, dataservers } = fileSystem;
   await session.connect();
 
   let mount: FuseMount;
@@ -149,7 +100,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
   }
   const kernel = new KernelSession({
     fd: mount.fd,
-    handlers: kernelHandlers({ names, files, session, table, kernelCache, clock }),
+    handlers: kernelHandlers({ ...fileSystem, clock }),
     log,
     options: { trace: start.trace ?? false, cacheSymlinks: true },
   });

@@ -1,0 +1,102 @@
+/**
+ * Puts the client together: the session with the cluster, and the file system above it that the kernel's handlers
+ * (kernel_handlers.ts) convert for. Starts nothing: `session.connect`, `kernelCache.attach` and `files.run` do.
+ */
+
+import type { Clock } from "../base/clock.ts";
+import type { Logger } from "../base/log.ts";
+import type { Dialer } from "../wire/dialer.ts";
+import { Blocks } from "./blocks.ts";
+import { ClusterSession } from "./cluster_session.ts";
+import { DataAccess } from "./data_access.ts";
+import { Dataservers } from "./dataservers.ts";
+import { Files } from "./files.ts";
+import { InodeTable } from "./inode_table.ts";
+import { KernelCache } from "./kernel_cache.ts";
+import { Names } from "./names.ts";
+import { Reader } from "./reader.ts";
+import { Recalls } from "./recalls.ts";
+import { Releases } from "./releases.ts";
+import { Writer } from "./writer.ts";
+
+export interface FileSystemOptions {
+  /** HOST:PORT. */
+  readonly nameserver: string;
+  /** These as OpenSessionRequest's. */
+  readonly clientId: string;
+  readonly host: string;
+  readonly mountpoint: string;
+  readonly place?: string;
+  readonly dialer: Dialer;
+  /** True for the address of a dataserver in this process. */
+  readonly isLocal: (address: string) => boolean;
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** Milliseconds after which what nobody answers fails with EIO; undefined: it waits. */
+  readonly softTimeoutMs?: number;
+  /** Requests of the kernel so far. */
+  readonly kernelRequests: () => number;
+}
+
+export interface FileSystem {
+  readonly session: ClusterSession;
+  readonly dataservers: Dataservers;
+  readonly table: InodeTable;
+  readonly kernelCache: KernelCache;
+  readonly names: Names;
+  readonly files: Files;
+}
+
+export function makeFileSystem(options: FileSystemOptions): FileSystem {
+  const { nameserver, clientId, host, mountpoint, place, dialer, isLocal, clock, log } = options;
+  const soft = options.softTimeoutMs === undefined ? {} : { softTimeoutMs: options.softTimeoutMs };
+  const table = new InodeTable();
+  const kernelCache = new KernelCache({ clock, log });
+  const session: ClusterSession = new ClusterSession({
+    nameserver,
+    clientId,
+    host,
+    mountpoint,
+    ...(place === undefined ? {} : { place }),
+    dialer,
+    clock,
+    log,
+    ...soft,
+    onRecall: (push) => recalls.recall(push),
+    held: () => recalls.held(),
+    onReclaimed: (granted) => recalls.reclaimed(granted),
+    onLost: () => recalls.lost(),
+    onFenced: () => recalls.fenced(),
+    counters: () => ({
+      kernelRequests: options.kernelRequests(),
+      inodes: table.size,
+      recalls: recalls.count,
+      recallMs: Math.round(recalls.ms),
+      fences: recalls.fences,
+    }),
+  });
+  const dataservers = new Dataservers({ dialer, host, clock, clusterId: () => session.clusterId, isLocal });
+  const blocks = new Blocks({ session, dataservers, host, clock, log, ...soft });
+  const reader = new Reader({ dataservers, blocks, clock, log, ...soft });
+  const writer: Writer = new Writer({
+    session,
+    table,
+    blocks,
+    clock,
+    log,
+    attributesChanged: (inode) => void kernelCache.dropAttributes(inode),
+  });
+  const access = new DataAccess({
+    session,
+    table,
+    kernelCache,
+    handOver: (file) => writer.handOver(file),
+  });
+  const releases = new Releases({ session, table, log });
+  const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log });
+  const names = new Names({ session, table, kernelCache, writer, clock });
+  const files = new Files({
+    ...{ session, names, table, kernelCache, access, releases, blocks, reader, writer, clock, log, host },
+  });
+  return { session, dataservers, table, kernelCache, names, files };
+}
