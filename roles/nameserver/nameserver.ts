@@ -2,9 +2,9 @@
  * The nameserver as a process part: opens the namespace, starts the leaseserver beside it, serves, and stops.
  */
 
-import { systemClock } from "../../base/clock.ts";
+import { type Clock, systemClock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
-import { randomHexId, systemRandom } from "../../base/random.ts";
+import { type Random, randomHexId, systemRandom } from "../../base/random.ts";
 import { VERSION } from "../../base/version.ts";
 import { storedCodec } from "../../wire/codec.ts";
 import { DATASERVER_REGISTRY } from "../../wire/messages/dataserver.ts";
@@ -21,7 +21,7 @@ import { BlockRecovery } from "./block_recovery.ts";
 import { clientHandlers } from "./client_service.ts";
 import { dataserverHandlers } from "./dataserver_service.ts";
 import { DeletionQueue } from "./deletions.ts";
-import { LevelJournal, type Write } from "./journal.ts";
+import { type Journal, LevelJournal, type Write } from "./journal.ts";
 import { sessionKey, TABLE_SESSION, tableRange } from "./keys.ts";
 import { databasePath, formatNameserver, readIdentity } from "./layout.ts";
 import { Lingering } from "./lingering.ts";
@@ -57,6 +57,17 @@ export interface NameserverOptions {
   readonly repairBytesPerSecond?: number;
   /** Called when the namespace can no longer be written: the process must end. */
   readonly onFailure?: (error: Error) => void;
+  readonly clock?: Clock;
+  readonly random?: Random;
+  /** Opens the namespace; by default the one in `dir`. */
+  readonly open?: () => Promise<OpenNamespace>;
+  /** Listens; a simulated network takes its place. */
+  readonly serve?: typeof serve;
+}
+
+export interface OpenNamespace {
+  readonly clusterId: string;
+  readonly journal: Journal;
 }
 
 export interface Nameserver extends AsyncDisposable {
@@ -68,16 +79,9 @@ export interface Nameserver extends AsyncDisposable {
 }
 
 export async function startNameserver(options: NameserverOptions): Promise<Nameserver> {
-  const { dir, log } = options;
-  const clock = systemClock;
-  const { clusterId } = await readIdentity(dir);
-  const journal = await LevelJournal.open(databasePath(dir), {
-    createIfMissing: false,
-    onFailure: (error) => {
-      log.error("stopping: the namespace can't be written", { error });
-      options.onFailure?.(error);
-    },
-  });
+  const { log } = options;
+  const clock = options.clock ?? systemClock;
+  const { clusterId, journal } = await (options.open ?? (() => openNamespace(options)))();
   try {
     const namespace = await Namespace.load(journal, clock);
     const replication = options.replication ?? REPLICATION_DEFAULT;
@@ -86,7 +90,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
       journal,
       ids: namespace.ids,
       clock,
-      random: systemRandom,
+      random: options.random ?? systemRandom,
       log,
       heartbeatMs: options.heartbeatMs ?? Math.min(3_000, deadAfterMs / 4),
       deadAfterMs,
@@ -166,15 +170,15 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     );
 
     const localServer: LocalServer = { role: "nameserver", clusterId: () => clusterId, handlers };
-    const server = serve(options.listen, { ...localServer, log });
+    const server = (options.serve ?? serve)(options.listen, { ...localServer, log });
     options.processDialer?.announce(server.address, localServer);
     const stopping = new AbortController();
     const running = Promise.all([
       deletions.run(stopping.signal),
       lingering.run(stopping.signal),
       repair.run(stopping.signal),
+      expireSessions(leaseserver, clock, stopping.signal),
     ]);
-    const expiry = setInterval(() => leaseserver.sessions.expire(), EXPIRY_MS);
     log.info("serving", {
       address: server.address,
       cluster: clusterId,
@@ -185,7 +189,6 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     const stop = (): Promise<void> =>
       stopped ??= (async () => {
         stopping.abort();
-        clearInterval(expiry);
         options.processDialer?.withdraw(server.address);
         await server.close();
         await running;
@@ -196,5 +199,24 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
   } catch (error) {
     await journal.close();
     throw error;
+  }
+}
+
+async function openNamespace({ dir, log, onFailure }: NameserverOptions): Promise<OpenNamespace> {
+  const { clusterId } = await readIdentity(dir);
+  const journal = await LevelJournal.open(databasePath(dir), {
+    createIfMissing: false,
+    onFailure: (error) => {
+      log.error("stopping: the namespace can't be written", { error });
+      onFailure?.(error);
+    },
+  });
+  return { clusterId, journal };
+}
+
+async function expireSessions({ sessions }: Leaseserver, clock: Clock, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    await clock.sleep(EXPIRY_MS, signal);
+    if (!signal.aborted) sessions.expire();
   }
 }
