@@ -122,15 +122,19 @@ Deno.test("a start waits for its nameserver, saying so once, and a signal gives 
       log,
       dialer: tcpDialer,
     };
+    const said = () =>
+      lines.filter((line) => line.includes(`waiting for the nameserver at ${address}`)).length;
     const given = startDataserver({ ...options, signal: abort.signal });
+    await until(() => said() === 1, "it says that it waits");
     await new Promise((resolve) => setTimeout(resolve, 500));
     abort.abort();
     await rejects(given, refused("EINTR", /given up/));
+    equal(said(), 1);
     const starting = startDataserver(options);
-    await new Promise((resolve) => setTimeout(resolve, 300));
+    await until(() => said() === 2, "the second says so, too");
     await using registry = new FakeRegistry("cluster-a", address);
     await using server = await starting;
-    equal(lines.filter((line) => line.includes(`waiting for the nameserver at ${address}`)).length, 2);
+    equal(said(), 2);
     // And after a lost connection it comes back, with the same ids.
     await registry.restart();
     await until(() => registry.registrations.length === 2, "registered again");
