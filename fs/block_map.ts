@@ -48,6 +48,11 @@ export class BlockMap {
     this.#to = Math.max(this.#to, to);
   }
 
+  /** The end of the known range. */
+  get knownTo(): number {
+    return this.#to;
+  }
+
   /** Index of the last block that starts at or before `offset`, or -1. */
   #index(offset: number): number {
     let low = 0;

@@ -198,6 +198,24 @@ export class Blocks {
     }
   }
 
+  /**
+   * Runs an operation on each replica that can be reached. False when one of them failed, or none can: then it is the
+   * chain's to find out more.
+   */
+  async onReachable(
+    block: Block,
+    call: (client: Awaited<ReturnType<Dataservers["client"]>>, volume: VolumeId) => Promise<unknown>,
+  ): Promise<boolean> {
+    const { dataservers } = this.#options;
+    const results = await Promise.allSettled(
+      block.replicas.map(async ({ address, volume }) =>
+        await call(await dataservers.client(address), volume)
+      ),
+    );
+    return results.some(({ status }) => status === "fulfilled") &&
+      results.every((result) => result.status === "fulfilled" || isTransportError(result.reason));
+  }
+
   async #takeOff(file: OpenFile, block: Block, failed: readonly VolumeId[], why: string): Promise<Block> {
     const { session, log, clock } = this.#options;
     log.warn("replicas failed", { ino: file.ino, block: block.id, volumes: failed, why });

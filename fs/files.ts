@@ -239,14 +239,21 @@ export class Files {
     );
   }
 
+  /** `isSynced`: what was written is on disk when it resolves, as after fsync. */
   async write(
-    { file }: Handle,
+    handle: Handle,
     offset: number,
     data: Uint8Array,
-    options: { readonly append: boolean; readonly isWriteback: boolean; readonly killSuidGid: boolean },
+    options: {
+      readonly append: boolean;
+      readonly isWriteback: boolean;
+      readonly isSynced?: boolean;
+      readonly killSuidGid: boolean;
+    },
     interrupt: Interruptible,
   ): Promise<void> {
-    const { append, isWriteback, killSuidGid } = options;
+    const { file } = handle;
+    const { append, isWriteback, isSynced = false, killSuidGid } = options;
     const access: Access = {
       ...pagesOf(offset, data.length),
       isWrite: true,
@@ -263,6 +270,7 @@ export class Files {
     if (!isWriteback && file.inode.hasPages) {
       await this.#dropPages(file.inode, pagesOf(position, data.length));
     }
+    if (isSynced) await this.fsync(handle);
   }
 
   /** Drops what the kernel has of a file whose data we changed under it. Must not be waited for by who holds its pages. */

@@ -71,6 +71,8 @@ export class Inode {
   /** Values by bytesKey of the name, null: there is none; while a lease is held. */
   xattrs: Map<string, Uint8Array | null> | null = null;
   xattrNames: readonly Uint8Array[] | null = null;
+  /** Counts leases that came when there was none: others may have changed everything before each. */
+  grants = 0;
   /** Regular files: what is known of its blocks. */
   blocks: BlockMap | null = null;
   /** Another mount had it open for writing when it was opened here last. */
@@ -213,8 +215,10 @@ export class OpenFile {
   killSuidGid = false;
   /** Blocks that got data since the last commit, and where they start. */
   readonly written = new Map<BlockId, number>();
-  /** Blocks that got data since their replicas' last fsync. */
-  readonly unsynced = new Map<BlockId, number>();
+  /** Blocks that got data since their replicas' last fsync; each write puts another object. */
+  readonly unsynced = new Map<BlockId, { readonly start: number }>();
+  /** `Inode.grants` when the blocks that others may have written to were synced last. */
+  restSyncedAt = 0;
   readonly pending = new Set<PendingWrite>();
   pendingBytes = 0;
   /** The last failure of a write after it was accepted, and how many there were; each handle tells of new ones once. */

@@ -111,7 +111,9 @@ export class InodeTable {
   }
 
   #raise(inode: Inode, lease: LeaseMode): void {
-    if (LEASE_RANK[lease] > LEASE_RANK[inode.lease]) inode.lease = lease;
+    if (LEASE_RANK[lease] <= LEASE_RANK[inode.lease]) return;
+    if (inode.lease === "none") inode.grants++;
+    inode.lease = lease;
   }
 
   /**

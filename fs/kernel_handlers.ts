@@ -221,7 +221,9 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
 
     async write(context, nodeid, fh, offset, data, { openFlags, fromPageCache, killSuidGid }) {
       const append = (openFlags & libc.O_APPEND) !== 0 && !fromPageCache;
-      const how = { append, killSuidGid, isWriteback: fromPageCache };
+      // The kernel leaves O_SYNC, O_DSYNC and RWF_DSYNC to us. O_SYNC has O_DSYNC's bit.
+      const isSynced = (openFlags & libc.O_DSYNC) !== 0 && !fromPageCache;
+      const how = { append, killSuidGid, isSynced, isWriteback: fromPageCache };
       await staleIfGone(files.write(handleOf(nodeid, fh), offset, data, how, context));
       return data.length;
     },

@@ -28,6 +28,8 @@ const WRITE_TIMEOUT_MS = 4_000;
 const CHAIN_STEP_TIMEOUT_MS = 3_000;
 /** As WRITE_TIMEOUT_MS; a disk may have gigabytes to write down. */
 const SYNC_TIMEOUT_MS = 10 * 60_000;
+/** Blocks of one file that are synced at once. */
+const SYNCS_AT_ONCE = 32;
 const ZEROS = new Uint8Array(256 * 1024);
 
 export interface WriterOptions {
@@ -167,7 +169,7 @@ export class Writer {
         tenure,
       );
       file.written.set(used.id, used.start);
-      file.unsynced.set(used.id, used.start);
+      file.unsynced.set(used.id, { start: used.start });
     } catch (error) {
       // The block was dropped under us (a truncate from elsewhere): the bytes go where the file is now.
       if (!isDropped(error)) throw error;
@@ -264,25 +266,76 @@ export class Writer {
     file.killSuidGid = false;
   }
 
-  /** fsync(2) and fdatasync(2): every replica's disk, then the nameserver's. */
+  /**
+   * fsync(2) and fdatasync(2): every replica's disk, then the nameserver's. Whoever wrote it: what another descriptor or
+   * another mount has written before is synced as well.
+   */
   async sync(file: OpenFile): Promise<void> {
+    const { inode } = file;
     await file.settled(0, Infinity);
-    const blocks = [...file.unsynced];
-    await Promise.all(blocks.map(async ([id, start]) => {
-      const block = file.blocks.at(start);
-      const current = block?.id === id ? block : await this.#find(file, start);
-      if (current?.id !== id) {
-        file.unsynced.delete(id); // truncated away since
-        return;
+    const { grants } = inode;
+    const ours = new Map(file.unsynced);
+    if (file.restSyncedAt !== grants || inode.lease === "none") {
+      for await (const blocks of this.#writtenBlocks(file)) {
+        const others = blocks.filter(({ id }) => !ours.has(id));
+        await Promise.all(others.map((block) => this.#syncOfOthers(file, block)));
       }
-      await this.#options.blocks.onChain(file, current, (client, volume, chain, used) =>
-        client.syncBlock(
-          { block: used.id, generation: used.generation, volume, chain },
-          { timeoutMs: SYNC_TIMEOUT_MS },
-        ));
-      file.unsynced.delete(id);
-    }));
+    }
+    for (let i = 0; i < ours.size; i += SYNCS_AT_ONCE) {
+      await Promise.all(
+        [...ours].slice(i, i + SYNCS_AT_ONCE).map(async ([id, mark]) => {
+          const block = file.blocks.at(mark.start);
+          const current = block?.id === id ? block : await this.#find(file, mark.start);
+          if (current?.id === id) await this.#syncBlock(file, current); // else truncated away since
+          // A write that came meanwhile has put another mark: it may have missed the disk.
+          if (file.unsynced.get(id) === mark) file.unsynced.delete(id);
+        }),
+      );
+    }
     await this.commit(file, true);
+    file.restSyncedAt = grants;
+  }
+
+  async #syncBlock(file: OpenFile, block: Block): Promise<void> {
+    await this.#options.blocks.onChain(file, block, (client, volume, chain, used) =>
+      client.syncBlock(
+        { block: used.id, generation: used.generation, volume, chain },
+        { timeoutMs: SYNC_TIMEOUT_MS },
+      ));
+  }
+
+  /** A block that we have not changed: a replica that can't be reached has nothing of ours to lose. */
+  async #syncOfOthers(file: OpenFile, block: Block): Promise<void> {
+    const { blocks } = this.#options;
+    if (
+      !await blocks.onReachable(block, (client, volume) =>
+        client.syncBlock(
+          { block: block.id, generation: block.generation, volume, chain: [] },
+          { timeoutMs: SYNC_TIMEOUT_MS },
+        ))
+    ) {
+      try {
+        await this.#syncBlock(file, block);
+      } catch (error) {
+        if (!isDropped(error)) throw error;
+      }
+    }
+  }
+
+  /** The file's blocks that hold data, some at a time. */
+  async *#writtenBlocks(file: OpenFile): AsyncGenerator<Block[]> {
+    let found: Block[] = [];
+    for (let at = 0; at < file.size;) {
+      await this.#options.blocks.know(file, at, at + 1);
+      const block = file.blocks.at(at);
+      const next = block === undefined ? file.blocks.nextStart(at) : block.start + block.length;
+      if (block !== undefined && file.hasData(block)) found.push(block);
+      // Past the known range there may be more.
+      at = block === undefined && next === Infinity ? file.blocks.knownTo : next;
+      if (found.length < SYNCS_AT_ONCE && at < file.size) continue;
+      yield found;
+      found = [];
+    }
   }
 
   async #find(file: OpenFile, start: number): Promise<Block | undefined> {

@@ -321,6 +321,7 @@ export class FakeDataservers {
   fill = 7;
   /** What becomes of a write; a test may make it wait or fail. */
   onWrite: () => Promise<void> = () => Promise.resolve();
+  onSync: () => Promise<void> = () => Promise.resolve();
   readonly #events: string[];
 
   constructor(events: string[]) {
@@ -343,6 +344,7 @@ export class FakeDataservers {
       syncBlock: async ({ block }: { block: number }) => {
         this.syncs.push(block);
         this.#events.push(`sync ${block}`);
+        await this.onSync();
         return none;
       },
       truncateBlock: async () => none,

@@ -5,6 +5,7 @@ import type { Handle } from "../../fs/files.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import type { Attributes, Block } from "../../wire/messages/inode.ts";
 import {
+  acquireReply,
   blockOf,
   gate,
   INO,
@@ -13,6 +14,7 @@ import {
   PATIENT,
   quiet,
   READ_ONLY,
+  recall,
   startClient,
   type TestClient,
   time,
@@ -22,7 +24,7 @@ import {
 
 const PAGE = 4096;
 const MIB = 1024 * 1024;
-const HOW = { append: false, isWriteback: false, killSuidGid: false };
+const HOW = { append: false, isWriteback: false, isSynced: false, killSuidGid: false };
 const BLOCKS = [blockOf(1, 0, 64 * MIB)];
 
 async function start(
@@ -235,6 +237,102 @@ Deno.test("fsync: the replicas' disks first, then the nameserver's; without a ch
   await quiet();
   assert.equal(again.state, "done");
   assert.deepEqual(client.dataservers.syncs, [1]);
+});
+
+Deno.test("fsync: a write that is acknowledged while it runs is synced by the next", async () => {
+  const { client, handle } = await start();
+  const { files, dataservers, nameserver } = client;
+  write(client, handle, 0, 10);
+  const sync = gate();
+  dataservers.onSync = () => sync.opened;
+  const first = watch(files.fsync(handle));
+  await quiet();
+  assert.deepEqual(dataservers.syncs, [1]);
+  write(client, handle, 20, 10);
+  await quiet();
+  const second = watch(files.fsync(handle));
+  await quiet();
+  assert.deepEqual(dataservers.syncs, [1, 1], "not taken for done because the first is under way");
+  write(client, handle, 40, 10);
+  await quiet();
+  await sync.open();
+  await commit(client);
+  await nameserver.answer("sync", { ok: true });
+  assert.deepEqual([first.state, second.state], ["done", "done"]);
+  const third = watch(files.fsync(handle));
+  await nameserver.answer("sync", { ok: true });
+  assert.equal(third.state, "done");
+  assert.deepEqual(dataservers.syncs, [1, 1, 1], "not forgotten because an earlier one has ended");
+});
+
+Deno.test("fsync: what another descriptor or another mount wrote is synced too, and once under one lease", async () => {
+  const blocks = [blockOf(1, 0, PAGE), blockOf(2, PAGE, PAGE), {
+    ...blockOf(3, 2 * PAGE, PAGE),
+    written: false,
+  }];
+  const client = startClient();
+  const handle = await opened(client, READ_ONLY, { size: 3 * PAGE }, { blocks });
+  const { files, dataservers, nameserver } = client;
+  const synced = async () => {
+    dataservers.syncs.length = 0;
+    const syncing = watch(files.fsync(handle));
+    await nameserver.answer("sync", { ok: true });
+    await syncing.promise;
+    return dataservers.syncs;
+  };
+  assert.deepEqual(await synced(), [1, 2]);
+  assert.deepEqual(await synced(), []);
+  // Others write, and this mount is told: what it knew is void.
+  await recall(client, { keep: "none" }).promise;
+  const reading = watch(files.read(handle, 0, 10, true, PATIENT));
+  await nameserver.answer("acquire", acquireReply(INO, "read", { size: 3 * PAGE }, { blocks }));
+  await reading.promise;
+  assert.deepEqual(await synced(), [1, 2]);
+});
+
+Deno.test("fsync: of what others wrote needs one replica; one that says no is taken off the block", async () => {
+  const client = startClient();
+  const block = blockOf(1, 0, PAGE);
+  const [replica] = block.replicas;
+  const away = { ...replica!, volume: 77 as never, address: "away" };
+  const broken = { ...replica!, volume: 78 as never, address: "broken" };
+  const blocks = [{ ...block, replicas: [replica!, away] }];
+  const handle = await opened(client, READ_ONLY, { size: PAGE }, { blocks });
+  const { files, dataservers, nameserver } = client;
+  const good = dataservers.client.bind(dataservers);
+  dataservers.client = ((address: string) => {
+    if (address === "away") return Promise.reject(new FsError("ECONNREFUSED", "away"));
+    if (address !== "broken") return good();
+    return Promise.resolve({ syncBlock: () => Promise.reject(new FsError("EIO", "broken disk")) });
+  }) as typeof dataservers.client;
+  const syncing = watch(files.fsync(handle));
+  await nameserver.answer("sync", { ok: true });
+  await syncing.promise;
+  assert.deepEqual(dataservers.syncs, [1]);
+
+  handle.file.restSyncedAt = 0;
+  handle.file.blocks.put({ ...block, replicas: [broken, replica!] });
+  const again = watch(files.fsync(handle));
+  const call = await nameserver.next("replicaFailed");
+  assert.deepEqual(call.request.failed, [78]);
+  await call.answer({ block: { ...block, generation: (block.generation + 1) as never } });
+  await nameserver.answer("sync", { ok: true });
+  await again.promise;
+});
+
+Deno.test("write: of a synced descriptor is on the disks when it returns, and tells its failure", async () => {
+  const { client, handle } = await start();
+  const { dataservers, events } = client;
+  const writing = write(client, handle, 0, 10, { isSynced: true });
+  await quiet();
+  assert.equal(writing.state, "waits");
+  await commit(client);
+  assert.equal(writing.state, "done");
+  assert.deepEqual(events, ["data 1 0+10", "sync 1", "commit"]);
+  dataservers.onWrite = () => Promise.reject(new FsError("ENOSPC", "full"));
+  const failing = write(client, handle, 0, 10, { isSynced: true });
+  await commit(client);
+  await assert.rejects(failing.promise, (error) => isErrno(error, "ENOSPC"));
 });
 
 Deno.test("commit: where the nameserver makes something else of it, the kernel is told to look again", async () => {
