@@ -13,6 +13,7 @@ import { CHUNK_BYTES, chunkCount, type ChunkTable } from "./chunk_table.ts";
 import { type Hold, RangeLock, WHOLE } from "./range_lock.ts";
 import { type ContentHost, ReplicaContent, type ReplicaFile } from "./replica_content.ts";
 import type { ReplicaRecord, ReplicaRecords, ReplicaState } from "./replica_records.ts";
+import { all, SharedSync } from "./shared_sync.ts";
 
 const SETTLE_CHUNKS = 16;
 
@@ -43,8 +44,7 @@ export class Replica {
   #version = 0;
   #changes = 0;
   #syncedChanges = -1;
-  #syncing: Promise<void> | null = null;
-  #syncNext: Promise<void> | null = null;
+  readonly #syncing = new SharedSync(() => this.#syncOnce());
 
   constructor(
     file: ReplicaFile,
@@ -153,7 +153,7 @@ export class Replica {
 
   /**
    * What was written before is on disk when it resolves: data, name and record. Not the crcs: those of a replica
-   * in state "writing" are computed anew after a crash. Concurrent calls share one fdatasync.
+   * in state "writing" are computed anew after a crash. Concurrent calls share the disk's flushes.
    */
   sync(generation: Generation): Promise<void> {
     this.#check(generation);
@@ -161,28 +161,24 @@ export class Replica {
       return Promise.resolve();
     }
     if (this.#state === "finalized" && this.#recordDurable) return Promise.resolve();
-    if (this.#syncing === null) return this.#syncing = this.#syncOnce();
-    // The one that runs may have begun before our bytes were written: share the next one.
-    return this.#syncNext ??= this.#syncing.catch(() => {}).then(() => {
-      this.#syncNext = null;
-      return this.#syncing = this.#syncOnce();
-    });
+    return this.#syncing.run();
   }
 
   async #syncOnce(): Promise<void> {
     const changes = this.#changes;
     try {
       if (this.#closed) throw new ReplicaClosed();
-      await this.#content.sync(!this.#nameDurable);
+      // At once: a file system with a journal commits it once for all of them.
+      await all([
+        this.#content.sync(!this.#nameDurable),
+        ...this.#recordDurable ? [] : [this.#host.records.sync()],
+      ]);
       this.#nameDurable = true;
-      if (!this.#recordDurable) await this.#host.records.sync();
       this.#recordDurable = true;
       this.#syncedChanges = changes;
     } catch (error) {
       if (error instanceof ReplicaClosed) throw error;
       throw this.#host.writeFailed(asFsError(error, "sync"));
-    } finally {
-      this.#syncing = null;
     }
   }
 

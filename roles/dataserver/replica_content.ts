@@ -9,6 +9,7 @@ import { asFsError, FsError } from "../../wire/errno.ts";
 import type { BlockId } from "../../wire/ids.ts";
 import { CHUNK_BYTES, chunkCount, type ChunkTable } from "./chunk_table.ts";
 import type { Disk } from "./disk.ts";
+import { all } from "./shared_sync.ts";
 
 /** What a replica tells its volume. */
 export interface ContentHost {
@@ -162,8 +163,10 @@ export class ReplicaContent {
   async sync(withName: boolean): Promise<void> {
     this.#pins++;
     try {
-      await this.#disk.syncData(this.#file.fd, this.#file.dataPath);
-      if (withName) await this.#disk.syncDirectory(this.#file.directory);
+      await all([
+        this.#disk.syncData(this.#file.fd, this.#file.dataPath),
+        ...withName ? [this.#disk.syncDirectory(this.#file.directory)] : [],
+      ]);
     } finally {
       this.#unpin();
     }

@@ -1,15 +1,21 @@
 /**
  * The volume's LevelDB: one record a replica (generation, state, length), and beside it a marker for each
  * replica in state "writing", so that a start finds those without a scan.
- * Keys: 'r' + block id, 'w' + block id (u64 big-endian, so that they sort), 'v' the volume's label, 's' a key
- * that is written only to sync the log.
+ * Keys: 'r' + block id, 'w' + block id (u64 big-endian, so that they sort), 'v' the volume's label.
  * Invariant: record and marker change in one batch.
+ *
+ * LevelDB's own synced writes would hold up the serving thread for as long as the disk takes, one after the other. So
+ * batches are written without a sync, which puts them into LevelDB's log file with one write(2), and `sync` flushes the
+ * log on a thread of the pool, once for all who wait. A log that is gone by then had its records moved into a table,
+ * which LevelDB syncs before it removes the log.
  */
 
 import { ClassicLevel } from "classic-level";
 import { bytesOf, EMPTY_BYTES, textOf } from "../../base/bytes.ts";
-import { FsError } from "../../wire/errno.ts";
+import * as libc from "../../base/libc.ts";
+import { ERRNO, errnoName, FsError } from "../../wire/errno.ts";
 import { asBlockId, asGeneration, type BlockId, type Generation } from "../../wire/ids.ts";
+import { all, SharedSync } from "./shared_sync.ts";
 
 export type ReplicaState = "writing" | "finalized";
 
@@ -28,7 +34,7 @@ export interface ReplicaEntry {
 const RECORD = 0x72;
 const WRITING = 0x77;
 const LABEL_KEY = bytesOf("v");
-const SYNC_KEY = bytesOf("s");
+const LOG_FILE = /^\d+\.log$/;
 const CACHE_BYTES = 1024 * 1024;
 
 // Value: u8 format | u8 state | 6 unused bytes | f64 generation | f64 length, little-endian.
@@ -86,6 +92,18 @@ export interface ReplicaRecords {
   close(): Promise<void>;
 }
 
+/** What is gone needs none. */
+async function flush(path: string, sync: (fd: number) => Promise<number>): Promise<void> {
+  const fd = await libc.openAsync(path, libc.O_RDONLY);
+  if (fd === -ERRNO.ENOENT) return;
+  if (fd < 0) throw new Error(`${path} can't be opened: ${errnoName(-fd)}`);
+  try {
+    if (await sync(fd) < 0) throw new Error(`${path} can't be written to disk`);
+  } finally {
+    libc.close(fd);
+  }
+}
+
 type Database = ClassicLevel<Uint8Array, Uint8Array>;
 type BatchOperation =
   | { type: "put"; key: Uint8Array; value: Uint8Array }
@@ -93,9 +111,14 @@ type BatchOperation =
 
 export class LevelRecords implements ReplicaRecords {
   readonly #db: Database;
+  readonly #path: string;
+  readonly #syncing = new SharedSync(() => this.#syncOnce());
+  /** Log files whose names are on disk. */
+  #namedLogs: ReadonlySet<string> = new Set();
 
-  private constructor(db: Database) {
+  private constructor(db: Database, path: string) {
     this.#db = db;
+    this.#path = path;
   }
 
   /** Opens the database in `path`. Errors: EBUSY another process has it; EINVAL it is not the one of `label`. */
@@ -130,7 +153,7 @@ export class LevelRecords implements ReplicaRecords {
       await db.close();
       throw error;
     }
-    return new LevelRecords(db);
+    return new LevelRecords(db, path);
   }
 
   async get(block: BlockId): Promise<ReplicaRecord | undefined> {
@@ -149,7 +172,8 @@ export class LevelRecords implements ReplicaRecords {
           : { type: "del", key: marker },
       );
     }
-    await this.#run("write", this.#db.batch(operations, { sync: durable }));
+    await this.#run("write", this.#db.batch(operations));
+    if (durable) await this.sync();
   }
 
   async delete(block: BlockId): Promise<void> {
@@ -162,8 +186,19 @@ export class LevelRecords implements ReplicaRecords {
     );
   }
 
-  async sync(): Promise<void> {
-    await this.#run("sync", this.#db.put(SYNC_KEY, EMPTY_BYTES, { sync: true }));
+  sync(): Promise<void> {
+    return this.#run("sync", this.#syncing.run());
+  }
+
+  async #syncOnce(): Promise<void> {
+    const logs = new Set<string>();
+    for await (const { name } of Deno.readDir(this.#path)) if (LOG_FILE.test(name)) logs.add(name);
+    const isNamed = [...logs].every((name) => this.#namedLogs.has(name));
+    await all([
+      ...[...logs].map((name) => flush(`${this.#path}/${name}`, libc.fdatasyncAsync)),
+      ...isNamed ? [] : [flush(this.#path, libc.fsyncAsync)],
+    ]);
+    this.#namedLogs = logs;
   }
 
   async page(from: number, limit: number): Promise<readonly ReplicaEntry[]> {

@@ -149,8 +149,16 @@ export class Volume implements ReplicaHost {
 
   async sync(block: BlockId, generation: Generation): Promise<void> {
     this.#checkWritable(block);
+    if (await this.#isOnDisk(block, generation)) return;
     await this.#with(block, null, (replica) => replica.sync(generation));
     this.#checkWritable(block); // a group that failed before ours began
+  }
+
+  /** Nobody has it open, and it was finalized: whoever syncs a whole file need not open all of its replicas. */
+  async #isOnDisk(block: BlockId, generation: Generation): Promise<boolean> {
+    if (this.open.has(block) || this.#busy.has(block)) return false;
+    const record = await this.records.get(block);
+    return record?.state === "finalized" && record.generation === generation && !this.open.has(block);
   }
 
   async truncate(block: BlockId, generation: Generation, length: number): Promise<void> {

@@ -65,6 +65,10 @@ export async function openVolumeDirectory(
     for (let i = 0; i < BUCKETS; i++) {
       await disk.makeDirectory(`${path}/blocks/${bucketName(i)}`);
     }
+    // Before anything in them is called durable.
+    await disk.syncDirectory(`${path}/blocks`);
+    await disk.syncDirectory(path);
+    if (names.length === 0) await disk.syncDirectory(parentOf(path));
   } catch (error) {
     throw new VolumeUnavailable(asFsError(error, "open volume").errno, `volume ${path}: ${messageOf(error)}`);
   }
@@ -96,8 +100,7 @@ async function namesIn(disk: Disk, path: string): Promise<string[]> {
     if (error instanceof Deno.errors.NotADirectory) {
       throw new FsError("ENOTDIR", `volume ${path} is not a directory`);
     }
-    const parent = path.replace(/\/+$/, "").replace(/\/[^/]*$/, "") || "/";
-    const mayBeMade = error instanceof Deno.errors.NotFound && await exists(disk, parent);
+    const mayBeMade = error instanceof Deno.errors.NotFound && await exists(disk, parentOf(path));
     if (!mayBeMade) {
       throw new VolumeUnavailable(
         asFsError(error, "open volume").errno,
@@ -157,4 +160,8 @@ function parseIdentity(path: string, text: string): VolumeIdentity {
 
 function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
+}
+
+function parentOf(path: string): string {
+  return path.replace(/\/+$/, "").replace(/\/[^/]*$/, "") || "/";
 }
