@@ -206,6 +206,19 @@ withConfig(withLog(
     DATASERVER_LISTEN,
   )
   .option("--host <name>", "label of this machine: replicas of a block go to different ones", Deno.hostname())
+  .option(
+    "--scrub-days <days>",
+    "every replica is read and compared with its checksums once in so long; 0: never",
+    integer(0, 3650),
+    14,
+  )
+  .option("--scrub-rate <mib>", "MiB a second that this may read from one volume", integer(1, 100_000), 32)
+  .option(
+    "--trash-hours <hours>",
+    "replicas that nobody claims are kept for so long, unless their volume runs full",
+    integer(0, 87_600),
+    24,
+  )
   .option("--mount <mountpoint>", "mount the file system here as well, with direct access to these volumes")
   .option("-o <options>", "mount options, comma-separated", joinOptions)
   .action(async (_options, self: Command) => {
@@ -216,6 +229,9 @@ withConfig(withLog(
         volume?: readonly string[];
         listen: string;
         host: string;
+        scrubDays: number;
+        scrubRate: number;
+        trashHours: number;
         mount?: string;
         o?: string;
       }
@@ -231,7 +247,12 @@ withConfig(withLog(
       log,
       (signal) =>
         new Assembly(log, signal).startAll(async (assembly) => {
-          await assembly.startDataserver({ nameserver, volumes, listen, host });
+          await assembly.startDataserver({
+            ...{ nameserver, volumes, listen, host },
+            scrubPeriodMs: options.scrubDays * 24 * 60 * 60_000,
+            scrubBytesPerSecond: options.scrubRate * 1024 * 1024,
+            trashRetentionMs: options.trashHours * 60 * 60_000,
+          });
           if (mount !== undefined) {
             const mounted = await assembly.startMount({
               nameserver,

@@ -48,6 +48,7 @@ const library = Deno.dlopen("libc.so.6", {
   umount2Async: { name: "umount2", parameters: ["buffer", "i32"], result: "i32", nonblocking: true },
   socketpair: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
   recvmsgAsync: { name: "recvmsg", parameters: ["i32", "buffer", "i32"], result: "i32", nonblocking: true },
+  posix_fadvise: { parameters: ["i32", "i64", "i64", "i32"], result: "i32" },
   statvfs: { parameters: ["buffer", "buffer"], result: "i32" },
   geteuid: { parameters: [], result: "u32" },
   getegid: { parameters: [], result: "u32" },
@@ -113,6 +114,7 @@ export const F_GETFL = 3;
 export const F_SETFL = 4;
 export const F_SETFD = 2;
 export const FD_CLOEXEC = 1;
+const POSIX_FADV_DONTNEED = 4;
 export const FALLOC_FL_KEEP_SIZE = 1;
 export const FALLOC_FL_PUNCH_HOLE = 2;
 export const FALLOC_FL_ZERO_RANGE = 0x10;
@@ -244,6 +246,11 @@ export function ftruncate(fd: number, length: number): number {
 
 export function fallocate(fd: number, mode: number, offset: number, length: number): number {
   return checked(libc.fallocate(fd, mode, wide(offset), wide(length)));
+}
+
+/** posix_fadvise(2): the page cache need not keep this range. Advice: nothing depends on it. */
+export function dropCached(fd: number, offset: number, length: number): void {
+  libc.posix_fadvise(fd, wide(offset), wide(length), POSIX_FADV_DONTNEED);
 }
 
 /** lseek(2): the new offset or -errno. */

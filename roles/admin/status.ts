@@ -7,6 +7,7 @@ import {
   type RepairStatus,
   type SessionStatus,
   type StatusReply,
+  type VolumeStatus,
 } from "../../wire/messages/nameserver.ts";
 import { type AdminClient, withNameserver } from "./client.ts";
 import { duration, size } from "./units.ts";
@@ -31,16 +32,41 @@ export function formatStatus(status: StatusReply): string {
       `${status.version}, up ${duration(status.startedSecondsAgo)}, ${size(status.residentBytes)} resident`,
     ],
     ["dataservers", `${alive} of ${status.dataservers.length} alive, ${volumes.length} volumes`],
-    ["space", `${size(used)} in blocks, ${size(status.freeBytes)} free of ${size(status.totalBytes)}`],
+    ["space", space(status, used, sum(volumes.map(({ trashBytes = 0 }) => trashBytes)))],
     ["files", `${status.inodes} inodes, ${status.blocks} blocks, ${status.replicas} replicas`],
     ["health", health(status)],
     ["repair", repair(status.repair)],
+    ["scrubbing", scrubbing(volumes)],
     ["leases", leases(status.leases)],
   ];
   const lines = facts.map(([name, value]) => `${name.padEnd(12)} ${value}`);
   if (status.dataservers.length > 0) lines.push("", ...table(dataserverRows(status.dataservers)));
   if (status.sessions.length > 0) lines.push("", ...table(sessionRows(status.sessions)));
   return lines.join("\n");
+}
+
+function space({ freeBytes, totalBytes }: StatusReply, used: number, trash: number): string {
+  const kept = trash === 0 ? "" : ` with ${size(trash)} in trash`;
+  return `${size(used)} in blocks, ${size(freeBytes)} free${kept} of ${size(totalBytes)}`;
+}
+
+/** When all volumes were last compared with their checksums. */
+function scrubbing(volumes: readonly VolumeStatus[]): string {
+  const passes = volumes.flatMap(({ scrub }) => scrub === undefined ? [] : [scrub]);
+  if (passes.length === 0) return "off";
+  const parts = [`pass under way ${percent(Math.min(...passes.map(({ progress }) => progress)))} done`];
+  const never = passes.filter(({ lastPass }) => lastPass === undefined).length;
+  if (never > 0) parts.push(`${never} of ${volumes.length} volumes not yet read whole`);
+  else {
+    const oldest = Math.min(...passes.map(({ lastPass = 0 }) => lastPass));
+    parts.push(`all volumes read within ${duration(Math.max(0, Date.now() / 1000 - oldest))}`);
+  }
+  if (passes.length < volumes.length) parts.push(`off or unknown on ${volumes.length - passes.length}`);
+  return parts.join("; ");
+}
+
+function percent(part: number): string {
+  return `${Math.floor(part * 100)}%`;
 }
 
 function health(status: StatusReply): string {

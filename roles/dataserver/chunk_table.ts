@@ -95,6 +95,11 @@ export class ChunkTable {
     return true;
   }
 
+  /** As `verify`, of bytes that are not those that readers get. */
+  matches(index: number, bytes: Uint8Array): boolean {
+    return crc32(bytes) === this.#crcs[index];
+  }
+
   /** Chunk `index` holds these bytes, and nobody is writing to it. */
   setClean(index: number, bytes: Uint8Array): void {
     this.#crcs[index] = crc32(bytes);

@@ -22,7 +22,6 @@ import { Deletions } from "./deletions.ts";
 import { type Disk, systemDisk } from "./disk.ts";
 import { NameserverLink, type Registry } from "./nameserver_link.ts";
 import { keepTidy } from "./open_volume.ts";
-import { scrub } from "./scrubber.ts";
 import { VolumeSet } from "./volume_set.ts";
 
 export interface DataserverOptions {
@@ -40,12 +39,14 @@ export interface DataserverOptions {
   readonly heartbeatMs?: number;
   /** The dataserver announces itself there under its address, for direct calls inside this process. */
   readonly processDialer?: ProcessDialer;
-  /** How long files that nobody claims are kept. Default one hour. */
+  /** How long files that nobody claims are kept, while there is room. Default one day. */
   readonly trashRetentionMs?: number;
   /** A replica without writes for so long is finalized. Default 2 s. */
   readonly finalizeIdleMs?: number;
-  /** Every replica is read and compared with its checksums once in this time. Default two weeks. */
+  /** Every replica is read and compared with its checksums once in this time; 0: never. Default two weeks. */
   readonly scrubPeriodMs?: number;
+  /** What that may read at most from one volume. Default 32 MiB. */
+  readonly scrubBytesPerSecond?: number;
   /** Open replicas a volume. Default 256. */
   readonly openReplicasMax?: number;
   /** Gives up a start that still waits for its nameserver. */
@@ -68,9 +69,10 @@ export interface Dataserver extends AsyncDisposable {
   stop(): Promise<void>;
 }
 
-const TRASH_RETENTION_MS_DEFAULT = 60 * 60_000;
+const TRASH_RETENTION_MS_DEFAULT = 24 * 60 * 60_000;
 const FINALIZE_IDLE_MS_DEFAULT = 2_000;
 const SCRUB_PERIOD_MS_DEFAULT = 14 * 24 * 60 * 60_000;
+const SCRUB_BYTES_PER_SECOND_DEFAULT = 32 * 1024 * 1024;
 const OPEN_REPLICAS_DEFAULT = 256;
 const FINALIZE_AT_STOP_MS = 3_500;
 const CLOSE_AT_STOP_MS = 1_000;
@@ -112,6 +114,8 @@ class RunningDataserver implements Dataserver {
       trashRetentionMs: options.trashRetentionMs ?? TRASH_RETENTION_MS_DEFAULT,
       finalizeIdleMs: options.finalizeIdleMs ?? FINALIZE_IDLE_MS_DEFAULT,
       openReplicasMax: options.openReplicasMax ?? OPEN_REPLICAS_DEFAULT,
+      scrubPeriodMs: options.scrubPeriodMs ?? SCRUB_PERIOD_MS_DEFAULT,
+      scrubBytesPerSecond: options.scrubBytesPerSecond ?? SCRUB_BYTES_PER_SECOND_DEFAULT,
       disk: options.disk ?? systemDisk,
       clock: options.clock ?? systemClock,
       log: options.log,
@@ -183,8 +187,7 @@ class RunningDataserver implements Dataserver {
   async run(): Promise<void> {
     const { signal } = this.#abort;
     const { processDialer, log } = this.#options;
-    const { trashRetentionMs = TRASH_RETENTION_MS_DEFAULT, scrubPeriodMs = SCRUB_PERIOD_MS_DEFAULT } =
-      this.#options;
+    const { trashRetentionMs = TRASH_RETENTION_MS_DEFAULT } = this.#options;
     for (const { volume, keeper } of this.#volumes.all) {
       volume.onCorrupt = (block, message) => this.#reportCorrupt(volume.id, block, message);
       this.#background.push(keeper.run(signal));
@@ -200,9 +203,9 @@ class RunningDataserver implements Dataserver {
       this.#background.push(linked);
     });
     // Only now: a directory of a foreign cluster must be left as it was found.
-    for (const { volume } of this.#volumes.all) {
+    for (const { volume, scrubber } of this.#volumes.all) {
       this.#background.push(keepTidy(volume, trashRetentionMs, this.#clock, signal));
-      this.#background.push(scrub(volume, scrubPeriodMs, this.#clock, signal));
+      this.#background.push(scrubber.run(signal));
     }
     processDialer?.announce(this.address, this.localServer);
   }

@@ -6,6 +6,7 @@
 
 import * as libc from "../../base/libc.ts";
 import { ERRNO, errnoName, FsError } from "../../wire/errno.ts";
+import { readDirect } from "./direct_read.ts";
 import { LevelRecords, type ReplicaRecords } from "./replica_records.ts";
 
 /** Failures are FsErrors with the file's name, but for what `names`, `readText` and `makeDirectory` throw: Deno's own. */
@@ -19,6 +20,8 @@ export interface Disk {
   readCached(fd: number, buffer: Uint8Array<ArrayBuffer>, offset: number): number;
   /** Fills `buffer` from `offset`: bytes read, short only at the end of the file. At once when cached. */
   read(fd: number, buffer: Uint8Array<ArrayBuffer>, offset: number, path: string): number | Promise<number>;
+  /** As `read`, but what the disk itself has, past the page cache; both in whole 4096. Absent: `read` will do. */
+  readDirect?(path: string, offset: number, length: number): Promise<Uint8Array>;
   /** Writes all of `bytes` at `offset`. */
   write(fd: number, bytes: Uint8Array, offset: number, path: string): Promise<void>;
   /** ftruncate(2). */
@@ -215,6 +218,7 @@ export const systemDisk: Disk = {
   size: fileSize,
   readCached: libc.preadNowait,
   read: readFully,
+  readDirect,
   write: writeFully,
   truncate,
   syncData,

@@ -10,6 +10,7 @@ import { asBlockId } from "../../wire/ids.ts";
 import type { Disk } from "./disk.ts";
 import { Keeper } from "./keeper.ts";
 import type { ReplicaRecords } from "./replica_records.ts";
+import { Scrubber } from "./scrubber.ts";
 import { Space } from "./space.ts";
 import { Trash } from "./trash.ts";
 import { Volume } from "./volume.ts";
@@ -22,6 +23,9 @@ export interface OpenVolumeOptions {
   readonly trashRetentionMs: number;
   readonly finalizeIdleMs: number;
   readonly openReplicasMax: number;
+  /** As ScrubOptions. */
+  readonly scrubPeriodMs: number;
+  readonly scrubBytesPerSecond: number;
   readonly clock: Clock;
   readonly log: Logger;
 }
@@ -29,6 +33,7 @@ export interface OpenVolumeOptions {
 export interface OpenVolume {
   readonly volume: Volume;
   readonly keeper: Keeper;
+  readonly scrubber: Scrubber;
 }
 
 const BLOCK_FILE = /^(\d{1,16})\.(blk|crc)$/;
@@ -61,7 +66,8 @@ export async function openVolume(path: string, options: OpenVolumeOptions): Prom
     if (keeper.leftCount > 0) {
       log.info("recovering replicas that were being written", { path, replicas: keeper.leftCount });
     }
-    return { volume, keeper };
+    const { scrubPeriodMs: periodMs, scrubBytesPerSecond: bytesPerSecond } = options;
+    return { volume, keeper, scrubber: new Scrubber(volume, { periodMs, bytesPerSecond, clock }) };
   } catch (error) {
     await records.close();
     throw error;
@@ -80,13 +86,18 @@ async function openRecords(disk: Disk, path: string, label: string): Promise<Rep
   }
 }
 
-/** Keeps strays aside once, then purges the trash from time to time, until `signal` aborts. Never rejects. */
+/** Counts the trash and keeps strays aside once, then purges the trash from time to time, until `signal` aborts. Never rejects. */
 export async function keepTidy(
   volume: Volume,
   retentionMs: number,
   clock: Clock,
   signal: AbortSignal,
 ): Promise<void> {
+  try {
+    await volume.trash.load();
+  } catch (error) {
+    volume.log.warn("what is in trash was not counted", { path: volume.path, error });
+  }
   try {
     await findStrays(volume, signal);
   } catch (error) {

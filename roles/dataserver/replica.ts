@@ -202,6 +202,19 @@ export class Replica {
     }
   }
 
+  /** Compares what the disk has of a range of whole chunks with their checksums. Gives the replica's length. */
+  async scrub(offset: number, length: number): Promise<number> {
+    const hold = await this.lock.acquire(offset, offset + length, false);
+    try {
+      if (this.#closed) throw new ReplicaClosed();
+      const end = Math.min(offset + length, this.length);
+      if (end > offset) await this.#content.scrub(offset, end, this.#state === "finalized");
+      return this.length;
+    } finally {
+      this.lock.release(hold);
+    }
+  }
+
   /** First step of finalizing: the crc file agrees with the data file. Gives the version that it describes. */
   async storeCrcs(): Promise<number> {
     // In small steps first, so that writers of other ranges need not wait for a whole recovered replica.

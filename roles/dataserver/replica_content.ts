@@ -98,6 +98,51 @@ export class ReplicaContent {
     return buffer;
   }
 
+  /**
+   * Compares what the disk has of the chunks of [offset, end), which are held, with their crcs; dirty ones have none yet.
+   * `isWhole` as in `read`.
+   */
+  async scrub(offset: number, end: number, isWhole: boolean): Promise<void> {
+    const differing = (bytes: Uint8Array) => {
+      const chunk = new Uint8Array(CHUNK_BYTES);
+      for (let i = Math.floor(offset / CHUNK_BYTES); i < Math.min(chunkCount(end), this.#chunks.count); i++) {
+        if (this.#chunks.isDirty(i)) continue;
+        const at = i * CHUNK_BYTES - offset;
+        // Past the file's end, which a write on its way is going to move, there are zeros.
+        chunk.fill(0);
+        chunk.set(bytes.subarray(at, at + CHUNK_BYTES));
+        if (!this.#chunks.matches(i, chunk.subarray(0, this.#chunks.bytesOf(i)))) return i;
+      }
+      return -1;
+    };
+    const length = chunkCount(end - offset) * CHUNK_BYTES;
+    let bytes = await this.#readDisk(offset, length);
+    if (isWhole && offset + bytes.length < Math.min(this.length, offset + length)) {
+      throw this.#tooShort(offset + bytes.length);
+    }
+    if (differing(bytes) < 0) return;
+    // Once more with everything surely on the disk: a good replica must not be given up.
+    await this.sync(false);
+    bytes = await this.#readDisk(offset, length);
+    const index = differing(bytes);
+    if (index < 0) return;
+    const message = `checksum mismatch on the disk in ${this.#file.dataPath}, chunk ${index}`;
+    throw this.#host.corrupt(this.#file.block, message);
+  }
+
+  async #readDisk(offset: number, length: number): Promise<Uint8Array> {
+    const { dataPath } = this.#file;
+    if (this.#disk.readDirect === undefined) {
+      const buffer = new Uint8Array(length);
+      return buffer.subarray(0, await this.#readFile(buffer, offset));
+    }
+    try {
+      return await this.#disk.readDirect(dataPath, offset, length);
+    } catch (error) {
+      throw this.#host.corrupt(this.#file.block, error instanceof Error ? error.message : String(error));
+    }
+  }
+
   /** The next run of chunks to settle from chunk `from` on, at most `limit` long, or null. */
   dirtyRun(from: number, limit: number): { readonly first: number; readonly last: number } | null {
     const first = this.#chunks.nextDirty(from);

@@ -1,60 +1,156 @@
 /**
- * Reads every finalized replica of a volume once a period, so that bytes that rotted are found while other
- * replicas still have them. What it finds is reported as for any other reader.
- * Invariant: its reads are spread over the period, STEP_BYTES at a time, never faster than one a STEP_MS_MIN.
+ * Reads every replica of a volume from its disk once a period and compares it with its checksums, so that bytes that
+ * rotted are found while other replicas still have them. What it finds is reported as for any other reader.
+ * Invariants:
+ * - Its reads are spread over the period, STEP_BYTES at a time, and never faster than `bytesPerSecond`.
+ * - Replicas in use are read too, and the disk is asked, not the page cache: what the kernel serves from it, or reads by
+ *   itself later, is on the disk as it was written.
+ * - A restart goes on where the last run was (scrub.json), so that a pass comes to its end.
  */
 
 import type { Clock } from "../../base/clock.ts";
+import { bytesOf } from "../../base/bytes.ts";
 import { isErrno } from "../../wire/errno.ts";
+import type { ScrubStatus } from "../../wire/messages/dataserver.ts";
 import type { ReplicaEntry } from "./replica_records.ts";
 import type { Volume } from "./volume.ts";
 
+export interface ScrubOptions {
+  /** One pass over the volume. 0: never. */
+  readonly periodMs: number;
+  readonly bytesPerSecond: number;
+  readonly clock: Clock;
+}
+
 const STEP_BYTES = 1024 * 1024;
-const STEP_MS_MIN = 10;
-const STEP_MS_MAX = 60 * 60_000;
+/** What a replica costs beside its bytes: files are opened, disks seek. */
+const REPLICA_BYTES = 64 * 1024;
+const PAUSE_MS_MIN = 20;
+const PAUSE_MS_MAX = 60 * 60_000;
+/** How far it may fall behind and catch up again. */
+const BEHIND_MS_MAX = 1_000;
+const SAVE_MS = 5 * 60_000;
 const PAGE = 64;
+const STATE_FILE = "scrub.json";
 
-/** Scrubs until `signal` aborts. Never rejects. */
-export async function scrub(
-  volume: Volume,
-  periodMs: number,
-  clock: Clock,
-  signal: AbortSignal,
-): Promise<void> {
-  for (let from = 0; !signal.aborted;) {
-    let page: readonly ReplicaEntry[] = [];
-    try {
-      page = await volume.records.page(from, PAGE);
-    } catch (error) {
-      volume.log.warn("scrubbing paused", { path: volume.path, error });
-    }
-    for (const entry of page) {
-      if (entry.record.state === "finalized") await scrubReplica(volume, entry, periodMs, clock, signal);
-    }
-    from = page.length < PAGE ? 0 : page[page.length - 1]!.block + 1;
-    if (page.length === 0) await clock.sleep(stepMs(volume, periodMs), signal);
+export class Scrubber {
+  readonly #volume: Volume;
+  readonly #options: ScrubOptions;
+  /** The pass goes on with this block. */
+  #from = 0;
+  /** What the pass has cost so far, and what it had before `#from`. */
+  #done = 0;
+  #doneBefore = 0;
+  /** End of the last whole pass, seconds since 1970. */
+  #lastPass: number | undefined;
+  #dueMs = 0;
+  #savedMs = 0;
+
+  constructor(volume: Volume, options: ScrubOptions) {
+    this.#volume = volume;
+    this.#options = options;
   }
-}
 
-async function scrubReplica(
-  volume: Volume,
-  { block, record }: ReplicaEntry,
-  periodMs: number,
-  clock: Clock,
-  signal: AbortSignal,
-): Promise<void> {
-  for (let offset = 0; offset < record.length; offset += STEP_BYTES) {
-    await clock.sleep(stepMs(volume, periodMs), signal);
-    if (signal.aborted) return;
-    try {
-      await volume.read(block, record.generation, offset, STEP_BYTES);
-    } catch (error) {
-      if (!isErrno(error, "EIO")) return; // deleted or given a new generation meanwhile
+  /** Undefined when it is off. */
+  status(): ScrubStatus | undefined {
+    if (this.#options.periodMs === 0) return undefined;
+    const progress = Math.round(Math.min(1, this.#done / this.#total) * 1000) / 1000;
+    return { progress, ...(this.#lastPass === undefined ? {} : { lastPass: this.#lastPass }) };
+  }
+
+  /** Scrubs until `signal` aborts. Never rejects. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { periodMs, clock } = this.#options;
+    if (periodMs === 0) return;
+    await this.#load();
+    this.#dueMs = this.#savedMs = clock.monotonicMs();
+    while (!signal.aborted) {
+      let page: readonly ReplicaEntry[] | null = null;
+      try {
+        // A disk that failed is asked no more than its clients ask.
+        if (this.#volume.failed === undefined) page = await this.#volume.records.page(this.#from, PAGE);
+      } catch (error) {
+        this.#volume.log.warn("scrubbing paused", { path: this.#volume.path, error });
+      }
+      for (const { block } of page ?? []) {
+        await this.#scrubReplica(block, signal);
+        if (signal.aborted) break;
+        this.#from = block + 1;
+        this.#doneBefore = this.#done;
+      }
+      if (!signal.aborted && page !== null && page.length < PAGE) this.#endPass();
+      if (signal.aborted || clock.monotonicMs() - this.#savedMs >= SAVE_MS) await this.#save();
+      if (page === null || page.length === 0) {
+        await clock.sleep(Math.min(PAUSE_MS_MAX, Math.max(PAUSE_MS_MIN, periodMs)), signal);
+      }
     }
   }
-}
 
-function stepMs(volume: Volume, periodMs: number): number {
-  const steps = Math.max(1, volume.usedBytes / STEP_BYTES);
-  return Math.min(STEP_MS_MAX, Math.max(STEP_MS_MIN, periodMs / steps));
+  async #scrubReplica(block: ReplicaEntry["block"], signal: AbortSignal): Promise<void> {
+    await this.#pace(REPLICA_BYTES, signal);
+    try {
+      for (let offset = 0, length = 1; offset < length && !signal.aborted; offset += STEP_BYTES) {
+        length = await this.#volume.scrub(block, offset, STEP_BYTES);
+        await this.#pace(Math.max(0, Math.min(STEP_BYTES, length - offset)), signal);
+      }
+    } catch (error) {
+      // Deleted meanwhile; or corrupt, which is reported.
+      if (!isErrno(error, "EIO") && !isErrno(error, "ENOENT") && !isErrno(error, "ESHUTDOWN")) {
+        this.#volume.log.warn("replica not scrubbed", { block, error });
+      }
+    }
+  }
+
+  get #total(): number {
+    const { usedBytes, blocks } = this.#volume;
+    return Math.max(1, usedBytes + blocks * REPLICA_BYTES);
+  }
+
+  /** Waits as long as `bytes` may take. */
+  async #pace(bytes: number, signal: AbortSignal): Promise<void> {
+    const { periodMs, bytesPerSecond, clock } = this.#options;
+    this.#done += bytes;
+    const nowMs = clock.monotonicMs();
+    const msPerByte = Math.max(periodMs / this.#total, 1000 / bytesPerSecond);
+    this.#dueMs = Math.max(this.#dueMs, nowMs - BEHIND_MS_MAX) + bytes * msPerByte;
+    const waitMs = Math.min(this.#dueMs - nowMs, PAUSE_MS_MAX);
+    if (waitMs >= PAUSE_MS_MIN) await clock.sleep(waitMs, signal);
+  }
+
+  #endPass(): void {
+    this.#from = 0;
+    this.#done = this.#doneBefore = 0;
+    this.#lastPass = this.#options.clock.now().seconds;
+    this.#savedMs = -Infinity;
+  }
+
+  /** A file that is lost or wrong costs a pass from the start. */
+  async #load(): Promise<void> {
+    try {
+      const text = await this.#volume.disk.readText(`${this.#volume.path}/${STATE_FILE}`);
+      const { from, done, lastPass } = JSON.parse(text);
+      if (Number.isSafeInteger(from) && Number.isFinite(done) && from >= 0 && done >= 0) {
+        this.#from = from;
+        this.#done = this.#doneBefore = done;
+      }
+      if (Number.isSafeInteger(lastPass)) this.#lastPass = lastPass;
+    } catch (error) {
+      this.#volume.log.debug("scrubbing begins anew", { path: this.#volume.path, error });
+    }
+  }
+
+  async #save(): Promise<void> {
+    this.#savedMs = this.#options.clock.monotonicMs();
+    if (this.#volume.failed !== undefined) return;
+    const state = { from: this.#from, done: this.#doneBefore, lastPass: this.#lastPass };
+    try {
+      await this.#volume.disk.replaceFile(
+        this.#volume.path,
+        STATE_FILE,
+        bytesOf(`${JSON.stringify(state)}\n`),
+      );
+    } catch (error) {
+      this.#volume.log.warn("how far scrubbing is was not noted", { path: this.#volume.path, error });
+    }
+  }
 }

@@ -37,6 +37,12 @@ export class Space {
     };
   }
 
+  /** There is room for `bytes` more, and for as much again as the reserve. Asks now. */
+  has(bytes: number): boolean {
+    this.measure();
+    return this.#availableBytes - bytes >= 2 * this.#reserveBytes;
+  }
+
   /** Throws ENOSPC when `bytes` more would touch the reserve. */
   demand(bytes: number): void {
     this.#availableBytes -= bytes;

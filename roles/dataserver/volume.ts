@@ -7,7 +7,7 @@
 
 import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
-import { FsError } from "../../wire/errno.ts";
+import { FsError, isErrno } from "../../wire/errno.ts";
 import type { BlockId, Generation, VolumeId } from "../../wire/ids.ts";
 import type { ReplicaStateReply } from "../../wire/messages/dataserver.ts";
 import type { Disk } from "./disk.ts";
@@ -40,6 +40,7 @@ export interface VolumeFigures {
   readonly totalBytes: number;
   readonly freeBytes: number;
   readonly usedBytes: number;
+  readonly trashBytes: number;
   readonly blocks: number;
   readonly failed?: string;
 }
@@ -63,6 +64,7 @@ export class Volume implements ReplicaHost {
   readonly #corrupt = new Map<BlockId, string>();
   #failed: string | undefined;
   #closing = false;
+  #emptying: Promise<void> | null = null;
   #usedBytes = 0;
   #blocks = 0;
   #lastFigures = { totalBytes: 0, freeBytes: 0 };
@@ -91,6 +93,11 @@ export class Volume implements ReplicaHost {
   /** Bytes of all replicas. */
   get usedBytes(): number {
     return this.#usedBytes;
+  }
+
+  /** Replicas. */
+  get blocks(): number {
+    return this.#blocks;
   }
 
   get failed(): string | undefined {
@@ -139,12 +146,21 @@ export class Volume implements ReplicaHost {
     if (offset + body.length > BLOCK_BYTES_MAX) {
       throw new FsError("EFBIG", `a block has at most ${BLOCK_BYTES_MAX} bytes`, { op: "write" });
     }
-    this.#space.demand(body.length);
-    await this.#with(
-      block,
-      create ? generation : null,
-      (replica) => replica.write(generation, offset, body),
-    );
+    const write = async () => {
+      this.#space.demand(body.length);
+      await this.#with(
+        block,
+        create ? generation : null,
+        (replica) => replica.write(generation, offset, body),
+      );
+    };
+    try {
+      await write();
+    } catch (error) {
+      if (!isErrno(error, "ENOSPC") || this.trash.bytes === 0) throw error;
+      await this.#emptyTrash(body.length);
+      await write();
+    }
   }
 
   async sync(block: BlockId, generation: Generation): Promise<void> {
@@ -205,6 +221,16 @@ export class Volume implements ReplicaHost {
     await this.#with(block, null, () => {});
   }
 
+  /**
+   * Compares what the disk has of a range of whole chunks with its checksums; gives the replica's length. Not a use: a
+   * replica that was opened for it is closed soon.
+   */
+  async scrub(block: BlockId, offset: number, length: number): Promise<number> {
+    if (this.#corrupt.has(block)) return 0;
+    return await this.#with(block, null, (replica) => replica.scrub(offset, length), false);
+  }
+
+  /** What trash holds counts as free: it goes when there is need. */
   figures(): VolumeFigures {
     try {
       this.#lastFigures = this.#space.measure();
@@ -213,7 +239,9 @@ export class Volume implements ReplicaHost {
     }
     return {
       ...this.#lastFigures,
+      freeBytes: this.#lastFigures.freeBytes + this.trash.bytes,
       usedBytes: this.#usedBytes,
+      trashBytes: this.trash.bytes,
       blocks: this.#blocks,
       ...(this.#failed === undefined ? {} : { failed: this.#failed }),
     };
@@ -276,16 +304,24 @@ export class Volume implements ReplicaHost {
     if (reason !== undefined) throw new FsError("EIO", `block ${block}: ${reason}`, { op: "write" });
   }
 
+  /** As far as it takes to have room for `bytes`; who asks at the same time shares it. Never rejects. */
+  #emptyTrash(bytes: number): Promise<void> {
+    return this.#emptying ??= this.trash.makeRoom(() => this.#space.has(bytes)).catch((error) => {
+      this.log.warn("trash could not be emptied", { path: this.path, error });
+    }).finally(() => this.#emptying = null);
+  }
+
   /** Runs `action` on the block's replica; `create` is the generation to make a missing one with. */
   async #with<T>(
     block: BlockId,
     create: Generation | null,
     action: (replica: Replica) => T | Promise<T>,
+    isUse = true,
   ): Promise<T> {
     for (let i = 0; i < LOOKUPS_MAX; i++) {
       const found = this.#find(block, create);
       const replica = found instanceof Replica ? found : await found;
-      replica.lastUseMs = this.#clock.monotonicMs();
+      if (isUse) replica.lastUseMs = this.#clock.monotonicMs();
       try {
         return await action(replica);
       } catch (error) {

@@ -102,7 +102,10 @@ export class VolumeSet {
   }
 
   stats(): VolumeStats[] {
-    return this.all.map(({ volume }) => ({ volume: volume.id, ...volume.figures() }));
+    return this.all.map(({ volume, scrubber }) => {
+      const scrub = scrubber.status();
+      return { volume: volume.id, ...volume.figures(), ...(scrub === undefined ? {} : { scrub }) };
+    });
   }
 
   /** Writes what the nameserver assigned into the volumes that do not have it yet. */

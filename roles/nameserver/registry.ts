@@ -408,6 +408,8 @@ export class Registry {
         freeBytes: volume.stats?.freeBytes ?? 0,
         usedBytes: volume.stats?.usedBytes ?? 0,
         blocks: volume.stats?.blocks ?? 0,
+        ...(volume.stats?.trashBytes === undefined ? {} : { trashBytes: volume.stats.trashBytes }),
+        ...(volume.stats?.scrub === undefined ? {} : { scrub: volume.stats.scrub }),
         ...(volume.stats?.failed === undefined ? {} : { failed: volume.stats.failed }),
       })),
     }));

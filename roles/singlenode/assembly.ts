@@ -26,6 +26,9 @@ export interface DataserverArguments {
   readonly volumes: readonly string[];
   readonly listen: string;
   readonly host: string;
+  readonly scrubPeriodMs?: number;
+  readonly scrubBytesPerSecond?: number;
+  readonly trashRetentionMs?: number;
 }
 
 export interface MountArguments {

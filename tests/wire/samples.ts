@@ -55,6 +55,8 @@ const volume = {
   freeBytes: 1,
   usedBytes: 2,
   blocks: 3,
+  trashBytes: 4,
+  scrub: { progress: 0.5, lastPass: 1_700_000_000 },
   failed: "EIO",
 };
 const counters = {

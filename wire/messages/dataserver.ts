@@ -106,12 +106,25 @@ export interface RegisterReply {
   readonly heartbeatMs: number;
 }
 
+/** How far a volume's replicas were compared with their checksums. */
+export interface ScrubStatus {
+  /** Of the pass that is under way, 0 to 1. */
+  readonly progress: number;
+  /** When the last whole pass ended, in seconds since 1970; absent: never. */
+  readonly lastPass?: number;
+}
+
 export interface VolumeStats {
   readonly volume: VolumeId;
   readonly totalBytes: number;
+  /** For replicas, with what trash would make room for. */
   readonly freeBytes: number;
   readonly usedBytes: number;
   readonly blocks: number;
+  /** Kept aside; goes when there is need. */
+  readonly trashBytes?: number;
+  /** Absent: scrubbing is off. */
+  readonly scrub?: ScrubStatus;
   /** Why the volume can't be used, if so. */
   readonly failed?: string;
 }

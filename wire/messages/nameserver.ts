@@ -9,6 +9,7 @@
 import type { Timespec } from "../../base/clock.ts";
 import type { BlockId, Generation, InodeId, SessionId, VolumeId } from "../ids.ts";
 import { defineService, method } from "../service.ts";
+import type { ScrubStatus } from "./dataserver.ts";
 import type { Block, DirectoryEntry, InodeReply, LeaseMode, OpenMode } from "./inode.ts";
 
 /** Slots of a session: the changes that it may have in flight at once. */
@@ -239,6 +240,8 @@ export interface VolumeStatus {
   readonly freeBytes: number;
   readonly usedBytes: number;
   readonly blocks: number;
+  readonly trashBytes?: number;
+  readonly scrub?: ScrubStatus;
   readonly failed?: string;
 }
 

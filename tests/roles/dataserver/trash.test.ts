@@ -1,0 +1,87 @@
+import { equal, ok, rejects } from "node:assert/strict";
+import { geteuid } from "../../../base/libc.ts";
+import { isErrno } from "../../../wire/errno.ts";
+import { asBlockId } from "../../../wire/ids.ts";
+import {
+  type BlockClient,
+  connectTo,
+  FakeRegistry,
+  GENERATION,
+  pattern,
+  recordingLogger,
+  start,
+  until,
+  withDirectory,
+} from "./harness.ts";
+
+const MIB = 1024 * 1024;
+
+async function write(client: BlockClient, volume: number, block: number) {
+  const at = { block: asBlockId(block), generation: GENERATION, volume: volume as never };
+  await client.call.writeBlock({ ...at, offset: 0, chain: [], create: true, body: pattern(MIB, block) });
+}
+
+/** Runs `test` in a file system of `megabytes`. */
+async function inSmallFileSystem(
+  megabytes: number,
+  test: (directory: string) => Promise<void>,
+): Promise<void> {
+  const run = async (command: string, ...args: string[]) => {
+    const { success, stderr } = await new Deno.Command(command, { args }).output();
+    ok(success, new TextDecoder().decode(stderr));
+  };
+  await withDirectory(async (directory) => {
+    await run("mount", "-t", "tmpfs", "-o", `size=${megabytes}m`, "tmpfs", directory);
+    try {
+      await test(directory);
+    } finally {
+      await run("umount", "-l", directory);
+    }
+  });
+}
+
+Deno.test("what is in trash counts as free, and goes when there is need, the oldest first", {
+  ignore: geteuid() !== 0,
+}, () =>
+  inSmallFileSystem(24, async (directory) => {
+    await using registry = new FakeRegistry();
+    const path = `${directory}/v`;
+    const stats = () => registry.heartbeats.findLast((volumes) => volumes.length > 0)![0]!;
+    const names = () => [...Deno.readDirSync(`${path}/trash`)].map(({ name }) => name);
+    {
+      await using server = await start(registry, [path]);
+      using client = await connectTo(server);
+      for (let block = 1; block <= 8; block++) await write(client, server.volumes[0]!.volume, block);
+      await until(() => registry.heartbeats.at(-1)?.[0]?.blocks === 8, "a heartbeat");
+    }
+    // Two reports on two days: the nameserver does not know the one, then the other.
+    const free = stats().freeBytes;
+    for (const block of [3, 5]) {
+      registry.answerReport = () => ({ stale: [], unknown: [asBlockId(block)] });
+      await using _server = await start(registry, [path]);
+      await until(() => names().some((name) => name.startsWith(`${block}.`)), "kept aside");
+    }
+    registry.answerReport = () => ({ stale: [], unknown: [] });
+    const { log, lines } = recordingLogger();
+    await using server = await start(registry, [path], { log });
+    using client = await connectTo(server);
+    const { volume } = server.volumes[0]!;
+    const beats = registry.heartbeats.length;
+    await until(() => registry.heartbeats.length > beats + 1 && stats().trashBytes! > 2 * MIB, "counted");
+    ok(stats().trashBytes! < 2.1 * MIB);
+    equal(stats().usedBytes, 6 * MIB);
+    ok(Math.abs(stats().freeBytes - free - 2 * MIB) < MIB, `${free} free before, ${stats().freeBytes} now`);
+
+    const emptied = () => lines.filter((line) => line.includes("its trash was emptied early")).length;
+    let block = 100;
+    while (emptied() === 0) await write(client, volume, block++);
+    ok(names().some((name) => name.startsWith("5.")) && !names().some((name) => name.startsWith("3.")));
+    // Then the other, and then there is no room.
+    await rejects(async () => {
+      while (block < 200) await write(client, volume, block++);
+    }, (error) => isErrno(error, "ENOSPC"));
+    equal(emptied(), 2);
+    equal(names().length, 0);
+    await until(() => stats().trashBytes === 0, "told");
+    equal(stats().failed, undefined);
+  }));
