@@ -18,6 +18,8 @@ import {
   serveUntilStopped,
   UsageError,
 } from "./roles/admin/process.ts";
+import type { FsckFlags } from "./roles/admin/fsck.ts";
+import type { SetrepFlags } from "./roles/admin/setrep.ts";
 
 const NAMESERVER_LISTEN = "127.0.0.1:7400";
 const DATASERVER_LISTEN = "127.0.0.1:7401";
@@ -414,6 +416,60 @@ command(
     const { fetchStatus, formatStatus } = await import("./roles/admin/status.ts");
     const status = await fetchStatus(options.nameserver);
     printLine(options.json ? JSON.stringify(status) : formatStatus(status));
+  });
+
+command(
+  "setrep",
+  "Sets how many replicas a file has, or what is made in a directory from now on.",
+  "mfs setrep -R 3 /mnt/mfs/results",
+)
+  .argument("<n>", "replicas of each block, 1 to 16; 0: the cluster's default", integer(0, 16))
+  .argument("<path>", "on a mount of this machine; with --nameserver: within the file system, such as /a/b")
+  .option("--nameserver <host:port>", "the cluster's nameserver", address)
+  .option("-R, --recursive", "also of all files and directories below")
+  .option(
+    "--wait [seconds]",
+    "wait until blocks have their replicas; so long at most (600)",
+    integer(1, 10_000_000),
+  )
+  .option("--json", "answer as JSON")
+  .action(async (replication: number, path: string, options: SetrepFlags) => {
+    const { setrepCommand } = await import("./roles/admin/setrep.ts");
+    await setrepCommand(replication, path, options);
+  });
+
+command(
+  "fsck",
+  "Checks the file system while it is in use: names, block maps, and every replica.",
+  "mfs fsck --nameserver 10.0.0.1:7400 --repair",
+)
+  .argument(
+    "[path]",
+    "only what is below; on a mount, or with --nameserver within the file system (default: all)",
+  )
+  .option("--nameserver <host:port>", `the cluster's nameserver (default: ${NAMESERVER_LISTEN})`, address)
+  .option("--repair", "repair what can be repaired without loss, and say what can't be and why")
+  .option(
+    "--wait <seconds>",
+    "with --repair: wait so long at most for replicas to be made",
+    integer(0, 10_000_000),
+    600,
+  )
+  .option("--verify", "have the bytes of all replicas read, and compared with checksums and each other")
+  .option(
+    "--verify-rate <mib>",
+    "MiB a second that --verify may read from one volume",
+    integer(1, 1_000_000),
+    64,
+  )
+  .option("--json", "answer as JSON")
+  .addHelpText(
+    "after",
+    "\nExit code: 0 clean; 1 problems remain; 2 wrong usage; 3 no problem was found, but something could not be checked.",
+  )
+  .action(async (path: string | undefined, options: FsckFlags) => {
+    const { fsckCommand } = await import("./roles/admin/fsck.ts");
+    await fsckCommand(path, NAMESERVER_LISTEN, options);
   });
 
 command("version", "Shows the version.", "mfs version --json")

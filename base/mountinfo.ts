@@ -11,6 +11,8 @@ export interface MountInfo {
   readonly deviceNumber: string;
   /** The minor: for FUSE also the name under /sys/fs/fuse/connections. */
   readonly deviceMinor: number;
+  /** What of the file system is shown there: "/", or a part of it that was bound there. */
+  readonly root: string;
   readonly mountpoint: string;
   /** Such as "ext4" or "fuse.mfs". */
   readonly type: string;
@@ -52,6 +54,7 @@ export function parseMountinfo(text: string): MountInfo[] {
       mountId: Number(fields[0]),
       deviceNumber,
       deviceMinor: Number(deviceNumber.split(":")[1]),
+      root: unescapeField(fields[3]!),
       mountpoint: unescapeField(fields[4]!),
       type: unescapeField(fields[separator + 1]!),
       source: unescapeField(fields[separator + 2]!),

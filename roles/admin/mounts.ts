@@ -43,3 +43,9 @@ export function findMount(path: string): MountInfo | undefined {
     return undefined;
   }
 }
+
+/** It is a mount of MaggieFS. */
+export function isOurs(mount: MountInfo): boolean {
+  return /^fuse\.(mfs|maggiefs)$/.test(mount.type) ||
+    (mount.type === "fuse" && /^(mfs|maggiefs)/.test(mount.source));
+}

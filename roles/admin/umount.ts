@@ -3,9 +3,8 @@
  * daemon hangs must not take this command with it, so the system call is made by a child process.
  */
 
-import type { MountInfo } from "../../base/mountinfo.ts";
 import { FsError } from "../../wire/errno.ts";
-import { findMount, listMounts } from "./mounts.ts";
+import { findMount, isOurs, listMounts } from "./mounts.ts";
 
 const UMOUNT_MS_MAX = 10_000;
 
@@ -42,11 +41,6 @@ export async function umount(mountpoint: string, options: UmountOptions = {}): P
     );
   }
   throw new FsError("EPERM", `${mountpoint}: ${reason}`, { op: "umount" });
-}
-
-function isOurs(mount: MountInfo): boolean {
-  return /^fuse\.(mfs|maggiefs)$/.test(mount.type) ||
-    (mount.type === "fuse" && /^(mfs|maggiefs)/.test(mount.source));
 }
 
 function countMounts(mountpoint: string): number {

@@ -20,6 +20,7 @@ import { Copies } from "./copies.ts";
 import { ChannelPool } from "./channel_pool.ts";
 import { Deletions } from "./deletions.ts";
 import { type Disk, systemDisk } from "./disk.ts";
+import { Inspection, listReplicas } from "./inspection.ts";
 import { NameserverLink, type Registry } from "./nameserver_link.ts";
 import { keepTidy } from "./open_volume.ts";
 import { VolumeSet } from "./volume_set.ts";
@@ -105,6 +106,7 @@ class RunningDataserver implements Dataserver {
   readonly #link: NameserverLink;
   readonly #deletions: Deletions;
   readonly #copies: Copies;
+  readonly #inspection: Inspection;
   readonly #abort = new AbortController();
   readonly #background: Promise<void>[] = [];
   #stopping: Promise<void> | null = null;
@@ -137,6 +139,7 @@ class RunningDataserver implements Dataserver {
     const { log, dialer } = options;
     this.#pool = new ChannelPool(dialer, clusterId, `dataserver ${options.host}`, clock);
     this.#copies = new Copies(this.#pool, clock);
+    this.#inspection = new Inspection(clock);
     const handlers = blockHandlers((id) => volumes.find(id), this.#pool);
     this.localServer = { role: "dataserver", clusterId, handlers };
     this.#server = (options.serve ?? serve)(options.listen ?? "127.0.0.1:0", { ...this.localServer, log });
@@ -270,6 +273,11 @@ class RunningDataserver implements Dataserver {
       replicaState: ({ volume, block, generation }) => this.#volumes.find(volume).stateOf(block, generation),
       copyReplica: (request) =>
         this.#copies.copy(this.#volumes.find(request.volume), request, this.#abort.signal),
+      verifyReplica: (request) =>
+        this.#inspection.verify(this.#volumes.find(request.volume), request, this.#abort.signal),
+      listReplicas: async (request) => ({
+        replicas: await listReplicas(this.#volumes.find(request.volume), request),
+      }),
     });
   }
 

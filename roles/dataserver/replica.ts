@@ -99,13 +99,28 @@ export class Replica {
     return this.#readLocked(generation, offset, length);
   }
 
-  async #readLocked(generation: Generation, offset: number, length: number): Promise<Uint8Array> {
+  /** As `read`, but all of it is read from the file and compared with its crcs, whatever was proven before. */
+  reread(generation: Generation, offset: number, length: number): Promise<Uint8Array> {
+    return this.#readLocked(generation, offset, length, true);
+  }
+
+  async #readLocked(
+    generation: Generation,
+    offset: number,
+    length: number,
+    isStrict = false,
+  ): Promise<Uint8Array> {
     const from = Math.floor(offset / CHUNK_BYTES) * CHUNK_BYTES;
     const hold = await this.lock.acquire(from, chunkCount(offset + length) * CHUNK_BYTES, false);
     try {
       this.#check(generation);
       const end = Math.min(offset + length, this.length);
       if (end <= offset) return new Uint8Array(0);
+      if (isStrict) {
+        const last = chunkCount(end) - 1;
+        const bytes = await this.#content.settle(from / CHUNK_BYTES, last, this.#state === "finalized", true);
+        return bytes.subarray(offset - from, end - from);
+      }
       return await this.#content.read(offset, end, this.#state === "finalized");
     } finally {
       this.lock.release(hold);

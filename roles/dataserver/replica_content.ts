@@ -81,8 +81,9 @@ export class ReplicaContent {
   /**
    * Reads chunks whole, proving those that are clean and computing the crc of those that are dirty. Where the
    * file ends below the replica's length, a write that extends it is still on its way: zeros, unless `isWhole`.
+   * `isStrict`: also what was proven before is compared again.
    */
-  async settle(first: number, last: number, isWhole: boolean): Promise<Uint8Array> {
+  async settle(first: number, last: number, isWhole: boolean, isStrict = false): Promise<Uint8Array> {
     const buffer = new Uint8Array((last - first + 1) * CHUNK_BYTES);
     const start = first * CHUNK_BYTES;
     const count = await this.#readFile(buffer, start);
@@ -93,7 +94,7 @@ export class ReplicaContent {
       const at = (i - first) * CHUNK_BYTES;
       const chunk = buffer.subarray(at, at + CHUNK_BYTES);
       if (this.#chunks.isDirty(i)) this.#chunks.setClean(i, chunk.subarray(0, this.#chunks.bytesOf(i)));
-      else if (this.#chunks.isUnproven(i)) this.#prove(i, chunk);
+      else if (isStrict || this.#chunks.isUnproven(i)) this.#prove(i, chunk);
     }
     return buffer;
   }

@@ -134,6 +134,11 @@ export class Volume implements ReplicaHost {
     return this.#with(block, null, (found) => found.read(generation, offset, length));
   }
 
+  /** As `read`, with everything compared with its crcs again. */
+  async reread(block: BlockId, generation: Generation, offset: number, length: number): Promise<Uint8Array> {
+    return await this.#with(block, null, (replica) => replica.reread(generation, offset, length));
+  }
+
   /** Writes `body`; `create` makes a missing replica. */
   async write(
     block: BlockId,

@@ -1,19 +1,13 @@
-/** The nameserver's service for administrators. */
+/** The nameserver's service for administrators, put together from its parts. */
 
 import type { ADMIN } from "../../wire/messages/admin.ts";
 import type { Handlers } from "../../wire/service.ts";
-import type { Namespace } from "./namespace.ts";
-import type { Registry } from "./registry.ts";
-import type { Repair } from "./repair.ts";
+import type { FsckParts } from "./fsck_context.ts";
+import { fsckHandlers } from "./fsck_service.ts";
+import { replicationHandlers, type ReplicationParts } from "./replication_service.ts";
 
-export interface AdminServiceOptions {
-  readonly namespace: Namespace;
-  readonly registry: Registry;
-  readonly repair: Repair;
-  /** Replicas of a block whose file does not say. */
-  readonly replication: number;
-}
+export type AdminServiceOptions = FsckParts & ReplicationParts;
 
-export function adminHandlers(_options: AdminServiceOptions): Handlers<typeof ADMIN> {
-  return {};
+export function adminHandlers(options: AdminServiceOptions): Handlers<typeof ADMIN> {
+  return { ...replicationHandlers(options), ...fsckHandlers(options) };
 }

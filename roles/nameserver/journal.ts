@@ -19,6 +19,15 @@ export type Value = Uint8Array;
 /** null deletes. */
 export type Write = readonly [key: Key, value: Value | null];
 
+/** All records as they were written at one moment, each batch whole or not at all. */
+export interface JournalSnapshot {
+  get(key: Key): Value | undefined;
+  /** As Journal's. */
+  scan(range: readonly [Key, Key], limit: number): Promise<readonly (readonly [Uint8Array, Value])[]>;
+  /** Call once; nothing is read afterwards. */
+  close(): Promise<void>;
+}
+
 export interface Journal {
   /** The value as of the last append, or undefined. */
   get(key: Key): Value | undefined;
@@ -32,6 +41,8 @@ export interface Journal {
   seen(): number;
   /** Up to `limit` records of [from, to) in key order, of what is written. */
   scan(range: readonly [Key, Key], limit: number): Promise<readonly (readonly [Uint8Array, Value])[]>;
+  /** What is written now. While it is open, what it shows takes room on the disk also when it is deleted. */
+  snapshot(): JournalSnapshot;
   close(): Promise<void>;
 }
 
@@ -152,6 +163,23 @@ export class LevelJournal implements Journal {
     } finally {
       await iterator.close();
     }
+  }
+
+  snapshot(): JournalSnapshot {
+    const level = this.#level;
+    const snapshot = level.snapshot();
+    return {
+      get: (key) => level.getSync(key, { snapshot }),
+      scan: async (range, limit) => {
+        const iterator = level.iterator({ gte: range[0], lt: range[1], limit, snapshot });
+        try {
+          return await iterator.all();
+        } finally {
+          await iterator.close();
+        }
+      },
+      close: () => snapshot.close(),
+    };
   }
 
   async close(): Promise<void> {

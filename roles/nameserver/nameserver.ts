@@ -158,7 +158,18 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     const handlers = new Map<number, (request: unknown, context: CallContext) => unknown>();
     const blockBytes = options.blockBytes ?? BLOCK_BYTES_DEFAULT;
     const parts = {
-      ...{ namespace, registry, leaseserver, recovery, repair, lingering, status, blockBytes, replication },
+      ...{
+        namespace,
+        registry,
+        leaseserver,
+        recovery,
+        repair,
+        lingering,
+        status,
+        blockBytes,
+        replication,
+        clock,
+      },
     };
     addHandlers(handlers, NAMESERVER, clientHandlers(parts));
     addHandlers(handlers, LEASESERVER, leaseserver.handlers);

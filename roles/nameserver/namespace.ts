@@ -24,6 +24,8 @@ export class Namespace {
   readonly totals: Totals;
   /** Unlinked inodes that are open somewhere, and where. Mirrors TABLE_ORPHAN. */
   readonly #orphans = new Map<InodeId, Set<SessionId>>();
+  /** Sessions that are over, and whose orphans are going. */
+  readonly #ending = new Set<SessionId>();
   /** Called when an orphan is gone for good: whoever keeps something of it can forget it. */
   onOrphanGone: (ino: InodeId) => void = () => {};
 
@@ -120,9 +122,19 @@ export class Namespace {
     return inodes;
   }
 
+  /** The session is over, and what it held is still being cleared away. */
+  isEnding(session: SessionId): boolean {
+    return this.#ending.has(session);
+  }
+
   /** The session is over: its orphans and remembered answers go. */
   async endSession(session: SessionId): Promise<void> {
-    for (const ino of this.orphansOf(session)) await this.releaseOrphan(session, ino);
+    this.#ending.add(session);
+    try {
+      for (const ino of this.orphansOf(session)) await this.releaseOrphan(session, ino);
+    } finally {
+      this.#ending.delete(session);
+    }
     const answers = await this.journal.scan(prefixRange(TABLE_RETRY, session), 4096);
     if (answers.length > 0) {
       this.journal.append(answers.map(([key]) => [retryKey(session, getU64(key, 9)), null]));

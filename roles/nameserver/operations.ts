@@ -140,6 +140,15 @@ export function setAttributes(tx: Transaction, request: SetAttributesRequest): I
   return inode;
 }
 
+/** Of a file its own, of a directory what is made in it gets. False: it was so before. */
+export function setReplication(tx: Transaction, inode: InodeRecord, replication: number): boolean {
+  if (inode.replication === replication) return false;
+  tx.change(inode);
+  inode.replication = replication;
+  inode.ctime = tx.now;
+  return true;
+}
+
 /** What a write or truncate by an ordinary user takes off an executable: setuid, and setgid where it means that. */
 export function killSuidGid(inode: InodeRecord): void {
   if (isDirectory(inode)) return;

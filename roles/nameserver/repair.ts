@@ -19,7 +19,7 @@ import type { CopyReplicaRequest, ReplicaStateReply } from "../../wire/messages/
 import type { RepairStatus } from "../../wire/messages/nameserver.ts";
 import type { LeaseTable } from "../leaseserver/leases.ts";
 import type { BlockRecovery } from "./block_recovery.ts";
-import { extentAt } from "./extents.ts";
+import { extentAt, extentsIn } from "./extents.ts";
 import {
   fieldRange,
   getU64,
@@ -127,6 +127,40 @@ export class Repair {
     const key = badKey(volume, block);
     if (this.#bad.size < BAD_MAX) this.#bad.set(key, isCorrupt || this.#bad.get(key) === true);
     this.#add({ ...decodeReplica(owner), block });
+  }
+
+  /** What is known against a replica that its block lists: it is corrupt, or was said to be missing or behind. */
+  reportOf(volume: VolumeId, block: BlockId): "corrupt" | "suspect" | undefined {
+    const isCorrupt = this.#bad.get(badKey(volume, block));
+    return isCorrupt === undefined ? undefined : isCorrupt ? "corrupt" : "suspect";
+  }
+
+  /** Looks at the block soon, whatever is known of it. */
+  look(ino: InodeId, start: number, block: BlockId): void {
+    this.#add({ ino, start, block });
+  }
+
+  /** The file's blocks should have another number of replicas than before. */
+  async replicationChanged(ino: InodeId): Promise<void> {
+    const { namespace, clock } = this.#options;
+    for (let from = 0;;) {
+      const tx = namespace.begin();
+      const inode = tx.findInode(ino);
+      if (inode === undefined) return;
+      const page = extentsIn(tx, inode, from, Infinity, PAGE);
+      for (const extent of page) {
+        if (this.#isSuspect(inode, extent)) this.#add({ ino, start: extent.start, block: extent.block });
+      }
+      const last = page.at(-1);
+      if (last === undefined || page.length < PAGE) return;
+      from = last.start + last.length;
+      await clock.sleep(0);
+    }
+  }
+
+  /** Replicas that the blocks of an inode should have. */
+  wanted(inode: InodeRecord | undefined): number {
+    return inode?.replication || this.#options.replication;
   }
 
   /**
@@ -238,11 +272,7 @@ export class Repair {
     const { registry } = this.#options;
     if (!extent.written) return false;
     const kept = extent.volumes.filter((volume) => !registry.isLost(volume)).length;
-    return kept !== this.#wanted(inode);
-  }
-
-  #wanted(inode: InodeRecord | undefined): number {
-    return inode?.replication || this.#options.replication;
+    return kept !== this.wanted(inode);
   }
 
   #add(task: Task): void {
@@ -334,7 +364,7 @@ export class Repair {
       return "again";
     }
     const kept = extent.volumes.filter((volume) => !registry.isLost(volume));
-    const wanted = this.#wanted(namespace.begin().findInode(ino));
+    const wanted = this.wanted(namespace.begin().findInode(ino));
     if (kept.length > wanted && good.length === kept.length) {
       const surplus = registry.fullest(good);
       await recovery.replicasFailed(ino, start, block, extent.generation, [surplus]);

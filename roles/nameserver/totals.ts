@@ -4,8 +4,9 @@ import { metaKey } from "./keys.ts";
 import { decodeNumbers, encodeNumbers } from "./records.ts";
 import type { Value } from "./journal.ts";
 
-const NAMES = ["inodes", "blocks", "replicas"] as const;
-export type TotalName = typeof NAMES[number];
+/** In the order in which they are stored. */
+export const TOTAL_NAMES = ["inodes", "blocks", "replicas"] as const;
+export type TotalName = typeof TOTAL_NAMES[number];
 
 export class Totals {
   readonly #values: Record<TotalName, number>;
@@ -13,7 +14,7 @@ export class Totals {
 
   constructor(stored: Value | undefined) {
     const numbers = stored === undefined ? [] : decodeNumbers(stored);
-    this.#values = Object.fromEntries(NAMES.map((name, i) => [name, numbers[i] ?? 0])) as Record<
+    this.#values = Object.fromEntries(TOTAL_NAMES.map((name, i) => [name, numbers[i] ?? 0])) as Record<
       TotalName,
       number
     >;
@@ -33,6 +34,6 @@ export class Totals {
   saveTo(batch: { put(key: Uint8Array<ArrayBuffer>, value: Value): void }): void {
     if (!this.#dirty) return;
     this.#dirty = false;
-    batch.put(Totals.key, encodeNumbers(NAMES.map((name) => this.#values[name])));
+    batch.put(Totals.key, encodeNumbers(TOTAL_NAMES.map((name) => this.#values[name])));
   }
 }

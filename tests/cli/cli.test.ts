@@ -7,7 +7,18 @@ import { makeScratch, removeScratch } from "../harness/scratch.ts";
 import { readConfig } from "../../roles/admin/config.ts";
 import { freePort } from "../../roles/singlenode/supervisor.ts";
 
-const COMMANDS = ["nameserver", "dataserver", "mount", "umount", "singlenode", "format", "status", "version"];
+const COMMANDS = [
+  "nameserver",
+  "dataserver",
+  "mount",
+  "umount",
+  "singlenode",
+  "format",
+  "status",
+  "setrep",
+  "fsck",
+  "version",
+];
 
 async function withScratch(body: (dir: string) => Promise<void>): Promise<void> {
   const dir = makeScratch();

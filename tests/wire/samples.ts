@@ -3,6 +3,7 @@
 import { bytesOf } from "../../base/bytes.ts";
 import { randomBytes, SeededRandom } from "../../base/random.ts";
 import { helloOf } from "../../wire/hello.ts";
+import { ADMIN } from "../../wire/messages/admin.ts";
 import { DATASERVER, DATASERVER_PUSHES, DATASERVER_REGISTRY } from "../../wire/messages/dataserver.ts";
 import { LEASE_PUSHES, LEASESERVER, NAMESERVER } from "../../wire/messages/nameserver.ts";
 import type { RequestOf, ResponseOf, Service } from "../../wire/service.ts";
@@ -269,6 +270,46 @@ const dataserverPushes: Samples<typeof DATASERVER_PUSHES> = {
   ],
   replicaState: [{ volume: 2, block: 7, generation: 3 }, { length: 4096, state: "a.1" }],
   setGeneration: [{ volume: 2, block: 7, from: 1, to: 2 }, { length: 4096 }],
+  verifyReplica: [
+    { volume: 2, block: 7, generation: 3, length: 4096, bytesPerSecond: 1e9 },
+    { digest: "d", state: "a.1", bytes: 4096, corrupt: "why" },
+  ],
+  listReplicas: [
+    { volume: 2, blocks: [7], from: 0, limit: 9 },
+    { replicas: [{ block: 7, generation: 3, length: 4096, isFinal: true, fileBytes: 4096 }] },
+  ],
+};
+
+const problem = {
+  kind: "links",
+  detail: "wrong",
+  path: name,
+  ino: 5,
+  block: 7,
+  start: 0,
+  volume: 2,
+  hint: { key: name, version: 3, numbers: [1, 2] },
+} as const;
+
+const admin: Samples<typeof ADMIN> = {
+  setReplication: [{ inodes: [5, 6], replication: 3 }, { changed: 1, hosts: 4, replication: 3 }],
+  replicationState: [{ inodes: [5] }, { blocks: 9, pending: 2, missing: 1, wanted: 3, hosts: 4 }],
+  fsckStart: [{ root: { ino: 5, path: name }, verifyBytesPerSecond: 1e6 }, { fsck: 1, inodes: 9, blocks: 8 }],
+  fsckNext: [
+    { fsck: 1 },
+    {
+      phase: "tables",
+      inodes: 5,
+      blocks: 6,
+      verifiedBytes: 7,
+      problems: [problem],
+      unchecked: ["volume 2"],
+    },
+  ],
+  fsckRepair: [
+    { problems: [problem] },
+    { outcomes: [{ outcome: "repaired", message: "done" }] },
+  ],
 };
 
 /** Every service with the samples of its methods. */
@@ -279,6 +320,7 @@ export const SERVICES = [
   [DATASERVER_REGISTRY, dataserverRegistry],
   [LEASE_PUSHES, pushes],
   [DATASERVER_PUSHES, dataserverPushes],
+  [ADMIN, admin],
 ] as const;
 
 /** All messages, named "service.method request" or "... response". */

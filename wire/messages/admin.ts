@@ -4,6 +4,45 @@
  * with its user.
  */
 
-import { defineService } from "../service.ts";
+import type { InodeId } from "../ids.ts";
+import { defineService, method } from "../service.ts";
+import type { FsckProblem, FsckRepaired, FsckStartRequest, FsckStep } from "./fsck.ts";
 
-export const ADMIN = defineService("admin", {});
+/** Replicas of a block at most. */
+export const REPLICATION_MAX = 16;
+/** Inodes or problems in one message at most. */
+export const ADMIN_BATCH_MAX = 256;
+
+/** How the blocks of some files are, as far as written. */
+export interface ReplicationState {
+  readonly blocks: number;
+  /** They have other numbers of live replicas than they should. */
+  readonly pending: number;
+  /** Those among them that have no live replica: nothing can be made of them. */
+  readonly missing: number;
+  /** Replicas that the files should have; the largest, if they differ. */
+  readonly wanted: number;
+  /** Hosts with a live volume: there is no place for more replicas of a block. */
+  readonly hosts: number;
+}
+
+export const ADMIN = defineService("admin", {
+  /** Files and directories get another replication (0: the cluster's); other inodes are passed over, as are those that went. */
+  setReplication: method<
+    { readonly inodes: readonly InodeId[]; readonly replication: number },
+    { readonly changed: number; readonly hosts: number; readonly replication: number }
+  >(80),
+  replicationState: method<{ readonly inodes: readonly InodeId[] }, ReplicationState>(81),
+  /** Begins a check of the file system; it ends with the connection. EBUSY when others are under way. */
+  fsckStart: method<
+    FsckStartRequest,
+    { readonly fsck: number; readonly inodes: number; readonly blocks: number }
+  >(82),
+  /** Goes on with the check for a moment. */
+  fsckNext: method<{ readonly fsck: number }, FsckStep>(83),
+  /** Repairs what can be repaired without loss, each after another look at it. */
+  fsckRepair: method<
+    { readonly problems: readonly FsckProblem[] },
+    { readonly outcomes: readonly FsckRepaired[] }
+  >(84),
+});

@@ -185,6 +185,44 @@ export interface CopyReplicaRequest {
   readonly bytesPerSecond?: number;
 }
 
+/** Some of a volume's replicas: by id, or up to `limit` from id `from` on. */
+export interface ListReplicasRequest {
+  readonly volume: VolumeId;
+  readonly blocks?: readonly BlockId[];
+  readonly from?: number;
+  readonly limit?: number;
+}
+
+export interface ListedReplica {
+  readonly block: BlockId;
+  readonly generation: Generation;
+  /** What its record says, in bytes; exact when `isFinal`. */
+  readonly length: number;
+  readonly isFinal: boolean;
+  /** Size of its file; -1: there is none. */
+  readonly fileBytes: number;
+}
+
+/** Replicas in one list at most. */
+export const LIST_REPLICAS_MAX = 1000;
+
+export interface VerifyReplicaRequest extends ReplicaStateRequest {
+  /** Of the extent: what the replica holds beyond counts for nothing, and where it is shorter are zeros. */
+  readonly length: number;
+  readonly bytesPerSecond: number;
+}
+
+export interface VerifyReplicaReply {
+  /** Equal for replicas that hold the same bytes. */
+  readonly digest: string;
+  /** As of replicaState: it was the same before the first byte was read and after the last. Absent: it changed. */
+  readonly state?: string;
+  /** Bytes that were read. */
+  readonly bytes: number;
+  /** Some are not those that were written, and why; the rest was not read. It is reported as for any reader. */
+  readonly corrupt?: string;
+}
+
 /** What the nameserver pushes to a dataserver over the connection that it registered on. */
 export const DATASERVER_PUSHES = defineService("dataserverPushes", {
   /** Delete these replicas; answered when accepted, reported by blocksDeleted when done. */
@@ -211,4 +249,8 @@ export const DATASERVER_PUSHES = defineService("dataserverPushes", {
    */
   copyReplica: method<CopyReplicaRequest, ReplicaStateReply>(162),
   replicaState: method<ReplicaStateRequest, ReplicaStateReply>(163),
+  /** Reads all of a replica, compares it with its checksums, and gives a digest of it. */
+  verifyReplica: method<VerifyReplicaRequest, VerifyReplicaReply>(164),
+  /** What there is, by the volume's records and its directory; those that are not there are left out. */
+  listReplicas: method<ListReplicasRequest, { readonly replicas: readonly ListedReplica[] }>(165),
 });

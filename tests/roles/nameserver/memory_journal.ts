@@ -1,7 +1,7 @@
 /** A Journal in memory, whose writes a test can hold back; and what a test wants to see of its records. */
 
 import { bytesCompare, bytesKey } from "../../../base/bytes.ts";
-import type { Journal, Value, Write } from "../../../roles/nameserver/journal.ts";
+import type { Journal, JournalSnapshot, Value, Write } from "../../../roles/nameserver/journal.ts";
 import type { Key } from "../../../roles/nameserver/keys.ts";
 
 export class MemoryJournal implements Journal {
@@ -87,6 +87,12 @@ export class MemoryJournal implements Journal {
 
   scan(range: readonly [Key, Key], limit: number): Promise<readonly (readonly [Uint8Array, Value])[]> {
     return Promise.resolve(this.list(range).slice(0, limit));
+  }
+
+  snapshot(): JournalSnapshot {
+    const copy = new MemoryJournal();
+    copy.append(this.list());
+    return copy;
   }
 
   close(): Promise<void> {
