@@ -7,7 +7,6 @@
 import { type Dialer, tcpDialer } from "../../wire/dialer.ts";
 import { ADMIN_BATCH_MAX } from "../../wire/messages/admin.ts";
 import type { FsckKind, FsckProblem, FsckRepaired } from "../../wire/messages/fsck.ts";
-import type { InodeId } from "../../wire/ids.ts";
 import { type AdminClient, withNameserver } from "./client.ts";
 import { formatPath, locate, resolve } from "./fs_path.ts";
 import { messageOf, printLine } from "./process.ts";
@@ -83,8 +82,15 @@ export async function fsck(options: FsckOptions): Promise<FsckResult> {
     let round = await check(client, options);
     for (let rounds = 1; repairWaitMs !== undefined && rounds < ROUNDS_MAX; rounds++) {
       if (round.problems.length === 0) break;
+      const before = new Set(round.problems.map(keyOf));
       if (!await repair(client, round.problems, repairWaitMs, repaired, refusals)) break;
       round = await check(client, options);
+      if (
+        before.size > 0 && before.size === round.problems.length &&
+        round.problems.every((p) => before.has(keyOf(p)))
+      ) {
+        break; // nothing has come of it
+      }
     }
     return resultOf(round, repaired, refusals);
   }, dialer);
@@ -144,7 +150,7 @@ async function repair(
   refusals: Map<string, string>,
 ): Promise<boolean> {
   const progress = new Progress({ label: "repairing", unit: "blocks" });
-  const waiting: { readonly problem: FsckProblem; readonly message: string }[] = [];
+  const waiting: Waiting[] = [];
   let isChanged = false;
   refusals.clear();
   try {
@@ -160,9 +166,12 @@ async function repair(
       });
       progress.update(at + batch.length, problems.length);
     }
-    if (waiting.length > 0) await awaitReplicas(admin, waiting.map(({ problem }) => problem), waitMs);
-    for (const { problem, message } of waiting) {
-      if (repaired.length < PROBLEMS_MAX) repaired.push(shown(problem, message));
+    for (const [why, some] of await awaitReplicas(admin, waiting, waitMs)) {
+      // What remains all the same is told with this.
+      for (const { problem, message } of some) {
+        refusals.set(keyOf(problem), why);
+        if (repaired.length < PROBLEMS_MAX) repaired.push(shown(problem, message));
+      }
     }
     return isChanged;
   } finally {
@@ -170,25 +179,37 @@ async function repair(
   }
 }
 
-/** Until the files have the replicas that they should, or nothing more is to be expected. */
+interface Waiting {
+  readonly problem: FsckProblem;
+  readonly message: string;
+}
+
+/** Until the files have the replicas that they should, or nothing more is to be expected; gives why that is. */
 async function awaitReplicas(
   admin: AdminClient["admin"],
-  problems: readonly FsckProblem[],
+  waiting: readonly Waiting[],
   waitMs: number,
-): Promise<void> {
+): Promise<(readonly [why: string, some: readonly Waiting[]])[]> {
   const untilMs = performance.now() + waitMs;
-  const inodes = [...new Set(problems.map(({ ino }) => ino).filter((ino) => ino !== undefined))] as InodeId[];
-  const progress = new Progress({ label: "waiting for replicas", unit: "inodes" });
+  const progress = new Progress({ label: "waiting for replicas", unit: "blocks" });
+  const ended: (readonly [string, readonly Waiting[]])[] = [];
   try {
-    for (let at = 0; at < inodes.length; at += ADMIN_BATCH_MAX) {
-      const batch = inodes.slice(at, at + ADMIN_BATCH_MAX);
-      for (;;) {
-        const { pending, missing, wanted, hosts } = await admin.replicationState({ inodes: batch });
-        if (pending <= missing || wanted > hosts || performance.now() > untilMs) break;
-        progress.update(at, inodes.length);
-        await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    for (let at = 0; at < waiting.length; at += ADMIN_BATCH_MAX) {
+      const some = waiting.slice(at, at + ADMIN_BATCH_MAX);
+      const inodes = [...new Set(some.map(({ problem }) => problem.ino))].filter((ino) => ino !== undefined);
+      let why: string | undefined;
+      while (why === undefined) {
+        const { pending, missing, wanted, hosts } = await admin.replicationState({ inodes });
+        if (pending <= missing) {
+          why = missing > 0 ? "none of its replicas can be reached" : "it has come up again";
+        } else if (wanted > hosts) why = `${wanted} replicas need as many hosts, and ${hosts} can be reached`;
+        else if (performance.now() > untilMs) why = "replicas are still being made: look again later";
+        else await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+        progress.update(at, waiting.length);
       }
+      ended.push([why, some]);
     }
+    return ended;
   } finally {
     progress.end();
   }
