@@ -120,9 +120,10 @@ Deno.test({
   },
 });
 
-/** Makes a file that must not be there yet, and says under how many names it is then. */
+/** Says by a file elsewhere that it begins, makes a file that must not be there yet, and says under how many names it is then. */
 const MAKER = `
 import os, sys
+open(sys.argv[2], 'w').close()
 f = os.open(sys.argv[1], os.O_CREAT | os.O_EXCL | os.O_RDWR)
 print('made', os.fstat(f).st_nlink, flush=True)
 `;
@@ -142,7 +143,9 @@ Deno.test({
       await sh(`mkdir ${mount1}/d; timeout 10 ls ${mount2}/d; ! timeout 10 test -e ${mount2}/d/file`);
       // The creation waits for the second mount, and is answered when the first is stopped.
       stopped.push(cluster.stopMount(2, 40, () => goOn[1].promise));
-      const maker = spawn("timeout", ["60", "python3", "-c", MAKER, `${mount1}/d/file`]);
+      const begun = `${cluster.scratch}/begun`;
+      const maker = spawn("timeout", ["60", "python3", "-c", MAKER, `${mount1}/d/file`, begun]);
+      await sh(`until [ -e ${begun} ]; do sleep 0.02; done`);
       await sleep(700);
       stopped.push(cluster.stopMount(1, 40, () => goOn[0].promise));
       await sleep(100);
