@@ -53,7 +53,18 @@ interface Pending {
 }
 
 type Overlay = Map<string, Pending>;
-type Level = ClassicLevel<Uint8Array, Uint8Array>;
+/** What the journal needs of LevelDB; a simulated disk takes its place. */
+export type Level = Pick<ClassicLevel<Uint8Array, Uint8Array>, "getSync" | "close"> & {
+  batch(operations: BatchOperation[], options: { readonly sync: boolean }): Promise<void>;
+  iterator(range: { readonly gte: Key; readonly lt: Key; readonly limit: number }): {
+    all(): Promise<[Uint8Array, Value][]>;
+    close(): Promise<void>;
+  };
+};
+
+export type BatchOperation =
+  | { readonly type: "put"; readonly key: Key; readonly value: Value }
+  | { readonly type: "del"; readonly key: Key };
 
 interface Waiter {
   readonly position: number;
@@ -83,14 +94,15 @@ export class LevelJournal implements Journal {
   #running: Promise<void> | null = null;
   #failure: FsError | null = null;
 
-  private constructor(level: Level, onFailure: (error: FsError) => void) {
+  /** On a database that is open; `open` for one in a directory. */
+  constructor(level: Level, onFailure: (error: FsError) => void) {
     this.#level = level;
     this.#onFailure = onFailure;
   }
 
   /** Opens the database directory. Errors: EBUSY (another process has it), EIO (damaged or of another kind). */
   static async open(path: string, options: LevelJournalOptions): Promise<LevelJournal> {
-    const level: Level = new ClassicLevel<Uint8Array, Uint8Array>(path, {
+    const level = new ClassicLevel<Uint8Array, Uint8Array>(path, {
       keyEncoding: "view",
       valueEncoding: "view",
       createIfMissing: options.createIfMissing,
@@ -207,15 +219,15 @@ export class LevelJournal implements Journal {
         const sync = this.#waiters.some((waiter) => waiter.durable);
         this.#writing = group;
         this.#pending = new Map();
-        const operations: { type: "put"; key: Key; value: Value }[] | { type: "del"; key: Key }[] = [];
+        const operations: BatchOperation[] = [];
         for (const { key, value } of group.values()) {
-          (operations as unknown[]).push(value === null ? { type: "del", key } : { type: "put", key, value });
+          operations.push(value === null ? { type: "del", key } : { type: "put", key, value });
         }
         // An empty synced batch would not reach the log: rewrite the position marker instead.
         if (operations.length === 0) {
-          (operations as unknown[]).push({ type: "put", key: MARKER, value: MARKER });
+          operations.push({ type: "put", key: MARKER, value: MARKER });
         }
-        await this.#level.batch(operations as { type: "put"; key: Key; value: Value }[], { sync });
+        await this.#level.batch(operations, { sync });
         this.#writing = null;
         this.#writtenPosition = position;
         if (sync) this.#durablePosition = position;

@@ -1,0 +1,264 @@
+/** A simulated cluster: the real nameserver, dataservers and clients on hosts that live, die and come back. */
+
+import type { LogFields, Logger } from "../../base/log.ts";
+import { type FileSystem, makeFileSystem } from "../../fs/file_system.ts";
+import { type Dataserver, startDataserver } from "../../roles/dataserver/dataserver.ts";
+import { LevelJournal } from "../../roles/nameserver/journal.ts";
+import { getU64, TABLE_EXTENTS, tableRange } from "../../roles/nameserver/keys.ts";
+import { Namespace } from "../../roles/nameserver/namespace.ts";
+import { startNameserver } from "../../roles/nameserver/nameserver.ts";
+import { makeRoot } from "../../roles/nameserver/operations.ts";
+import { decodeExtents, type Extent } from "../../roles/nameserver/records.ts";
+import { asInodeId, type InodeId, type VolumeId } from "../../wire/ids.ts";
+import { SimDisk, type SimFile } from "./disk.ts";
+import { SimLevel } from "./level.ts";
+import { Network } from "./network.ts";
+import { Life, Simulation } from "./simulation.ts";
+
+export interface ClusterOptions {
+  readonly seed: number;
+  readonly dataservers: number;
+  readonly clients: number;
+  readonly replication: number;
+  readonly blockBytes: number;
+  readonly trace: boolean;
+}
+
+export const SESSION_TTL_MS = 10_000;
+export const DEAD_AFTER_MS = 30_000;
+
+/** A dataserver's machine. */
+export class DataserverHost {
+  readonly host: string;
+  readonly disk: SimDisk;
+  life: Life | null = null;
+  server: Dataserver | null = null;
+  volume: VolumeId | null = null;
+
+  constructor(host: string, simulation: Simulation) {
+    this.host = host;
+    this.disk = new SimDisk(simulation);
+  }
+
+  get isUp(): boolean {
+    return this.life !== null;
+  }
+
+  fileOf(block: number): SimFile | undefined {
+    return this.disk.names.get(`/v/blocks/${(block % 256).toString(16).padStart(2, "0")}/${block}.blk`);
+  }
+}
+
+/** A mount. */
+export class ClientHost {
+  readonly host: string;
+  /** Replicas with the same one are near. */
+  readonly label: string;
+  life: Life | null = null;
+  fs: FileSystem | null = null;
+  /** Counts its lives. */
+  lives = 0;
+
+  constructor(host: string, label: string) {
+    this.host = host;
+    this.label = label;
+  }
+}
+
+/** A block of a file as the nameserver has it on its disk. */
+export interface PlacedBlock {
+  readonly ino: InodeId;
+  readonly extent: Extent;
+}
+
+export class Cluster {
+  readonly options: ClusterOptions;
+  readonly simulation: Simulation;
+  readonly network: Network;
+  readonly level: SimLevel;
+  nameserver: Life | null = null;
+  readonly dataservers: DataserverHost[] = [];
+  readonly clients: ClientHost[] = [];
+  /** Things that must never happen, as they are seen. */
+  readonly problems: string[] = [];
+
+  constructor(options: ClusterOptions) {
+    this.options = options;
+    this.simulation = new Simulation(options.seed);
+    this.network = new Network(this.simulation);
+    this.level = new SimLevel(this.simulation);
+    if (options.trace) this.network.trace = (text) => this.trace(text);
+    for (let i = 1; i <= options.dataservers; i++) {
+      this.dataservers.push(new DataserverHost(`d${i}`, this.simulation));
+    }
+    for (let i = 1; i <= options.clients; i++) this.clients.push(new ClientHost(`c${i}`, `d${i}`));
+  }
+
+  trace(text: string): void {
+    if (this.options.trace) console.log(`${this.simulation.nowMs.toFixed(2).padStart(10)} ${text}`);
+  }
+
+  #logger(host: string): Logger {
+    const write = (level: string) => (message: string, fields: LogFields = {}) => {
+      if (message === "request failed") this.problems.push(`${host}: ${JSON.stringify(fields)}`);
+      if (!this.options.trace) return;
+      const text = Object.entries(fields).map(([key, value]) =>
+        `${key}=${value instanceof Error ? value.message : JSON.stringify(value)}`
+      );
+      this.trace(`${host} ${level}: ${message} ${text.join(" ")}`);
+    };
+    const log: Logger = {
+      debug: write("debug"),
+      info: write("info"),
+      warn: write("warn"),
+      error: write("error"),
+      child: () => log,
+    };
+    return log;
+  }
+
+  /** Runs `work` to its end, whatever time it takes. */
+  async within<T>(work: Promise<T>, limitMs: number, what: string): Promise<T> {
+    let result: { readonly value: T } | undefined;
+    let failure: { readonly error: unknown } | undefined;
+    work.then((value) => result = { value }, (error) => failure = { error });
+    await this.simulation.run(() => result !== undefined || failure !== undefined, limitMs);
+    if (failure !== undefined) throw failure.error;
+    if (result === undefined) throw new Error(`${what} takes longer than ${limitMs} ms`);
+    return result.value;
+  }
+
+  /** Makes an empty namespace and starts everything. */
+  async start(): Promise<void> {
+    const life = new Life(this.simulation, "n");
+    const format = async () => {
+      const journal = new LevelJournal(this.level.open(life), () => {});
+      const namespace = await Namespace.load(journal, life.clock);
+      await namespace.change((tx) => makeRoot(tx, 0, { uid: 0, gid: 0 }), true);
+    };
+    await this.within(format(), 1_000, "formatting");
+    const starting = [this.startNameserver(), ...this.dataservers.map((host) => this.startDataserver(host))];
+    await this.within(Promise.all(starting), 30_000, "the start of the servers");
+    await this.within(
+      Promise.all(this.clients.map((client) => this.startClient(client))),
+      30_000,
+      "mounting",
+    );
+  }
+
+  async startNameserver(): Promise<void> {
+    const life = new Life(this.simulation, "n");
+    this.nameserver = life;
+    this.trace("n starts");
+    await startNameserver({
+      dir: "/",
+      listen: "n:7400",
+      log: this.#logger("n"),
+      clock: life.clock,
+      random: this.simulation.random,
+      open: () =>
+        Promise.resolve({
+          clusterId: "simulated",
+          journal: new LevelJournal(this.level.open(life), (error) =>
+            this.problems.push(`n: ${error.message}`)),
+        }),
+      serve: this.network.serveFor(life),
+      replication: this.options.replication,
+      blockBytes: this.options.blockBytes,
+      sessionTtlMs: SESSION_TTL_MS,
+      deadAfterMs: DEAD_AFTER_MS,
+    });
+  }
+
+  killNameserver(): void {
+    if (this.nameserver === null) return;
+    this.trace("n is killed");
+    this.nameserver.end();
+    this.network.kill(this.nameserver, false);
+    this.nameserver = null;
+  }
+
+  async startDataserver(host: DataserverHost): Promise<void> {
+    const life = new Life(this.simulation, host.host);
+    host.life = life;
+    this.trace(`${host.host} starts`);
+    const server = await startDataserver({
+      nameserver: "n:7400",
+      volumes: ["/v"],
+      listen: `${host.host}:7401`,
+      host: host.host,
+      log: this.#logger(host.host),
+      dialer: this.network.dialerFor(life),
+      clock: life.clock,
+      random: this.simulation.random,
+      disk: host.disk.open(life),
+      serve: this.network.serveFor(life),
+      scrubPeriodMs: 30_000,
+    });
+    host.server = server;
+    host.volume = server.volumes[0]!.volume;
+  }
+
+  /** The process dies; or the machine, with what was not synced. */
+  killDataserver(host: DataserverHost, isPowerCut: boolean): void {
+    const { life } = host;
+    if (life === null) return;
+    this.trace(`${host.host} ${isPowerCut ? "loses power" : "is killed"}`);
+    life.end();
+    host.life = host.server = null;
+    this.network.kill(life, isPowerCut);
+    host.disk.killed();
+    for (const file of host.disk.names.values()) file.opens = 0;
+    if (isPowerCut) host.disk.powerCut();
+  }
+
+  async startClient(client: ClientHost): Promise<void> {
+    const life = new Life(this.simulation, client.host);
+    client.life = life;
+    client.lives++;
+    const fs = makeFileSystem({
+      nameserver: "n:7400",
+      clientId: `${client.host} ${client.lives}`,
+      host: client.label,
+      mountpoint: "/mnt",
+      dialer: this.network.dialerFor(life),
+      isLocal: () => false,
+      clock: life.clock,
+      log: this.#logger(client.host),
+      kernelRequests: () => 0,
+    });
+    for (;;) {
+      try {
+        await fs.session.connect();
+        break;
+      } catch {
+        await life.wait(500); // the nameserver is down just now
+      }
+    }
+    if (life.isOver) return;
+    client.fs = fs;
+    void fs.files.run(new AbortController().signal);
+  }
+
+  killClient(client: ClientHost): void {
+    const { life } = client;
+    if (life === null) return;
+    this.trace(`${client.host} is killed`);
+    life.end();
+    client.life = client.fs = null;
+    this.network.kill(life, false);
+  }
+
+  /** Every block of every file, as it is on the nameserver's disk. */
+  blocks(): PlacedBlock[] {
+    const found: PlacedBlock[] = [];
+    for (const [key, value] of this.level.range(tableRange(TABLE_EXTENTS))) {
+      for (const extent of decodeExtents(value)) found.push({ ino: asInodeId(getU64(key, 1)), extent });
+    }
+    return found;
+  }
+
+  hostOf(volume: VolumeId): DataserverHost {
+    return this.dataservers.find((host) => host.volume === volume)!;
+  }
+}

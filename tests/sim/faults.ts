@@ -1,0 +1,226 @@
+/** What goes wrong in a simulated cluster, one thing after another, as the seed says. In the end all is well again. */
+
+import type { Cluster, DataserverHost, PlacedBlock } from "./cluster.ts";
+import { PAGE, PAGES, type Workload } from "./workload.ts";
+
+type Fault =
+  | "killDataserver"
+  | "cutPower"
+  | "killNameserver"
+  | "killClient"
+  | "cutNetwork"
+  | "breakConnections"
+  | "slow"
+  | "rot";
+
+export const ALL_FAULTS: readonly Fault[] = [
+  "killDataserver",
+  "cutPower",
+  "killNameserver",
+  "killClient",
+  "cutNetwork",
+  "breakConnections",
+  "slow",
+  "rot",
+];
+
+export class Faults {
+  readonly #cluster: Cluster;
+  readonly #workload: Workload;
+  readonly #kinds: readonly Fault[];
+  isStopping = false;
+  isOver = false;
+  /** Replicas that may lack what was acknowledged, as "VOLUME BLOCK GENERATION". */
+  readonly #suspect = new Set<string>();
+  readonly #rotten = new Set<string>();
+  readonly counts: Record<string, number> = {};
+
+  constructor(cluster: Cluster, workload: Workload, kinds: readonly Fault[]) {
+    this.#cluster = cluster;
+    this.#workload = workload;
+    this.#kinds = kinds;
+  }
+
+  #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => this.#cluster.simulation.after(ms, resolve));
+  }
+
+  async run(): Promise<void> {
+    const { simulation } = this.#cluster;
+    while (!this.isStopping) {
+      await this.#pause(simulation.chance(0.3) ? simulation.between(0, 300) : simulation.between(0, 6_000));
+      if (this.isStopping) break;
+      const kind = simulation.pick(this.#kinds);
+      if (await this[kind]() === false) continue;
+      this.counts[kind] = (this.counts[kind] ?? 0) + 1;
+    }
+    this.isOver = true;
+  }
+
+  /** All is well again. */
+  heal(): void {
+    const { cluster } = { cluster: this.#cluster };
+    cluster.network.mend();
+    for (const host of cluster.dataservers) {
+      host.disk.slownessMs = 0;
+      if (!host.isUp) void cluster.startDataserver(host);
+    }
+    cluster.level.slownessMs = 0;
+    if (cluster.nameserver === null) void cluster.startNameserver();
+  }
+
+  #downMs(): number {
+    const { simulation } = this.#cluster;
+    const dice = simulation.random.next();
+    return dice < 0.5
+      ? simulation.between(10, 2_000)
+      : dice < 0.85
+      ? simulation.between(2_000, 15_000)
+      : 40_000;
+  }
+
+  // ---- dataservers
+
+  killDataserver(): boolean {
+    const { simulation, dataservers } = this.#cluster;
+    const host = simulation.pick(dataservers);
+    if (!host.isUp) return false;
+    this.#cluster.killDataserver(host, false);
+    this.#later(this.#downMs(), () => host.isUp ? undefined : this.#cluster.startDataserver(host));
+    return true;
+  }
+
+  cutPower(): boolean {
+    const { simulation, dataservers } = this.#cluster;
+    const host = simulation.pick(dataservers);
+    if (!host.isUp || host.volume === null) return false;
+    const at = simulation.tick();
+    const losing = this.#cluster.blocks().filter((block) => this.#mayLose(host, block));
+    const lost = losing.filter((block) => !this.#isElsewhere(host, block));
+    for (const { ino, extent } of lost) {
+      const first = Math.floor(extent.start / PAGE);
+      const end = Math.min(PAGES, Math.ceil((extent.start + extent.length) / PAGE));
+      for (let page = first; page < end; page++) this.#workload.register(ino, page).cut(at);
+    }
+    for (const { extent } of losing) this.#suspect.add(`${host.volume} ${extent.block} ${extent.generation}`);
+    this.#cluster.killDataserver(host, true);
+    this.#later(this.#downMs() + 500, () => host.isUp ? undefined : this.#cluster.startDataserver(host));
+    return true;
+  }
+
+  /** Something of this block is on this machine, but not yet on its disk. */
+  #mayLose(host: DataserverHost, { extent }: PlacedBlock): boolean {
+    return extent.volumes.includes(host.volume!) && (host.fileOf(extent.block)?.unsynced.length ?? 0) > 0;
+  }
+
+  /** Another machine that works has all that was acknowledged. */
+  #isElsewhere(host: DataserverHost, { extent }: PlacedBlock): boolean {
+    return extent.volumes.some((volume) => {
+      const other = this.#cluster.hostOf(volume);
+      return other !== host && other.isUp && other.fileOf(extent.block) !== undefined &&
+        (other.disk.records.get(extent.block)?.generation ?? -1) >= extent.generation &&
+        !this.#suspect.has(`${volume} ${extent.block} ${extent.generation}`) &&
+        !this.#rotten.has(`${volume} ${extent.block}`);
+    });
+  }
+
+  rot(): boolean {
+    const { simulation, dataservers } = this.#cluster;
+    const host = simulation.pick(dataservers);
+    if (host.volume === null) return false;
+    const blocks = this.#cluster.blocks().filter((block) => {
+      const { extent } = block;
+      const file = host.fileOf(extent.block);
+      return extent.volumes.includes(host.volume!) && file !== undefined && file.opens === 0 &&
+        file.bytes.length > 0 && host.disk.records.get(extent.block)?.state === "finalized" &&
+        this.#isElsewhere(host, block);
+    });
+    if (blocks.length === 0) return false;
+    const { block } = simulation.pick(blocks).extent;
+    const file = host.fileOf(block)!;
+    const bytes = file.bytes.slice();
+    const at = simulation.below(bytes.length);
+    bytes[at] = bytes[at]! ^ (1 << simulation.below(8));
+    file.bytes = file.durable = bytes;
+    this.#rotten.add(`${host.volume} ${block}`);
+    this.#cluster.trace(`${host.host}: block ${block} rots`);
+    return true;
+  }
+
+  // ---- the others
+
+  killNameserver(): boolean {
+    if (this.#cluster.nameserver === null) return false;
+    this.#cluster.killNameserver();
+    const { simulation } = this.#cluster;
+    this.#later(
+      simulation.between(10, simulation.chance(0.8) ? 2_000 : 15_000),
+      () => this.#cluster.nameserver === null ? this.#cluster.startNameserver() : undefined,
+    );
+    return true;
+  }
+
+  killClient(): boolean {
+    const { simulation, clients } = this.#cluster;
+    const client = simulation.pick(clients);
+    if (client.life === null || client.fs === null) return false;
+    this.#cluster.killClient(client);
+    this.#workload.died(client);
+    this.#later(simulation.between(10, 5_000), async () => {
+      if (client.life !== null) return;
+      await this.#cluster.startClient(client);
+      if (!this.#workload.isStopping) void this.#workload.run(client);
+    });
+    return true;
+  }
+
+  // ---- the network
+
+  #hosts(): string[] {
+    const { dataservers, clients } = this.#cluster;
+    return ["n", ...dataservers.map(({ host }) => host), ...clients.map(({ host }) => host)];
+  }
+
+  cutNetwork(): boolean {
+    const { simulation, network } = this.#cluster;
+    const hosts = this.#hosts();
+    const one = simulation.pick(hosts);
+    const others = hosts.filter((host) => host !== one);
+    const from = simulation.chance(0.5) ? others : [simulation.pick(others)];
+    this.#cluster.trace(`${one} is cut off from ${from}`);
+    for (const other of from) network.cut(one, other);
+    this.#later(simulation.between(200, simulation.chance(0.6) ? 3_000 : 25_000), () => {
+      this.#cluster.trace("the network is whole again");
+      network.mend();
+    });
+    return true;
+  }
+
+  breakConnections(): boolean {
+    const { simulation, network } = this.#cluster;
+    const part = simulation.chance(0.5) ? 0.15 : 1;
+    for (const connection of [...network.connections]) {
+      if (simulation.chance(part)) connection.break();
+    }
+    return true;
+  }
+
+  slow(): boolean {
+    const { simulation, network, dataservers } = this.#cluster;
+    const ms = simulation.pick([5, 50, 500, 3_000]);
+    const host = simulation.pick(dataservers);
+    if (simulation.chance(0.5)) host.disk.slownessMs = ms;
+    else network.slowness.set(simulation.pick(this.#hosts()), ms);
+    this.#later(simulation.between(500, 8_000), () => {
+      host.disk.slownessMs = 0;
+      network.slowness.clear();
+    });
+    return true;
+  }
+
+  #later(ms: number, run: () => unknown): void {
+    this.#cluster.simulation.after(ms, () => {
+      if (!this.isOver) void run();
+    });
+  }
+}

@@ -1,0 +1,95 @@
+/** One run of a simulated cluster from one seed: programs work while things go wrong, then all heals and is looked at. */
+
+import { Cluster } from "./cluster.ts";
+import { ALL_FAULTS, Faults } from "./faults.ts";
+import { PAGE, versionOf, Workload } from "./workload.ts";
+
+export interface Outcome {
+  readonly problems: readonly string[];
+  readonly counts: Readonly<Record<string, number>>;
+  readonly events: number;
+}
+
+const WORK_MS = 40_000;
+const PROGRAMS_END_MS = 200_000;
+const SETTLE_MS = 300_000;
+
+export async function simulate(seed: number, trace = false): Promise<Outcome> {
+  const cluster = new Cluster({
+    seed,
+    dataservers: 3 + seed % 2,
+    clients: 3,
+    replication: seed % 5 === 0 ? 3 : 2,
+    blockBytes: 4 * PAGE,
+    trace,
+  });
+  const { simulation, problems } = cluster;
+  const workload = new Workload(cluster);
+  // Most seeds have a few kinds of faults only, which then meet more often.
+  const kinds = ALL_FAULTS.filter(() => simulation.chance(0.4));
+  const faults = new Faults(cluster, workload, kinds.length === 0 ? ALL_FAULTS : kinds);
+  const outcome = (): Outcome => ({
+    problems,
+    counts: { ...workload.counts, ...faults.counts },
+    events: simulation.events,
+  });
+  try {
+    await cluster.start();
+    for (const client of cluster.clients) void workload.run(client);
+    void faults.run();
+    await simulation.run(() => problems.length > 0, WORK_MS);
+    workload.isStopping = faults.isStopping = true;
+    await simulation.run(() => faults.isOver || problems.length > 0, 20_000);
+    faults.heal();
+    if (!await simulation.run(() => workload.running === 0 || problems.length > 0, PROGRAMS_END_MS)) {
+      problems.push(`${workload.running} programs hang`);
+    }
+    if (problems.length > 0) return outcome();
+    let wrong = "";
+    if (!await simulation.run(() => (wrong = whatIsWrong(cluster)) === "", SETTLE_MS)) problems.push(wrong);
+    for (const client of cluster.clients) {
+      if (client.fs === null) await cluster.within(startAnew(cluster, client), 60_000, "a mount");
+      await cluster.within(workload.readAll(client), 200_000, `reading all on ${client.host}`);
+    }
+    for (const register of workload.registers) {
+      const problem = register.check();
+      if (problem !== undefined) problems.push(problem);
+    }
+  } catch (error) {
+    problems.push(error instanceof Error ? error.stack ?? error.message : String(error));
+  }
+  return outcome();
+}
+
+async function startAnew(cluster: Cluster, client: Cluster["clients"][number]): Promise<void> {
+  if (client.life === null) await cluster.startClient(client);
+}
+
+/** Empty when every block has its replicas, all alike. */
+function whatIsWrong(cluster: Cluster): string {
+  const wanted = Math.min(cluster.options.replication, cluster.dataservers.length);
+  for (const { ino, extent } of cluster.blocks()) {
+    if (!extent.written) continue;
+    const { block, volumes, generation, length } = extent;
+    const what = `block ${block} of ${ino} generation ${generation} on ${volumes}`;
+    if (volumes.length !== wanted) return `${what}: ${volumes.length} replicas`;
+    let first: string | undefined;
+    for (const volume of volumes) {
+      const host = cluster.hostOf(volume);
+      const record = host.disk.records.get(block);
+      const file = host.fileOf(block);
+      if (record === undefined || file === undefined) return `${what}: missing on ${host.host}`;
+      if (record.generation !== generation) return `${what}: generation ${record.generation} on ${host.host}`;
+      const bytes = new Uint8Array(length);
+      bytes.set(file.bytes.subarray(0, length));
+      const versions: (number | undefined)[] = [];
+      for (let at = 0; at < length; at += PAGE) {
+        versions.push(versionOf(bytes.subarray(at, at + PAGE), ino, (extent.start + at) / PAGE));
+      }
+      if (versions.includes(undefined)) return `${what}: wrong bytes on ${host.host}`;
+      first ??= versions.join();
+      if (versions.join() !== first) return `${what}: ${first} and ${versions} on ${host.host}`;
+    }
+  }
+  return "";
+}

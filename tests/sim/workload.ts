@@ -1,0 +1,370 @@
+/**
+ * Programs on the clients: they open, write, read, sync, cut, rename and remove a few files, one call after the other, and
+ * note in the history what they saw.
+ */
+
+import { bytesOf } from "../../base/bytes.ts";
+import type { Handle } from "../../fs/files.ts";
+import type { Interruptible } from "../../fs/inode.ts";
+import { FsError } from "../../wire/errno.ts";
+import { type InodeId, ROOT_INODE } from "../../wire/ids.ts";
+import type { ClientHost, Cluster } from "./cluster.ts";
+import { type Operation, Register } from "./history.ts";
+
+/** A register's bytes. */
+export const PAGE = 64;
+/** Registers of a file. */
+export const PAGES = 10;
+const NAMES = ["a", "b", "c"];
+const PATIENT: Interruptible = { signal: new AbortController().signal };
+
+interface Noted {
+  readonly register: Register;
+  readonly operation: Operation;
+}
+
+interface OpenHandle {
+  readonly handle: Handle;
+  readonly ino: InodeId;
+  readonly isWriter: boolean;
+}
+
+export class Workload {
+  readonly #cluster: Cluster;
+  readonly #registers = new Map<string, Register>();
+  #versions = 0;
+  isStopping = false;
+  /** Programs that have not ended. */
+  running = 0;
+  /** What each client has written that may yet be lost. */
+  readonly #unstored = new Map<string, Set<Noted>>();
+  /** Of those that are stored or not, what no fsync has covered. */
+  readonly counts: Record<string, number> = {};
+
+  constructor(cluster: Cluster) {
+    this.#cluster = cluster;
+  }
+
+  get registers(): Iterable<Register> {
+    return this.#registers.values();
+  }
+
+  register(ino: InodeId, page: number): Register {
+    const name = `${ino}.${page}`;
+    let register = this.#registers.get(name);
+    if (register === undefined) this.#registers.set(name, register = new Register(name));
+    return register;
+  }
+
+  /** The client has died: nobody will say what became of what it wrote. */
+  died(client: ClientHost): void {
+    for (const { register, operation } of this.#unstored.get(client.host) ?? []) {
+      register.leave(operation, this.#cluster.simulation.tick());
+    }
+    this.#unstored.delete(client.host);
+  }
+
+  /** A program on `client`, until the workload stops or the client dies. */
+  async run(client: ClientHost): Promise<void> {
+    const { life } = client;
+    const program = new Program(this, this.#cluster, client);
+    this.running++;
+    life!.onEnd.add(() => this.running--);
+    try {
+      while (!this.isStopping) {
+        await life!.wait(this.#cluster.simulation.between(0, 400));
+        await program.step();
+      }
+      await program.closeAll();
+    } catch (error) {
+      const text = error instanceof Error ? error.stack ?? error.message : String(error);
+      this.#cluster.problems.push(`${client.host}: ${text}`);
+    }
+    if (!life!.isOver) this.running--;
+    life!.onEnd.clear();
+  }
+
+  count(what: string): void {
+    this.counts[what] = (this.counts[what] ?? 0) + 1;
+  }
+
+  nextVersion(): number {
+    return ++this.#versions;
+  }
+
+  unstored(client: ClientHost): Set<Noted> {
+    let noted = this.#unstored.get(client.host);
+    if (noted === undefined) this.#unstored.set(client.host, noted = new Set());
+    return noted;
+  }
+
+  /** Reads every file by its name on a client, when all is well: must succeed. */
+  async readAll(client: ClientHost): Promise<void> {
+    const program = new Program(this, this.#cluster, client);
+    for (const name of NAMES) await program.readWhole(name);
+  }
+}
+
+/** One process. */
+class Program {
+  readonly #workload: Workload;
+  readonly #cluster: Cluster;
+  readonly #client: ClientHost;
+  readonly #open: OpenHandle[] = [];
+  readonly #unsynced = new Map<InodeId, Set<Noted>>();
+
+  constructor(workload: Workload, cluster: Cluster, client: ClientHost) {
+    this.#workload = workload;
+    this.#cluster = cluster;
+    this.#client = client;
+  }
+
+  get #tick(): number {
+    return this.#cluster.simulation.tick();
+  }
+
+  async step(): Promise<void> {
+    const { simulation } = this.#cluster;
+    const opened = this.#open.length > 0 ? simulation.pick(this.#open) : undefined;
+    if (opened === undefined || (this.#open.length < 3 && simulation.chance(0.1))) {
+      return await this.#openOne();
+    }
+    const dice = simulation.random.next();
+    if (dice < 0.32 && opened.isWriter) return await this.#write(opened);
+    if (dice < 0.72) return void await this.#read(opened);
+    if (dice < 0.82 && opened.isWriter) return await this.#sync(opened);
+    if (dice < 0.86 && opened.isWriter) return await this.#truncate(opened);
+    if (dice < 0.88) {
+      return await this.#attempt(
+        "remove",
+        () => this.#fs.names.remove(ROOT_INODE, this.#name(), false, PATIENT),
+      );
+    }
+    if (dice < 0.9) {
+      const [from, to] = [this.#name(), this.#name()];
+      return await this.#attempt(
+        "rename",
+        () => this.#fs.names.rename(ROOT_INODE, from, ROOT_INODE, to, 0, PATIENT),
+      );
+    }
+    await this.#close(opened);
+  }
+
+  get #fs() {
+    return this.#client.fs!;
+  }
+
+  #name(): Uint8Array {
+    return bytesOf(this.#cluster.simulation.pick(NAMES));
+  }
+
+  /** Runs a call; what it refuses is counted. True: it succeeded. */
+  async #attempt(what: string, call: () => Promise<unknown>): Promise<void> {
+    await this.#succeeds(what, call);
+  }
+
+  async #succeeds(what: string, call: () => Promise<unknown>): Promise<boolean> {
+    this.#cluster.trace(`${this.#client.host} ${what} ...`);
+    try {
+      await call();
+      this.#workload.count(what);
+      this.#cluster.trace(`${this.#client.host} ${what} done`);
+      return true;
+    } catch (error) {
+      if (!(error instanceof FsError)) throw error;
+      this.#workload.count(`${what} ${error.errno}`);
+      this.#cluster.trace(`${this.#client.host} ${what} failed: ${error.errno} ${error.message}`);
+      return false;
+    }
+  }
+
+  async #openOne(): Promise<void> {
+    const name = this.#name();
+    const isWriter = this.#cluster.simulation.chance(0.6);
+    await this.#attempt(isWriter ? "create" : "open", async () => {
+      let handle: Handle;
+      if (isWriter) {
+        const credentials = { uid: 0, gid: 0 };
+        const request = { parent: ROOT_INODE, name, credentials, mode: 0o644, exclusive: false, write: true };
+        handle = (await this.#fs.files.create(request, { truncate: false }, PATIENT)).handle;
+      } else {
+        handle = await this.#openToRead(name);
+      }
+      this.#open.push({ handle, ino: handle.file.ino, isWriter });
+    });
+  }
+
+  async #openToRead(name: Uint8Array): Promise<Handle> {
+    const { inode } = await this.#fs.names.lookup(ROOT_INODE, name, PATIENT);
+    if (inode === null) throw new FsError("ENOENT", "no such name");
+    return await this.#fs.files.open(
+      inode.ino,
+      { write: false, truncate: false, killSuidGid: false },
+      PATIENT,
+    );
+  }
+
+  async #write({ handle, ino }: OpenHandle): Promise<void> {
+    const { simulation } = this.#cluster;
+    const first = simulation.below(PAGES);
+    const count = 1 + simulation.below(Math.min(3, PAGES - first));
+    const data = new Uint8Array(count * PAGE);
+    const noted: Noted[] = [];
+    const from = this.#tick;
+    for (let i = 0; i < count; i++) {
+      const version = this.#workload.nextVersion();
+      fill(data.subarray(i * PAGE, (i + 1) * PAGE), ino, first + i, version);
+      const register = this.#workload.register(ino, first + i);
+      noted.push({ register, operation: register.begin(true, this.#client.host, version, from) });
+    }
+    const unstored = this.#workload.unstored(this.#client);
+    for (const one of noted) unstored.add(one);
+    const how = { append: false, isWriteback: false, killSuidGid: false };
+    const what = `write ${ino}.${first}+${count}`;
+    const isDone = await this.#succeeds(
+      this.#cluster.options.trace ? what : "write",
+      () => this.#fs.files.write(handle, first * PAGE, data, how, PATIENT),
+    );
+    const to = this.#tick;
+    for (const one of noted) {
+      if (isDone) {
+        one.register.end(one.operation, to);
+        this.#unsyncedOf(ino).add(one);
+      } else {
+        one.register.leave(one.operation, to);
+        unstored.delete(one);
+      }
+    }
+  }
+
+  #unsyncedOf(ino: InodeId): Set<Noted> {
+    let noted = this.#unsynced.get(ino);
+    if (noted === undefined) this.#unsynced.set(ino, noted = new Set());
+    return noted;
+  }
+
+  async #read(opened: OpenHandle): Promise<boolean> {
+    const { simulation } = this.#cluster;
+    const first = simulation.chance(0.3) ? 0 : simulation.below(PAGES);
+    const count = simulation.chance(0.3) ? PAGES - first : 1;
+    return await this.#readPages(opened, first, count);
+  }
+
+  async #readPages({ handle, ino }: OpenHandle, first: number, count: number): Promise<boolean> {
+    const from = this.#tick;
+    const what = `read ${ino}.${first}+${count}`;
+    return await this.#succeeds(this.#cluster.options.trace ? what : "read", async () => {
+      const views = await this.#fs.files.read(handle, first * PAGE, count * PAGE, true, PATIENT);
+      const to = this.#tick;
+      const data = new Uint8Array(count * PAGE);
+      let at = 0;
+      for (const view of views) {
+        data.set(view, at);
+        at += view.length;
+      }
+      for (let i = 0; i < count; i++) {
+        const version = versionOf(data.subarray(i * PAGE, (i + 1) * PAGE), ino, first + i);
+        if (version === undefined) {
+          this.#cluster.problems.push(`${this.#client.host} read wrong bytes of ${ino}.${first + i}`);
+          continue;
+        }
+        this.#workload.register(ino, first + i).read(this.#client.host, version, from, to);
+        this.#cluster.trace(`${this.#client.host} reads ${ino}.${first + i} = ${version}`);
+      }
+    });
+  }
+
+  async #sync({ handle, ino }: OpenHandle): Promise<void> {
+    const noted = [...this.#unsyncedOf(ino)];
+    if (!await this.#stores("fsync", ino, () => this.#fs.files.fsync(handle))) return;
+    const at = this.#tick;
+    for (const one of noted) {
+      one.register.synced(one.operation, at);
+      this.#unsyncedOf(ino).delete(one);
+    }
+  }
+
+  /** A call after which all that this client has written to the file is stored, or else may never be. */
+  async #stores(what: string, ino: InodeId, call: () => Promise<unknown>): Promise<boolean> {
+    const isDone = await this.#succeeds(what, call);
+    const unstored = this.#workload.unstored(this.#client);
+    const at = this.#tick;
+    for (const one of [...unstored]) {
+      if (!one.register.name.startsWith(`${ino}.`)) continue;
+      unstored.delete(one);
+      if (!isDone) {
+        one.register.leave(one.operation, at);
+        this.#unsyncedOf(ino).delete(one);
+      }
+    }
+    return isDone;
+  }
+
+  async #truncate({ ino }: OpenHandle): Promise<void> {
+    const pages = this.#cluster.simulation.below(PAGES);
+    const from = this.#tick;
+    const noted: Noted[] = [];
+    for (let page = pages; page < PAGES; page++) {
+      const register = this.#workload.register(ino, page);
+      noted.push({ register, operation: register.begin(true, this.#client.host, 0, from) });
+    }
+    const unstored = this.#workload.unstored(this.#client);
+    for (const one of noted) unstored.add(one);
+    const isDone = await this.#succeeds(
+      "truncate",
+      () => this.#fs.names.setattr({ ino, size: pages * PAGE }, PATIENT),
+    );
+    const to = this.#tick;
+    for (const one of noted) {
+      unstored.delete(one);
+      if (isDone) one.register.end(one.operation, to);
+      else one.register.leave(one.operation, to);
+    }
+  }
+
+  async #close(opened: OpenHandle): Promise<void> {
+    this.#open.splice(this.#open.indexOf(opened), 1);
+    if (opened.isWriter) await this.#stores("close", opened.ino, () => this.#fs.files.flush(opened.handle));
+    await this.#attempt("release", () => this.#fs.files.close(opened.handle));
+  }
+
+  async closeAll(): Promise<void> {
+    while (this.#open.length > 0) await this.#close(this.#open[0]!);
+  }
+
+  async readWhole(name: string): Promise<void> {
+    let handle: Handle;
+    try {
+      handle = await this.#openToRead(bytesOf(name));
+    } catch (error) {
+      if (error instanceof FsError && error.errno === "ENOENT") return;
+      this.#cluster.problems.push(`${name} can't be opened: ${(error as Error).message}`);
+      return;
+    }
+    const { ino } = handle.file;
+    const opened = { handle, ino, isWriter: false };
+    if (!await this.#readPages(opened, 0, PAGES)) {
+      this.#cluster.problems.push(`${name} (${ino}) can't be read`);
+    }
+    await this.#fs.files.close(handle);
+  }
+}
+
+function fill(page: Uint8Array, ino: number, index: number, version: number): void {
+  const view = new DataView(page.buffer, page.byteOffset, page.byteLength);
+  for (let at = 0; at < PAGE; at += 8) {
+    view.setUint32(at, ino * PAGES + index);
+    view.setUint32(at + 4, version);
+  }
+}
+
+/** 0 of zeros; undefined: nobody ever wrote that there. */
+export function versionOf(page: Uint8Array, ino: number, index: number): number | undefined {
+  const view = new DataView(page.buffer, page.byteOffset, page.byteLength);
+  const version = view.getUint32(4);
+  const owner = version === 0 ? 0 : ino * PAGES + index;
+  for (let at = 0; at < PAGE; at += 8) {
+    if (view.getUint32(at) !== owner || view.getUint32(at + 4) !== version) return undefined;
+  }
+  return version;
+}
