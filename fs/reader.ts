@@ -21,8 +21,11 @@ const HEDGE_MS = 400;
 const RETRY_MS = 300;
 /** Rounds over all replicas before a failure that is not of the network is given up on. */
 const ROUNDS_MAX = 3;
-/** Replicas that all have another generation than the nameserver says are about to be settled, after a restart of it. */
-const UNSETTLED_MS = 30_000;
+/**
+ * Replicas that can't be read but may be soon: the nameserver settles generations after a restart of it, and what counts
+ * after one of machines, once all are back or given up on.
+ */
+const UNSETTLED_MS = 120_000;
 const ZEROS = new Uint8Array(1024 * 1024);
 
 export interface ReaderOptions {
@@ -59,12 +62,9 @@ export class Reader {
       else parts.push(this.#readBlock(file, block, at - block.start, stop - at, interrupt));
       at = stop;
     }
-    const views: Uint8Array[] = [];
-    for (const part of parts) {
-      if (part instanceof Uint8Array) views.push(part);
-      else views.push(...await part);
-    }
-    return views;
+    // All at once: of several that fail each is waited for.
+    const read = await Promise.all(parts);
+    return read.flatMap((part) => part);
   }
 
   async #readBlock(

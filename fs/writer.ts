@@ -124,12 +124,17 @@ export class Writer {
   async #send(file: OpenFile, offset: number, bytes: Uint8Array, tenure: number): Promise<void> {
     let at = 0;
     const parts: Promise<void>[] = [];
-    while (at < bytes.length) {
-      const position = offset + at;
-      const block = await this.#blockAt(file, position);
-      const length = Math.min(bytes.length - at, block.start + block.length - position);
-      parts.push(this.#sendPart(file, block, position, bytes.subarray(at, at + length), tenure));
-      at += length;
+    try {
+      while (at < bytes.length) {
+        const position = offset + at;
+        const block = await this.#blockAt(file, position);
+        const length = Math.min(bytes.length - at, block.start + block.length - position);
+        parts.push(this.#sendPart(file, block, position, bytes.subarray(at, at + length), tenure));
+        at += length;
+      }
+    } finally {
+      // It has ended when nothing of it is in flight any more, whatever failed first.
+      await Promise.allSettled(parts);
     }
     await Promise.all(parts);
   }
