@@ -18,6 +18,8 @@ const FETCH_BYTES = 16 * 1024 ** 3;
 const RETRY_MS = 300;
 /** So long a replica may have another generation than the nameserver says: it settles that after a restart. */
 const UNSETTLED_MS = 3_000;
+/** And so long it may take until it is known what counts, after a restart of machines. */
+const SETTLED_MS_MAX = 120_000;
 /** Tries of a replica operation that fails for another reason than reachability. */
 const ATTEMPTS_MAX = 20;
 
@@ -165,7 +167,10 @@ export class Blocks {
         if (reply.failed.length === 0) return current;
         failed.push(...reply.failed.map(({ volume }) => volume));
         current = await this.#takeOff(file, current, failed, reply.failed[0]!.message);
-        return current; // the head and the rest of the chain have it
+        // The head and the rest of the chain have it. But when the block had changed before our report, those that
+        // failed may be its replicas still, without what they failed to take.
+        if (!current.replicas.some(({ volume }) => failed.includes(volume))) return current;
+        continue;
       } catch (error) {
         failure = error;
         const isOutOfDate = isErrno(error, "ESTALE") || isErrno(error, "ENOENT");
@@ -175,7 +180,8 @@ export class Blocks {
       }
       const isReachability = isTransportError(failure);
       const isLate = softTimeoutMs !== undefined && clock.monotonicMs() - startMs > softTimeoutMs;
-      if (isLate || (!isReachability && attempt >= ATTEMPTS_MAX)) {
+      const isUnsettled = isErrno(failure, "ESTALE") && clock.monotonicMs() - startMs < SETTLED_MS_MAX;
+      if (isLate || (!isReachability && !isUnsettled && attempt >= ATTEMPTS_MAX)) {
         throw isErrno(failure, "ENOSPC")
           ? failure
           : new FsError("EIO", messageOf(failure), { cause: failure });
@@ -191,8 +197,8 @@ export class Blocks {
           current = now;
         }
       } catch (error) {
-        if (!isTransportError(error)) throw error;
-        // No replica can be reached now: wait for one to come back.
+        if (!isTransportError(error) && !isErrno(error, "EAGAIN")) throw error;
+        // No replica can be reached or used now: wait for one to come back, or for the nameserver to settle it.
       }
       if (attempt > 1 || failed.length === 0) await clock.sleep(RETRY_MS);
     }
@@ -229,6 +235,7 @@ export class Blocks {
       block: block.id,
       generation: block.generation,
       failed,
+      ...(file.hasData(block) ? { hasData: true } : {}),
     });
     file.blocks.put(reply.block);
     return reply.block;

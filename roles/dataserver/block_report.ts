@@ -30,7 +30,10 @@ export async function reportBlocks(
     const page = await volume.records.page(from, REPORT_PAGE);
     const isLast = page.length < REPORT_PAGE;
     const to = isLast ? Number.MAX_SAFE_INTEGER : page[page.length - 1]!.block + 1;
-    const replicas = page.map(({ block, record }) => ({ block, generation: record.generation }));
+    const replicas = page.map(({ block, record: { generation, isDoubtful } }) => ({
+      ...{ block, generation },
+      ...(isDoubtful === true ? { doubtful: true } : {}),
+    }));
     const reply = await actions.send({ volume: id, from, to, replicas });
     count += replicas.length;
     if (reply.stale.length > 0) actions.onStale(reply.stale);

@@ -267,10 +267,11 @@ class RunningDataserver implements Dataserver {
         this.#deletions.add(this.#volumes.find(volume), blocks, { report: true });
         return OK;
       },
-      setGeneration: async ({ volume, block, from, to }) => ({
-        length: await this.#volumes.find(volume).setGeneration(block, from, to),
+      setGeneration: async ({ volume, block, from, to, chosen }) => ({
+        length: await this.#volumes.find(volume).setGeneration(block, from, to, chosen === true),
       }),
-      replicaState: ({ volume, block, generation }) => this.#volumes.find(volume).stateOf(block, generation),
+      replicaState: ({ volume, block, generation, digest }) =>
+        this.#volumes.find(volume).stateOf(block, generation, digest === true),
       copyReplica: (request) =>
         this.#copies.copy(this.#volumes.find(request.volume), request, this.#abort.signal),
       verifyReplica: (request) =>

@@ -212,6 +212,12 @@ function identity(path: string): string {
   }
 }
 
+/** Tells this run of the machine from others: after another one, what was not synced may be gone. Below 2^48, not 0. */
+function bootNumber(): number {
+  const id = Deno.readTextFileSync("/proc/sys/kernel/random/boot_id");
+  return 1 + parseInt(id.replaceAll("-", "").slice(0, 11), 16);
+}
+
 export const systemDisk: Disk = {
   open: openFile,
   close: libc.close,
@@ -233,5 +239,5 @@ export const systemDisk: Disk = {
   realPath,
   space,
   identity,
-  openRecords: LevelRecords.open,
+  openRecords: (path, label) => LevelRecords.open(path, label, bootNumber()),
 };

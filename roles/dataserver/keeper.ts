@@ -106,7 +106,8 @@ export class Keeper {
   }
 
   #isFinalizable(replica: Replica): boolean {
-    return replica.state === "writing" && !this.#volume.corruptReplicas.has(replica.block);
+    return replica.state === "writing" && !replica.isDoubtful &&
+      !this.#volume.corruptReplicas.has(replica.block);
   }
 
   async #recoverSome(): Promise<void> {

@@ -3,6 +3,7 @@
  * Owns: the lock and what the volume's database says of this replica. Knows nothing of chains or of the nameserver.
  * Invariant: no byte of the data file changes before the database says "writing" durably, unless the replica is
  * new; so a finalized record always has the right length and crcs.
+ * Invariant: a doubtful replica is neither read nor written nor finalized before the nameserver has chosen it.
  */
 
 import { randomHexId } from "../../base/random.ts";
@@ -36,6 +37,7 @@ export class Replica {
   readonly #content: ReplicaContent;
   #generation: Generation;
   #state: ReplicaState;
+  #isDoubtful: boolean;
   #recordDurable: boolean;
   #nameDurable: boolean;
   #closed = false;
@@ -50,13 +52,14 @@ export class Replica {
     file: ReplicaFile,
     host: ReplicaHost,
     chunks: ChunkTable,
-    record: { readonly generation: Generation; readonly state: ReplicaState; readonly isDurable: boolean },
+    record: ReplicaRecord & { readonly isDurable: boolean },
   ) {
     this.block = file.block;
     this.#host = host;
     this.#content = new ReplicaContent(file, host, chunks);
     this.#generation = record.generation;
     this.#state = record.state;
+    this.#isDoubtful = record.isDoubtful === true;
     this.#recordDurable = record.isDurable;
     this.#nameDurable = record.state === "finalized";
   }
@@ -69,10 +72,29 @@ export class Replica {
     return this.#content.length;
   }
 
+  /** Its machine has stopped while it was being written: it may lack what was acknowledged. */
+  get isDoubtful(): boolean {
+    return this.#isDoubtful;
+  }
+
   /** Names what the replica holds: another one after each change, and after each opening. */
   stateOf(generation: Generation): ReplicaStateReply {
     this.#check(generation);
     return { length: this.length, state: `${this.#opening}.${this.#version}` };
+  }
+
+  /** As `stateOf`, with a digest of what it holds; also of a doubtful one. */
+  async digestOf(generation: Generation): Promise<ReplicaStateReply> {
+    await this.#settleSome();
+    const hold = await this.lock.acquire(0, WHOLE, true);
+    try {
+      this.#checkGeneration(generation);
+      await this.#settleRest();
+      const state = `${this.#opening}.${this.#version}`;
+      return { length: this.length, state, digest: this.#content.digest() };
+    } finally {
+      this.lock.release(hold);
+    }
   }
 
   /** Counts up with each change: equal before and after means that nothing changed. */
@@ -197,16 +219,23 @@ export class Replica {
     }
   }
 
-  /** Takes generation `to`, durably; gives the length. ESTALE when it has neither `from` nor `to`. */
-  async setGeneration(from: Generation, to: Generation): Promise<number> {
+  /**
+   * Takes generation `to`, durably; gives the length. ESTALE when it has neither `from` nor `to`, or is doubtful and not
+   * `chosen`.
+   */
+  async setGeneration(from: Generation, to: Generation, isChosen: boolean): Promise<number> {
     const hold = await this.lock.acquire(0, WHOLE, true);
     try {
       if (this.#closed) throw new ReplicaClosed();
-      if (this.#generation !== to) {
-        this.#check(from);
+      if (this.#isDoubtful && !isChosen) throw doubtfulError(this.block);
+      if (this.#generation !== to || this.#isDoubtful) {
+        if (this.#generation !== to) this.#checkGeneration(from);
+        // What is chosen is what the block holds: another power cut must not take it back.
+        if (this.#isDoubtful) await this.#writing(this.#content.sync(true));
         const record = { ...this.record, generation: to };
         await this.#writing(this.#host.records.put([{ block: this.block, record }], true));
         this.#generation = to;
+        this.#isDoubtful = false;
       } else if (!this.#recordDurable) {
         await this.#writing(this.#host.records.sync());
       }
@@ -232,6 +261,20 @@ export class Replica {
 
   /** First step of finalizing: the crc file agrees with the data file. Gives the version that it describes. */
   async storeCrcs(): Promise<number> {
+    await this.#settleSome();
+    const hold = await this.lock.acquire(0, WHOLE, true);
+    try {
+      if (this.#closed) throw new ReplicaClosed();
+      await this.#settleRest();
+      await this.#content.storeCrcs();
+      return this.#version;
+    } finally {
+      this.lock.release(hold);
+    }
+  }
+
+  /** Computes the crcs of what was written, as far as writers leave it alone. */
+  async #settleSome(): Promise<void> {
     // In small steps first, so that writers of other ranges need not wait for a whole recovered replica.
     for (let run = this.#content.dirtyRun(0, SETTLE_CHUNKS); run !== null;) {
       const hold = await this.lock.acquire(run.first * CHUNK_BYTES, (run.last + 1) * CHUNK_BYTES, false);
@@ -243,16 +286,12 @@ export class Replica {
       }
       run = this.#content.dirtyRun(run.last + 1, SETTLE_CHUNKS);
     }
-    const hold = await this.lock.acquire(0, WHOLE, true);
-    try {
-      if (this.#closed) throw new ReplicaClosed();
-      for (let run = this.#content.dirtyRun(0, 1); run !== null; run = this.#content.dirtyRun(run.last, 1)) {
-        await this.#content.settle(run.first, run.last, false);
-      }
-      await this.#content.storeCrcs();
-      return this.#version;
-    } finally {
-      this.lock.release(hold);
+  }
+
+  /** And the rest, with everything held. */
+  async #settleRest(): Promise<void> {
+    for (let run = this.#content.dirtyRun(0, 1); run !== null; run = this.#content.dirtyRun(run.last, 1)) {
+      await this.#content.settle(run.first, run.last, false);
     }
   }
 
@@ -284,6 +323,11 @@ export class Replica {
   }
 
   #check(generation: Generation): void {
+    this.#checkGeneration(generation);
+    if (this.#isDoubtful) throw doubtfulError(this.block);
+  }
+
+  #checkGeneration(generation: Generation): void {
     if (this.#closed) throw new ReplicaClosed();
     if (generation !== this.#generation) throw staleError(this.block, this.#generation, generation);
   }
@@ -309,6 +353,12 @@ export class Replica {
       throw this.#host.writeFailed(asFsError(error, "record"));
     }
   }
+}
+
+function doubtfulError(block: BlockId): FsError {
+  const message =
+    `block ${block} was being written here when the machine stopped: the nameserver settles what counts`;
+  return new FsError("ESTALE", message, { op: "block" });
 }
 
 export function staleError(block: BlockId, ours: Generation, theirs: Generation): FsError {

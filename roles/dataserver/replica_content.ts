@@ -4,6 +4,7 @@
  * Invariant: bytes leave here only after their chunk matched its crc in this residency, or was written in it.
  */
 
+import { crc32 } from "node:zlib";
 import * as libc from "../../base/libc.ts";
 import { asFsError, FsError } from "../../wire/errno.ts";
 import type { BlockId } from "../../wire/ids.ts";
@@ -192,6 +193,11 @@ export class ReplicaContent {
     }
     this.#host.lengthChanged(length - this.length);
     this.#chunks.cut(length);
+  }
+
+  /** Names the bytes, with everything held and no chunk dirty. */
+  digest(): string {
+    return `${this.length}.${crc32(this.#chunks.toStored()).toString(16)}`;
   }
 
   /** Writes the crc file, with everything held and no chunk dirty. */

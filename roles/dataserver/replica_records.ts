@@ -2,7 +2,10 @@
  * The volume's LevelDB: one record a replica (generation, state, length), and beside it a marker for each
  * replica in state "writing", so that a start finds those without a scan.
  * Keys: 'r' + block id, 'w' + block id (u64 big-endian, so that they sort), 'v' the volume's label.
- * Invariant: record and marker change in one batch.
+ * Invariants:
+ * - Record and marker change in one batch.
+ * - A record in state "writing" names the boot of the machine under which it was written. Found under another one, its
+ *   replica is doubtful, and stays so until its record is put anew.
  *
  * LevelDB's own synced writes would hold up the serving thread for as long as the disk takes, one after the other. So
  * batches are written without a sync, which puts them into LevelDB's log file with one write(2), and `sync` flushes the
@@ -24,6 +27,8 @@ export interface ReplicaRecord {
   readonly state: ReplicaState;
   /** In bytes. Exact when finalized; when writing, what it was when the writing began. */
   readonly length: number;
+  /** The machine has stopped while it was being written: what was not synced may be gone. Of what is read, not put. */
+  readonly isDoubtful?: boolean;
 }
 
 export interface ReplicaEntry {
@@ -37,10 +42,11 @@ const LABEL_KEY = bytesOf("v");
 const LOG_FILE = /^\d+\.log$/;
 const CACHE_BYTES = 1024 * 1024;
 
-// Value: u8 format | u8 state | 6 unused bytes | f64 generation | f64 length, little-endian.
+// Value: u8 format | u8 state | u48 boot (0 when finalized) | f64 generation | f64 length, little-endian.
 const VALUE_FORMAT = 1;
 const VALUE_BYTES = 24;
 const VALUE_STATE_AT = 1;
+const VALUE_BOOT_AT = 2;
 const VALUE_GENERATION_AT = 8;
 const VALUE_LENGTH_AT = 16;
 
@@ -55,25 +61,32 @@ function blockOf(key: Uint8Array): BlockId {
   return asBlockId(Number(new DataView(key.buffer, key.byteOffset, key.byteLength).getBigUint64(1)));
 }
 
-function encodeRecord(record: ReplicaRecord): Uint8Array {
+function encodeRecord(record: ReplicaRecord, boot: number): Uint8Array {
   const value = new Uint8Array(VALUE_BYTES);
   const view = new DataView(value.buffer);
   value[0] = VALUE_FORMAT;
   value[VALUE_STATE_AT] = record.state === "finalized" ? 1 : 0;
+  if (record.state === "writing") {
+    view.setUint16(VALUE_BOOT_AT, boot % 0x10000, true);
+    view.setUint32(VALUE_BOOT_AT + 2, Math.floor(boot / 0x10000), true);
+  }
   view.setFloat64(VALUE_GENERATION_AT, record.generation, true);
   view.setFloat64(VALUE_LENGTH_AT, record.length, true);
   return value;
 }
 
-function decodeRecord(value: Uint8Array): ReplicaRecord {
+function decodeRecord(value: Uint8Array, boot: number): ReplicaRecord {
   if (value.length !== VALUE_BYTES || value[0] !== VALUE_FORMAT) {
     throw new FsError("EIO", "a replica record has an unknown format");
   }
   const view = new DataView(value.buffer, value.byteOffset, value.byteLength);
+  const state = value[VALUE_STATE_AT] === 1 ? "finalized" : "writing";
+  const itsBoot = view.getUint16(VALUE_BOOT_AT, true) + view.getUint32(VALUE_BOOT_AT + 2, true) * 0x10000;
   return {
     generation: asGeneration(view.getFloat64(VALUE_GENERATION_AT, true)),
-    state: value[VALUE_STATE_AT] === 1 ? "finalized" : "writing",
+    state,
     length: view.getFloat64(VALUE_LENGTH_AT, true),
+    ...(state === "writing" && itsBoot !== boot ? { isDoubtful: true } : {}),
   };
 }
 
@@ -112,17 +125,22 @@ type BatchOperation =
 export class LevelRecords implements ReplicaRecords {
   readonly #db: Database;
   readonly #path: string;
+  readonly #boot: number;
   readonly #syncing = new SharedSync(() => this.#syncOnce());
   /** Log files whose names are on disk. */
   #namedLogs: ReadonlySet<string> = new Set();
 
-  private constructor(db: Database, path: string) {
+  private constructor(db: Database, path: string, boot: number) {
     this.#db = db;
+    this.#boot = boot;
     this.#path = path;
   }
 
-  /** Opens the database in `path`. Errors: EBUSY another process has it; EINVAL it is not the one of `label`. */
-  static async open(path: string, label: string): Promise<LevelRecords> {
+  /**
+   * Opens the database in `path`; `boot` names this run of the machine. Errors: EBUSY another process has it; EINVAL it
+   * is not the one of `label`.
+   */
+  static async open(path: string, label: string, boot: number): Promise<LevelRecords> {
     const db: Database = new ClassicLevel(path, {
       keyEncoding: "view",
       valueEncoding: "view",
@@ -153,19 +171,19 @@ export class LevelRecords implements ReplicaRecords {
       await db.close();
       throw error;
     }
-    return new LevelRecords(db, path);
+    return new LevelRecords(db, path, boot);
   }
 
   async get(block: BlockId): Promise<ReplicaRecord | undefined> {
     const value = await this.#run("read", this.#db.get(keyOf(RECORD, block)));
-    return value === undefined ? undefined : decodeRecord(value);
+    return value === undefined ? undefined : decodeRecord(value, this.#boot);
   }
 
   async put(entries: readonly ReplicaEntry[], durable: boolean): Promise<void> {
     const operations: BatchOperation[] = [];
     for (const { block, record } of entries) {
       const marker = keyOf(WRITING, block);
-      operations.push({ type: "put", key: keyOf(RECORD, block), value: encodeRecord(record) });
+      operations.push({ type: "put", key: keyOf(RECORD, block), value: encodeRecord(record, this.#boot) });
       operations.push(
         record.state === "writing"
           ? { type: "put", key: marker, value: EMPTY_BYTES }
@@ -206,7 +224,7 @@ export class LevelRecords implements ReplicaRecords {
       "read",
       this.#db.iterator({ gte: keyOf(RECORD, from), lt: Uint8Array.of(RECORD + 1), limit }).all(),
     );
-    return entries.map(([key, value]) => ({ block: blockOf(key), record: decodeRecord(value) }));
+    return entries.map(([key, value]) => ({ block: blockOf(key), record: decodeRecord(value, this.#boot) }));
   }
 
   async writing(): Promise<readonly BlockId[]> {

@@ -187,13 +187,16 @@ export class Volume implements ReplicaHost {
     await this.#with(block, null, (replica) => replica.truncate(generation, length));
   }
 
-  async stateOf(block: BlockId, generation: Generation): Promise<ReplicaStateReply> {
-    return await this.#with(block, null, (replica) => replica.stateOf(generation));
+  async stateOf(block: BlockId, generation: Generation, withDigest = false): Promise<ReplicaStateReply> {
+    const action = withDigest
+      ? (replica: Replica) => replica.digestOf(generation)
+      : (replica: Replica) => replica.stateOf(generation);
+    return await this.#with(block, null, action);
   }
 
-  async setGeneration(block: BlockId, from: Generation, to: Generation): Promise<number> {
+  async setGeneration(block: BlockId, from: Generation, to: Generation, isChosen = false): Promise<number> {
     this.#checkWritable(block);
-    return await this.#with(block, null, (replica) => replica.setGeneration(from, to));
+    return await this.#with(block, null, (replica) => replica.setGeneration(from, to, isChosen));
   }
 
   /** Deletes replicas; those that are not there are no error. */

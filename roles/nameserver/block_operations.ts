@@ -173,6 +173,13 @@ export function punchExtents(tx: Transaction, inode: InodeRecord, offset: number
   inode.ctime = tx.now;
 }
 
+/** Drops the blocks of which nobody has reported that they hold data. */
+export function dropUnwritten(tx: Transaction, inode: InodeRecord): void {
+  for (const extent of extentsIn(tx, inode, 0, Infinity, Infinity)) {
+    if (!extent.written) dropExtent(tx, inode, extent);
+  }
+}
+
 /** Drops the block that a file was made with, if nothing was ever written to the file. */
 export function dropUnused(tx: Transaction, ino: InodeId): void {
   const inode = tx.findInode(ino);

@@ -7,14 +7,20 @@
  *   change can never be taken for a current one.
  * - A block keeps at least one replica; when no survivor answers, nothing changes and the caller tries again.
  *
- * The same bars a client whose session has ended from writing: `fence` gives all blocks of a file a new generation.
+ * The same bars a client whose session has ended from writing: `fence` gives all blocks of a file a new generation. What
+ * it was writing then may have reached some replicas and not others: those that differ from the most are taken off before
+ * anybody reads, so that no reader sees the one and then the other. All hold what was acknowledged, so that any will do.
+ *
+ * Replicas whose machine stopped while they were written are doubtful: they may lack what was acknowledged. They take no
+ * new generation, so that they go when the block has another; `choose` settles on one when it has not.
  */
 
 import type { Logger } from "../../base/log.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import { asGeneration, type BlockId, type Generation, type InodeId, type VolumeId } from "../../wire/ids.ts";
 import { COPY_GENERATION } from "../../wire/messages/dataserver.ts";
-import { changeReplicas, regularFile, truncateExtents } from "./block_operations.ts";
+import { S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
+import { changeReplicas, dropUnwritten, regularFile, truncateExtents } from "./block_operations.ts";
 import { extentAt, extentsIn } from "./extents.ts";
 import type { Namespace } from "./namespace.ts";
 import type { Extent } from "./records.ts";
@@ -26,6 +32,8 @@ const GENERATION_TIMEOUT_MS = 2_000;
 const FENCE_MS_MAX = 30_000;
 const FENCE_RETRY_MS = 500;
 const FENCE_PAGE = 256;
+/** A dataserver reads what was written lately to say what a replica holds. */
+const DIGEST_TIMEOUT_MS = 30_000;
 
 export class BlockRecovery {
   readonly #namespace: Namespace;
@@ -33,6 +41,8 @@ export class BlockRecovery {
   readonly #log: Logger;
   /** Told of each block that has lost replicas. */
   onReplicasLost: (ino: InodeId, start: number, block: BlockId) => void = () => {};
+  /** Told of each block whose replicas may have a generation that it has not, or hold different things. */
+  onUnsettled: (ino: InodeId, start: number, block: BlockId) => void = () => {};
   /** Changes under way, by block: a second report about one waits for the first. */
   readonly #running = new Map<BlockId, Promise<unknown>>();
 
@@ -49,8 +59,21 @@ export class BlockRecovery {
     block: BlockId,
     generation: Generation,
     failed: readonly VolumeId[],
+    hasData = false,
   ): Promise<Extent> {
-    return this.#alone(block, () => this.#change(ino, start, block, generation, failed));
+    return this.#alone(block, () => this.#change(ino, start, block, generation, failed, hasData));
+  }
+
+  /**
+   * All replicas that answer get a new generation, and those that hold something else than most are taken off. EAGAIN when
+   * none answers.
+   */
+  async settle(ino: InodeId, start: number, block: BlockId, generation: Generation): Promise<void> {
+    const fenced = await this.replicasFailed(ino, start, block, generation, []);
+    const { others } = await this.#alike(fenced, fenced.volumes);
+    if (others.length === 0) return;
+    this.#log.warn("replicas of a block differ, as its writer has gone", { ino, block, others });
+    await this.replicasFailed(ino, start, block, fenced.generation, others);
   }
 
   /**
@@ -82,6 +105,84 @@ export class BlockRecovery {
     });
   }
 
+  /**
+   * None but doubtful replicas are left, which these are: what one of them holds is what the block holds from now on. True
+   * when that is so.
+   */
+  choose(ino: InodeId, start: number, seen: Extent, doubtful: readonly VolumeId[]): Promise<boolean> {
+    return this.#alone(seen.block, async () => {
+      const isSame = (now: Extent) => now.generation === seen.generation;
+      const to = asGeneration(seen.generation + 1);
+      // One that was chosen before, though its answer was lost, may have been read by then.
+      const before = await Promise.all(doubtful.map((volume) => this.#hasGeneration(volume, seen.block, to)));
+      const chosen = doubtful.filter((_, i) => before[i]);
+      const kept = chosen.length > 0 ? chosen : (await this.#alike(seen, doubtful)).alike;
+      if (!isSame(await this.#namespace.look((tx) => current(tx, ino, start, seen.block)))) return false;
+      const took = await Promise.all(kept.map((volume) => this.#setGeneration(volume, seen, to, true)));
+      const volumes = kept.filter((_, i) => took[i]);
+      if (volumes.length === 0) return false;
+      const isChanged = await this.#namespace.change((tx) => {
+        const now = current(tx, ino, start, seen.block);
+        if (!isSame(now)) return false;
+        changeReplicas(tx, regularFile(tx, ino), now, volumes);
+        return true;
+      });
+      if (!isChanged) return false;
+      const { block } = seen;
+      this.#log.error("block may have lost what was not synced: all its replicas' machines stopped", {
+        block,
+        ino,
+        kept: volumes,
+      });
+      this.onReplicasLost(ino, start, block);
+      return true;
+    });
+  }
+
+  async #hasGeneration(volume: VolumeId, block: BlockId, generation: Generation): Promise<boolean> {
+    const dataserver = this.#registry.dataserver(volume);
+    if (dataserver === null) return false;
+    try {
+      await dataserver.replicaState({ volume, block, generation }, { timeoutMs: GENERATION_TIMEOUT_MS });
+      return true;
+    } catch (error) {
+      if (isErrno(error, "ESTALE") || isErrno(error, "ENOENT")) return false;
+      throw error;
+    }
+  }
+
+  /** Those of `volumes` whose replicas hold the same, as many as possible, and those that hold something else. */
+  async #alike(
+    { block, generation }: Extent,
+    volumes: readonly VolumeId[],
+  ): Promise<{ readonly alike: readonly VolumeId[]; readonly others: readonly VolumeId[] }> {
+    const found = await Promise.all(volumes.map(async (volume) => {
+      try {
+        const request = { volume, block, generation, digest: true };
+        const dataserver = this.#registry.dataserver(volume);
+        if (dataserver === null) return undefined;
+        return await dataserver.replicaState(request, { timeoutMs: DIGEST_TIMEOUT_MS });
+      } catch (error) {
+        if (!isErrno(error, "ENOENT")) {
+          this.#log.warn("replica does not say what it holds", { volume, block, error });
+        }
+        return undefined;
+      }
+    }));
+    const groups = new Map<string, { length: number; readonly volumes: VolumeId[] }>();
+    found.forEach((state, i) => {
+      if (state?.digest === undefined) return;
+      const group = groups.get(state.digest) ?? { length: state.length, volumes: [] };
+      group.volumes.push(volumes[i]!);
+      groups.set(state.digest, group);
+    });
+    const [best] = [...groups.values()].sort((a, b) =>
+      b.volumes.length - a.volumes.length || b.length - a.length
+    );
+    if (best === undefined) return { alike: [], others: [] }; // nobody knows: as it was
+    return { alike: best.volumes, others: volumes.filter((volume) => !best.volumes.includes(volume)) };
+  }
+
   /** Runs a change of a block's replicas when the one before has ended. */
   async #alone<T>(block: BlockId, change: () => Promise<T>): Promise<T> {
     for (let before = this.#running.get(block); before !== undefined; before = this.#running.get(block)) {
@@ -99,6 +200,13 @@ export class BlockRecovery {
   /** From now on dataservers refuse writes to the file that were begun before, and nothing is left of them past its end. Never rejects. */
   async fence(ino: InodeId): Promise<void> {
     try {
+      // What it wrote and did not report belongs to no extent: nobody sees it later. A file that grows again reads as zeros.
+      await this.#namespace.change((tx) => {
+        const inode = tx.findInode(ino);
+        if (inode === undefined || (inode.mode & S_IFMT) !== S_IFREG) return;
+        truncateExtents(tx, tx.change(inode), inode.size);
+        dropUnwritten(tx, inode);
+      });
       for (let from = 0;;) {
         const page = await this.#namespace.look((tx) => {
           const inode = tx.findInode(ino);
@@ -109,11 +217,6 @@ export class BlockRecovery {
         if (last === undefined || page.length < FENCE_PAGE) break;
         from = last.start + last.length;
       }
-      // What it wrote past the end and did not report belongs to no extent: a file that grows again reads as zeros there.
-      await this.#namespace.change((tx) => {
-        const inode = tx.findInode(ino);
-        if (inode !== undefined) truncateExtents(tx, tx.change(inode), inode.size);
-      });
     } catch (error) {
       this.#log.error("file not fenced", { ino, error });
     }
@@ -124,12 +227,13 @@ export class BlockRecovery {
     const untilMs = clock.monotonicMs() + FENCE_MS_MAX;
     for (;;) {
       try {
-        await this.replicasFailed(ino, extent.start, extent.block, extent.generation, []);
+        await this.settle(ino, extent.start, extent.block, extent.generation);
         return;
       } catch (error) {
         if (isErrno(error, "ENOENT")) return; // dropped meanwhile
-        if (!isErrno(error, "EHOSTUNREACH") || clock.monotonicMs() > untilMs) {
+        if (!isErrno(error, "EAGAIN") || clock.monotonicMs() > untilMs) {
           this.#log.warn("block not fenced", { ino, block: extent.block, error });
+          this.onUnsettled(ino, extent.start, extent.block);
           return;
         }
         await clock.sleep(FENCE_RETRY_MS);
@@ -143,15 +247,21 @@ export class BlockRecovery {
     block: BlockId,
     generation: Generation,
     failed: readonly VolumeId[],
+    hasData: boolean,
   ): Promise<Extent> {
     const extent = await this.#namespace.look((tx) => current(tx, ino, start, block));
     if (extent.generation !== generation) return extent;
     const candidates = extent.volumes.filter((volume) => !failed.includes(volume));
     const to = asGeneration(extent.generation + 1);
-    const took = await Promise.all(candidates.map((volume) => this.#setGeneration(volume, extent, to)));
+    const written = extent.written || hasData;
+    const took = await Promise.all(
+      candidates.map((volume) => this.#setGeneration(volume, { ...extent, written }, to)),
+    );
     const survivors = candidates.filter((_, i) => took[i]);
     if (survivors.length === 0) {
-      throw new FsError("EHOSTUNREACH", `block ${block}: no replica answers`, { op: "replicaFailed" });
+      // Who did not answer may have taken it, and then refuses what has the old one.
+      this.onUnsettled(ino, start, block);
+      throw new FsError("EAGAIN", `block ${block}: no replica answers`, { op: "replicaFailed" });
     }
     const changed = await this.#namespace.change((tx) => {
       const now = current(tx, ino, start, block);
@@ -168,11 +278,22 @@ export class BlockRecovery {
   }
 
   /** True when the replica has the new generation (or the block has no data yet, and will be made with it). */
-  async #setGeneration(volume: VolumeId, extent: Extent, to: Generation): Promise<boolean> {
+  async #setGeneration(
+    volume: VolumeId,
+    extent: Extent,
+    to: Generation,
+    chosen = false,
+  ): Promise<boolean> {
     const dataserver = this.#registry.dataserver(volume);
     if (dataserver === null) return false;
     try {
-      const request = { volume, block: extent.block, from: extent.generation, to };
+      const request = {
+        volume,
+        block: extent.block,
+        from: extent.generation,
+        to,
+        ...chosen ? { chosen } : {},
+      };
       await dataserver.setGeneration(request, { timeoutMs: GENERATION_TIMEOUT_MS });
       return true;
     } catch (error) {

@@ -244,8 +244,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
 
     replicaFailed: async (request, context) => {
       sessionOf(context);
-      const { ino, start, generation, failed } = request;
-      const extent = await options.recovery.replicasFailed(ino, start, request.block, generation, failed);
+      const { ino, start, block, generation, failed, hasData } = request;
+      const extent = await options.recovery.replicasFailed(ino, start, block, generation, failed, hasData);
       return { block: replies.block(extent) };
     },
 

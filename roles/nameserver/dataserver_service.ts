@@ -61,7 +61,7 @@ async function compareReport(
   const stale: BlockId[] = [];
   const unknown: BlockId[] = [];
   await namespace.look((tx) => {
-    for (const { block, generation } of replicas) {
+    for (const { block, generation, doubtful } of replicas) {
       const owner = expected.get(block);
       expected.delete(block);
       if (owner === undefined) {
@@ -75,6 +75,10 @@ async function compareReport(
         log.warn("replica is ahead of its block", { volume, block, generation, current: extent.generation });
         repair.replicaAhead(owner.ino, owner.start, block);
       }
+      if (listed && generation >= extent.generation && doubtful === true) {
+        log.warn("replica may lack what was written last", { volume, block, generation });
+        repair.replicaDoubtful(volume, block);
+      }
       // An only replica is kept whatever it says: there is nothing better.
       if (listed && generation < extent.generation && extent.volumes.length > 1) {
         log.warn("replica is behind its block", { volume, block, generation, current: extent.generation });
@@ -84,8 +88,9 @@ async function compareReport(
     for (const [block, { ino, start }] of expected) {
       const inode = tx.findInode(ino);
       const extent = inode === undefined ? undefined : extentAt(tx, inode, start);
-      if (extent?.block !== block || !extent.written) continue;
-      log.warn("replica is missing", { volume, block, ino });
+      if (extent?.block !== block) continue;
+      // Of a block that is not known to be written it may not have been made yet: looked at again when it is.
+      if (extent.written) log.warn("replica is missing", { volume, block, ino });
       repair.replicaBad(volume, block, false);
     }
   });

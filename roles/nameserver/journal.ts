@@ -54,13 +54,11 @@ interface Pending {
 
 type Overlay = Map<string, Pending>;
 /** What the journal needs of LevelDB; a simulated disk takes its place. */
-export type Level = Pick<ClassicLevel<Uint8Array, Uint8Array>, "getSync" | "close"> & {
-  batch(operations: BatchOperation[], options: { readonly sync: boolean }): Promise<void>;
-  iterator(range: { readonly gte: Key; readonly lt: Key; readonly limit: number }): {
-    all(): Promise<[Uint8Array, Value][]>;
-    close(): Promise<void>;
+export type Level =
+  & Pick<ClassicLevel<Uint8Array, Uint8Array>, "getSync" | "iterator" | "snapshot" | "close">
+  & {
+    batch(operations: BatchOperation[], options: { readonly sync: boolean }): Promise<void>;
   };
-};
 
 export type BatchOperation =
   | { readonly type: "put"; readonly key: Key; readonly value: Value }

@@ -86,10 +86,12 @@ export class Repair {
   /** Replicas that were reported; true: as corrupt, false: as missing or behind, which may have been so for a moment. */
   readonly #bad = new Map<string, boolean>();
   /**
-   * Blocks with a replica of a generation that the namespace does not name: the server died after the replicas had taken it.
-   * What they hold is the same under both.
+   * Blocks with a replica of a generation that the namespace does not name, as the server died after the replicas had taken
+   * it, or did not hear that they had; or that could not be fenced.
    */
   readonly #ahead = new Set<BlockId>();
+  /** Blocks that had a doubtful replica, which are #bad as well. */
+  readonly #doubtful = new Set<BlockId>();
   /** Walks over the replicas of lost volumes: the next block. */
   readonly #walks = new Map<VolumeId, number>();
   /** The walk over all blocks: the next key. Null: none is under way. */
@@ -106,6 +108,11 @@ export class Repair {
     this.#options = options;
     this.#walkedMs = options.clock.monotonicMs();
     options.recovery.onReplicasLost = (ino, start, block) => this.#add({ ino, start, block });
+    options.recovery.onUnsettled = (ino, start, block) => {
+      // What is being repaired is tried again later by itself.
+      if (this.#running.has(block)) this.#noteAhead(block);
+      else this.replicaAhead(ino, start, block);
+    };
   }
 
   status(): RepairStatus {
@@ -127,6 +134,12 @@ export class Repair {
     const key = badKey(volume, block);
     if (this.#bad.size < BAD_MAX) this.#bad.set(key, isCorrupt || this.#bad.get(key) === true);
     this.#add({ ...decodeReplica(owner), block });
+  }
+
+  /** A dataserver's machine has stopped while this replica was written: it may lack what was acknowledged. */
+  replicaDoubtful(volume: VolumeId, block: BlockId): void {
+    if (this.#doubtful.size < BAD_MAX) this.#doubtful.add(block);
+    this.replicaBad(volume, block, false);
   }
 
   /** What is known against a replica that its block lists: it is corrupt, or was said to be missing or behind. */
@@ -173,10 +186,14 @@ export class Repair {
     }
   }
 
-  /** A dataserver has a replica of a newer generation than its block. */
+  /** A dataserver has a replica of a newer generation than its block, or may have. */
   replicaAhead(ino: InodeId, start: number, block: BlockId): void {
-    if (this.#ahead.size < BAD_MAX) this.#ahead.add(block);
+    this.#noteAhead(block);
     this.#add({ ino, start, block });
+  }
+
+  #noteAhead(block: BlockId): void {
+    if (this.#ahead.size < BAD_MAX) this.#ahead.add(block);
   }
 
   /** Until `signal` aborts. What is under way then ends with the connections. */
@@ -272,7 +289,8 @@ export class Repair {
     const { registry } = this.#options;
     if (!extent.written) return false;
     const kept = extent.volumes.filter((volume) => !registry.isLost(volume)).length;
-    return kept !== this.wanted(inode);
+    if (kept !== this.wanted(inode)) return true;
+    return this.#bad.size > 0 && extent.volumes.some((volume) => this.#bad.has(badKey(volume, extent.block)));
   }
 
   #add(task: Task): void {
@@ -331,32 +349,37 @@ export class Repair {
     // Nobody knows of data in it, or who writes it sees to it.
     if (extent === undefined || !extent.written) {
       this.#ahead.delete(block);
+      if (extent !== undefined) return "done";
+      this.#doubtful.delete(block);
+      for (const volume of registry.volumes) this.#bad.delete(badKey(volume, block));
       return "done";
     }
-    const good = this.#good(extent);
     if (this.#ahead.has(block)) {
       // Who does not answer would be left behind: all that may come back are waited for.
-      if (
-        good.length === 0 ||
-        extent.volumes.some((volume) => !registry.isAlive(volume) && !registry.isLost(volume))
-      ) {
+      if (extent.volumes.some((volume) => !registry.isAlive(volume) && !registry.isLost(volume))) {
         return "later";
       }
-      await recovery.replicasFailed(ino, start, block, extent.generation, []);
-      this.#ahead.delete(block);
-      return "again";
+      try {
+        await recovery.settle(ino, start, block, extent.generation);
+        this.#ahead.delete(block);
+        return "again";
+      } catch (error) {
+        if (!isErrno(error, "EAGAIN") || !this.#doubtful.has(block)) throw error;
+      }
     }
-    if (good.length === 0) return "done"; // what it has comes back, or never
     const reported = extent.volumes.filter((volume) =>
       registry.isAlive(volume) && this.#bad.has(badKey(volume, block))
     );
-    if (reported.length > 0) {
-      const bad: VolumeId[] = [];
-      for (const volume of reported) {
-        if (await this.#isBad(extent, volume)) bad.push(volume);
-        else this.#bad.delete(badKey(volume, block));
-      }
-      if (bad.length === 0) return "again";
+    const bad: VolumeId[] = [];
+    for (const volume of reported) {
+      if (await this.#isBad(extent, volume)) bad.push(volume);
+      else this.#bad.delete(badKey(volume, block));
+    }
+    const good = this.#good(extent);
+    // What it has comes back, or never; unless all that is left may lack something.
+    if (good.length === 0) return this.#doubtful.has(block) ? await this.#choose(task, extent) : "done";
+    this.#doubtful.delete(block);
+    if (bad.length > 0) {
       const changed = await recovery.replicasFailed(ino, start, block, extent.generation, bad);
       for (const volume of bad) {
         if (!changed.volumes.includes(volume)) this.#bad.delete(badKey(volume, block));
@@ -372,6 +395,20 @@ export class Repair {
     }
     if (kept.length >= wanted) return "done";
     return await this.#addReplica(ino, extent, kept, good);
+  }
+
+  /** All that the block has left may lack what was acknowledged: settles on what it holds, when nothing better can come. */
+  async #choose({ ino, start, block }: Task, extent: Extent): Promise<Outcome> {
+    const { registry, recovery } = this.#options;
+    if (extent.volumes.some((volume) => !registry.isAlive(volume) && !registry.isLost(volume))) {
+      return "later";
+    }
+    const present = extent.volumes.filter((volume) => registry.isAlive(volume));
+    const isChosen = await recovery.choose(ino, start, extent, present);
+    if (!isChosen) return "later";
+    this.#doubtful.delete(block);
+    for (const volume of present) this.#bad.delete(badKey(volume, block));
+    return "again";
   }
 
   /** What was reported is so still. */

@@ -56,8 +56,13 @@ interface NameChange {
   readonly file: SimFile | null;
 }
 
+/** A record, and under which boot it was written. */
+interface StoredRecord extends ReplicaRecord {
+  readonly boot: number;
+}
+
 interface RecordBatch {
-  readonly entries: readonly { readonly block: BlockId; readonly record: ReplicaRecord | null }[];
+  readonly entries: readonly { readonly block: BlockId; readonly record: StoredRecord | null }[];
 }
 
 export class SimDisk {
@@ -66,8 +71,8 @@ export class SimDisk {
   #durableNames = new Map<string, SimFile>();
   #nameLog: NameChange[][] = [];
   readonly #directories = new Set<string>();
-  records = new Map<BlockId, ReplicaRecord>();
-  #durableRecords = new Map<BlockId, ReplicaRecord>();
+  records = new Map<BlockId, StoredRecord>();
+  #durableRecords = new Map<BlockId, StoredRecord>();
   #recordLog: RecordBatch[] = [];
   /** Milliseconds by which it is slower than usual. */
   slownessMs = 0;
@@ -263,18 +268,32 @@ export class SimDisk {
       last = run;
       return run;
     };
-    const sorted = () => [...this.records].sort(([a], [b]) => a - b);
+    const boot = this.boots;
+    const found = ({ boot: its, generation, state, length }: StoredRecord): ReplicaRecord => ({
+      ...{ generation, state, length },
+      ...(state === "writing" && its !== boot ? { isDoubtful: true } : {}),
+    });
+    const sorted = () =>
+      [...this.records].sort(([a], [b]) => a - b).map(([block, record]) => ({
+        block,
+        record: found(record),
+      }));
     return {
-      get: async (block) => this.records.get(block),
-      put: (entries, durable) => write({ entries }, durable),
+      get: async (block) => {
+        const record = this.records.get(block);
+        return record === undefined ? undefined : found(record);
+      },
+      put: (entries, durable) =>
+        write(
+          { entries: entries.map(({ block, record }) => ({ block, record: { ...record, boot } })) },
+          durable,
+        ),
       delete: (block) => write({ entries: [{ block, record: null }] }, false),
       sync: () => write({ entries: [] }, true),
       page: async (from, limit): Promise<ReplicaEntry[]> =>
-        sorted().filter(([block]) => block >= from).slice(0, limit).map(([block, record]) => ({
-          block,
-          record,
-        })),
-      writing: async () => sorted().filter(([, { state }]) => state === "writing").map(([block]) => block),
+        sorted().filter(({ block }) => block >= from).slice(0, limit),
+      writing: async () =>
+        sorted().filter(({ record }) => record.state === "writing").map(({ block }) => block),
       close: () => Promise.resolve(),
     };
   }
@@ -287,7 +306,7 @@ function putNames(names: Map<string, SimFile>, changes: readonly NameChange[]): 
   }
 }
 
-function putRecords(records: Map<BlockId, ReplicaRecord>, { entries }: RecordBatch): void {
+function putRecords(records: Map<BlockId, StoredRecord>, { entries }: RecordBatch): void {
   for (const { block, record } of entries) {
     if (record === null) records.delete(block);
     else records.set(block, record);

@@ -33,6 +33,8 @@ export class Faults {
   /** Replicas that may lack what was acknowledged, as "VOLUME BLOCK GENERATION". */
   readonly #suspect = new Set<string>();
   readonly #rotten = new Set<string>();
+  /** Blocks whose only replicas lost their power before they were synced. */
+  readonly unsafe = new Set<number>();
   readonly counts: Record<string, number> = {};
 
   constructor(cluster: Cluster, workload: Workload, kinds: readonly Fault[]) {
@@ -98,6 +100,7 @@ export class Faults {
     const losing = this.#cluster.blocks().filter((block) => this.#mayLose(host, block));
     const lost = losing.filter((block) => !this.#isElsewhere(host, block));
     for (const { ino, extent } of lost) {
+      this.unsafe.add(extent.block);
       const first = Math.floor(extent.start / PAGE);
       const end = Math.min(PAGES, Math.ceil((extent.start + extent.length) / PAGE));
       for (let page = first; page < end; page++) this.#workload.register(ino, page).cut(at);

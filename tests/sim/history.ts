@@ -27,7 +27,7 @@ interface Cut {
 
 export class Register {
   readonly name: string;
-  readonly operations: Operation[] = [];
+  operations: Operation[] = [];
   /** Writes that are on disk, with all that came before. */
   readonly #synced: { readonly operation: Operation; readonly at: number }[] = [];
   readonly #cuts: Cut[] = [];
@@ -69,6 +69,10 @@ export class Register {
   leave(write: Operation, at: number): void {
     write.isOpen = true;
     write.to = OPEN_UNTIL_READ;
+    // That it saw itself what it had not stored yet says nothing.
+    const isOwn = ({ isWrite, client, version }: Operation) =>
+      !isWrite && client === write.client && version === write.version && version !== 0;
+    this.operations = this.operations.filter((operation) => !isOwn(operation));
     this.#left.set(write, at);
   }
 

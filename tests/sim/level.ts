@@ -77,7 +77,7 @@ export class SimLevel {
     const simulation = this.#simulation;
     return {
       getSync: (key: Key) => this.#written.get(key),
-      batch: async (operations, { sync }) => {
+      batch: async (operations: BatchOperation[], { sync }: { readonly sync: boolean }) => {
         if (life.isOver) return NEVER;
         await life.wait(0.02 + 0.2 * simulation.random.next() + this.slownessMs * simulation.random.next());
         this.#written.put(operations);
@@ -88,12 +88,12 @@ export class SimLevel {
         }
         await life.wait(0.02 + (sync ? 1 : 0.1) * simulation.random.next());
       },
-      iterator: ({ gte, lt, limit }) => ({
+      iterator: ({ gte, lt, limit }: { readonly gte: Key; readonly lt: Key; readonly limit: number }) => ({
         all: () => life.isOver ? NEVER : Promise.resolve(this.#written.range(gte, lt, limit)),
         close: () => Promise.resolve(),
       }),
       close: () => Promise.resolve(),
-    } as Level;
+    } as unknown as Level;
   }
 
   /** What is written, for who looks from outside. */

@@ -136,7 +136,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
     },
     inodeReply,
   ],
-  replicaFailed: [{ ino: 5, start: 0, block: 7, generation: 3, failed: [2, 3] }, { block }],
+  replicaFailed: [{ ino: 5, start: 0, block: 7, generation: 3, failed: [2, 3], hasData: true }, { block }],
   punch: [{ retry, ino: 5, offset: 0, length: 100 }, inodeReply],
   readDirectory: [
     { ino: 1, cookie: 0, limit: 1024, withInodes: true },
@@ -214,7 +214,10 @@ const leaseserver: Samples<typeof LEASESERVER> = {
 };
 
 const dataserver: Samples<typeof DATASERVER> = {
-  replicaState: [{ volume: 2, block: 7, generation: 3 }, { length: 4096, state: "a.1" }],
+  replicaState: [
+    { volume: 2, block: 7, generation: 3, digest: true },
+    { length: 4096, state: "a.1", digest: "4096.1f" },
+  ],
   writeBlock: [
     { block: 7, generation: 3, volume: 2, offset: 0, chain, create: true, body },
     { failed: [{ volume: 2, errno: "ENOSPC", message: "full" }] },
@@ -237,7 +240,7 @@ const dataserverRegistry: Samples<typeof DATASERVER_REGISTRY> = {
   ],
   heartbeat: [{ node: 1, volumes: [volume], leaving: true }, { ok: true }],
   blockReport: [
-    { volume: 2, from: 0, to: 2 ** 53 - 1, replicas: [{ block: 7, generation: 3 }] },
+    { volume: 2, from: 0, to: 2 ** 53 - 1, replicas: [{ block: 7, generation: 3, doubtful: true }] },
     { stale: [7], unknown: [8, 9] },
   ],
   blocksDeleted: [{ volume: 2, blocks: [7] }, { ok: true }],
@@ -266,10 +269,13 @@ const dataserverPushes: Samples<typeof DATASERVER_PUSHES> = {
       source: { node: 1, volume: 4, address: "127.0.0.1:7401" },
       bytesPerSecond: 1e9,
     },
-    { length: 4096, state: "a.1" },
+    { length: 4096, state: "a.1", digest: "4096.1f" },
   ],
-  replicaState: [{ volume: 2, block: 7, generation: 3 }, { length: 4096, state: "a.1" }],
-  setGeneration: [{ volume: 2, block: 7, from: 1, to: 2 }, { length: 4096 }],
+  replicaState: [
+    { volume: 2, block: 7, generation: 3, digest: true },
+    { length: 4096, state: "a.1", digest: "4096.1f" },
+  ],
+  setGeneration: [{ volume: 2, block: 7, from: 1, to: 2, chosen: true }, { length: 4096 }],
   verifyReplica: [
     { volume: 2, block: 7, generation: 3, length: 4096, bytesPerSecond: 1e9 },
     { digest: "d", state: "a.1", bytes: 4096, corrupt: "why" },

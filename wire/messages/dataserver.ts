@@ -58,12 +58,16 @@ export interface ReplicaStateRequest {
   readonly block: BlockId;
   readonly generation: Generation;
   readonly volume: VolumeId;
+  /** Also say what it holds, by a digest; of a doubtful replica as well. Reads what was written since it was opened. */
+  readonly digest?: boolean;
 }
 
 export interface ReplicaStateReply {
   readonly length: number;
   /** Equal at two times: no byte of the replica changed in between. */
   readonly state: string;
+  /** Replicas with the same one hold the same bytes. */
+  readonly digest?: string;
 }
 
 /** Errors: ESTALE generation, ENOENT no such replica, EIO disk or checksum, ENOSPC volume full, ENODEV volume unknown. */
@@ -132,6 +136,8 @@ export interface VolumeStats {
 export interface ReplicaReport {
   readonly block: BlockId;
   readonly generation: Generation;
+  /** It was being written when its machine stopped, and may lack what was not synced: nobody can use it until it is chosen. */
+  readonly doubtful?: boolean;
 }
 
 /** One page of a full block report, in the order of block ids. */
@@ -206,7 +212,7 @@ export interface ListedReplica {
 /** Replicas in one list at most. */
 export const LIST_REPLICAS_MAX = 1000;
 
-export interface VerifyReplicaRequest extends ReplicaStateRequest {
+export interface VerifyReplicaRequest extends Omit<ReplicaStateRequest, "digest"> {
   /** Of the extent: what the replica holds beyond counts for nothing, and where it is shorter are zeros. */
   readonly length: number;
   readonly bytesPerSecond: number;
@@ -232,7 +238,8 @@ export const DATASERVER_PUSHES = defineService("dataserverPushes", {
   >(160),
   /**
    * The replica takes generation `to` (idempotent; ESTALE when it has neither `from` nor `to`) and answers its
-   * length in bytes. Writes with an older generation are refused from then on.
+   * length in bytes. Writes with an older generation are refused from then on. ESTALE of a doubtful one, unless it is
+   * `chosen` to be what its block holds.
    */
   setGeneration: method<
     {
@@ -240,6 +247,7 @@ export const DATASERVER_PUSHES = defineService("dataserverPushes", {
       readonly block: BlockId;
       readonly from: Generation;
       readonly to: Generation;
+      readonly chosen?: boolean;
     },
     { readonly length: number }
   >(161),

@@ -202,6 +202,8 @@ export interface ReplicaFailedRequest {
   readonly block: BlockId;
   readonly generation: Generation;
   readonly failed: readonly VolumeId[];
+  /** The caller has written to the block, whether that was reported or not: a replica that is missing has lost it. */
+  readonly hasData?: boolean;
 }
 
 export interface PunchRequest extends Change {

@@ -240,6 +240,7 @@ Deno.test("kill -9 in the middle of writes: everything that was acknowledged is 
       const records = await LevelRecords.open(
         `${path}/meta`,
         JSON.parse(Deno.readTextFileSync(`${path}/volume.json`)).label,
+        1,
       );
       equal((await records.writing()).length, 0);
       await records.close();

@@ -268,7 +268,7 @@ class File {
       try {
         block = (await this.client.callNow("replicaFailed", report)).block;
       } catch (error) {
-        if (!isErrno(error, "EHOSTUNREACH")) throw error;
+        if (!isErrno(error, "EAGAIN")) throw error;
       }
     }
   }
