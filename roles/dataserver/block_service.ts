@@ -32,6 +32,11 @@ export function blockHandlers(findVolume: (id: VolumeId) => Volume, pool: Channe
       demand(isId(block) && isCount(generation), "block");
       return findVolume(volume).stateOf(block, generation);
     },
+    replicaChanges: ({ block, generation, volume, since }) => {
+      demand(isId(block) && isCount(generation), "block");
+      demand(typeof since === "string", "state");
+      return findVolume(volume).changesSince(block, generation, since);
+    },
     readBlock: (request) => readBlock(findVolume, request),
     writeBlock: (request) => {
       const { block, generation, offset, body, create } = checkWrite(request);

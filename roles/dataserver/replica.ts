@@ -9,7 +9,8 @@
 import { randomHexId } from "../../base/random.ts";
 import { asFsError, FsError } from "../../wire/errno.ts";
 import type { BlockId, Generation } from "../../wire/ids.ts";
-import type { ReplicaStateReply } from "../../wire/messages/dataserver.ts";
+import type { ReplicaChangesReply, ReplicaStateReply } from "../../wire/messages/dataserver.ts";
+import { ChangeLog } from "./change_log.ts";
 import { CHUNK_BYTES, chunkCount, type ChunkTable } from "./chunk_table.ts";
 import { type Hold, RangeLock, WHOLE } from "./range_lock.ts";
 import { type ContentHost, ReplicaContent, type ReplicaFile } from "./replica_content.ts";
@@ -44,6 +45,7 @@ export class Replica {
   #startingToWrite: Promise<void> | null = null;
   // Changes begun and changes done, and how many of those were done before the last fdatasync began.
   #version = 0;
+  readonly #changed = new ChangeLog();
   #changes = 0;
   #syncedChanges = -1;
   readonly #syncing = new SharedSync(() => this.#syncOnce());
@@ -95,6 +97,20 @@ export class Replica {
     } finally {
       this.lock.release(hold);
     }
+  }
+
+  /** What changed since the replica was in state `since`; without `changed` when that is not known. */
+  changesSince(generation: Generation, since: string): ReplicaChangesReply {
+    const now = this.stateOf(generation);
+    const [opening, version] = since.split(".");
+    if (opening !== this.#opening) return now;
+    const runs = this.#changed.since(Number(version), chunkCount(this.length));
+    return {
+      ...now,
+      changed: runs.map(([from, to]) =>
+        [from * CHUNK_BYTES, Math.min(to * CHUNK_BYTES, this.length)] as const
+      ),
+    };
   }
 
   /** Counts up with each change: equal before and after means that nothing changed. */
@@ -158,7 +174,12 @@ export class Replica {
       if (body.length === 0) return;
       if (this.#state !== "writing") await this.#startWriting();
       if (this.#content.mustProveEdges(offset, end)) await this.#content.proveEdges(offset, end);
-      this.#version++;
+      // What lies between the old end and `offset` comes as zeros.
+      this.#changed.note(
+        Math.floor(Math.min(offset, this.length) / CHUNK_BYTES),
+        chunkCount(end),
+        ++this.#version,
+      );
       try {
         await this.#content.write(offset, body);
       } finally {
@@ -177,7 +198,7 @@ export class Replica {
       if (length >= this.length) return;
       if (this.#state !== "writing") await this.#startWriting();
       if (length % CHUNK_BYTES !== 0) await this.#content.proveEdges(length, length + 1);
-      this.#version++;
+      this.#changed.note(Math.floor(length / CHUNK_BYTES), chunkCount(this.length), ++this.#version);
       try {
         await this.#content.cut(length);
       } finally {

@@ -9,7 +9,7 @@ import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import type { BlockId, Generation, VolumeId } from "../../wire/ids.ts";
-import type { ReplicaStateReply } from "../../wire/messages/dataserver.ts";
+import type { ReplicaChangesReply, ReplicaStateReply } from "../../wire/messages/dataserver.ts";
 import type { Disk } from "./disk.ts";
 import { WHOLE } from "./range_lock.ts";
 import { Replica, ReplicaClosed, type ReplicaHost, staleError } from "./replica.ts";
@@ -192,6 +192,10 @@ export class Volume implements ReplicaHost {
       ? (replica: Replica) => replica.digestOf(generation)
       : (replica: Replica) => replica.stateOf(generation);
     return await this.#with(block, null, action);
+  }
+
+  async changesSince(block: BlockId, generation: Generation, since: string): Promise<ReplicaChangesReply> {
+    return await this.#with(block, null, (replica) => replica.changesSince(generation, since));
   }
 
   async setGeneration(block: BlockId, from: Generation, to: Generation, isChosen = false): Promise<number> {

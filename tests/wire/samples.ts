@@ -218,6 +218,10 @@ const dataserver: Samples<typeof DATASERVER> = {
     { volume: 2, block: 7, generation: 3, digest: true },
     { length: 4096, state: "a.1", digest: "4096.1f" },
   ],
+  replicaChanges: [
+    { volume: 2, block: 7, generation: 3, since: "a.1" },
+    { length: 4096, state: "a.2", changed: [[0, 1024], [2048, 4096]] },
+  ],
   writeBlock: [
     { block: 7, generation: 3, volume: 2, offset: 0, chain, create: true, body },
     { failed: [{ volume: 2, errno: "ENOSPC", message: "full" }] },

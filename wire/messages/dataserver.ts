@@ -70,6 +70,19 @@ export interface ReplicaStateReply {
   readonly digest?: string;
 }
 
+export interface ReplicaChangesRequest extends ReplicaStateRequest {
+  /** A state that the replica was in. */
+  readonly since: string;
+}
+
+export interface ReplicaChangesReply extends ReplicaStateReply {
+  /**
+   * Ranges of bytes, [from, to), outside of which nothing changed since, below the replica's length. Absent: it is not known
+   * what did.
+   */
+  readonly changed?: readonly (readonly [number, number])[];
+}
+
 /** Errors: ESTALE generation, ENOENT no such replica, EIO disk or checksum, ENOSPC volume full, ENODEV volume unknown. */
 export const DATASERVER = defineService("dataserver", {
   writeBlock: method<WriteBlockRequest, ChainReply>(100),
@@ -78,6 +91,7 @@ export const DATASERVER = defineService("dataserver", {
   syncBlock: method<SyncBlockRequest, ChainReply>(102),
   truncateBlock: method<TruncateBlockRequest, ChainReply>(103),
   replicaState: method<ReplicaStateRequest, ReplicaStateReply>(104),
+  replicaChanges: method<ReplicaChangesRequest, ReplicaChangesReply>(105),
 });
 
 export interface VolumeRegistration {
@@ -253,7 +267,8 @@ export const DATASERVER_PUSHES = defineService("dataserverPushes", {
   >(161),
   /**
    * Makes a replica of generation COPY_GENERATION from another dataserver's, and syncs it. What the volume has of the block
-   * goes to trash first. The state is the source's from before its first byte was read.
+   * goes to trash first. The state is the source's from before its first byte was read. Asked again for a copy that it
+   * made a moment ago of the same source, it fetches what changed since.
    */
   copyReplica: method<CopyReplicaRequest, ReplicaStateReply>(162),
   replicaState: method<ReplicaStateRequest, ReplicaStateReply>(163),
