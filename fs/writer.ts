@@ -129,11 +129,13 @@ export class Writer {
         const position = offset + at;
         const block = await this.#blockAt(file, position);
         const length = Math.min(bytes.length - at, block.start + block.length - position);
-        parts.push(this.#sendPart(file, block, position, bytes.subarray(at, at + length), tenure));
+        const part = this.#sendPart(file, block, position, bytes.subarray(at, at + length), tenure);
+        part.catch(() => {}); // it may fail while the next block is asked for; that is told below
+        parts.push(part);
         at += length;
       }
     } finally {
-      // It has ended when nothing of it is in flight any more, whatever failed first.
+      // Whatever failed: nothing of this write is in flight when the next one to the range begins.
       await Promise.allSettled(parts);
     }
     await Promise.all(parts);
