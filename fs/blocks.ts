@@ -4,6 +4,7 @@
  */
 
 import { FsError, isErrno, isTransportError } from "../wire/errno.ts";
+import { decodeError } from "../wire/error_message.ts";
 import type { NodeId, VolumeId } from "../wire/ids.ts";
 import type { ChainReply, ChainTarget } from "../wire/messages/dataserver.ts";
 import type { Block } from "../wire/messages/inode.ts";
@@ -20,7 +21,7 @@ const RETRY_MS = 300;
 const UNSETTLED_MS = 3_000;
 /** And so long it may take until it is known what counts, after a restart of machines. */
 const SETTLED_MS_MAX = 120_000;
-/** Tries of a replica operation that fails for another reason than reachability. */
+/** Tries of a replica operation that fail for another reason than reachability. */
 const ATTEMPTS_MAX = 20;
 
 export interface BlocksOptions {
@@ -152,6 +153,7 @@ export class Blocks {
     const startMs = clock.monotonicMs();
     let current = block;
     let refetched: Block | undefined;
+    let refusals = 0;
     for (let attempt = 1;; attempt++) {
       // Invariant: nothing is sent to a replica after the lease may have been given to another.
       if (!session.isValid) await session.untilValid();
@@ -160,17 +162,17 @@ export class Blocks {
       if (head === undefined) throw new FsError("EIO", `block ${current.id} has no replica`);
       const failed: VolumeId[] = [];
       let failure: unknown;
+      /** Replicas that have it. */
+      let holders: readonly VolumeId[] = [];
       try {
         const client = await dataservers.client(head.address);
         const chain = rest.map(({ node, volume, address }) => ({ node, volume, address }));
         const reply = await call(client, head.volume, chain, current);
-        if (reply.failed.length === 0) return current;
+        const [first] = reply.failed;
+        if (first === undefined) return current;
+        failure = decodeError(first);
         failed.push(...reply.failed.map(({ volume }) => volume));
-        current = await this.#takeOff(file, current, failed, reply.failed[0]!.message);
-        // The head and the rest of the chain have it. But when the block had changed before our report, those that
-        // failed may be its replicas still, without what they failed to take.
-        if (!current.replicas.some(({ volume }) => failed.includes(volume))) return current;
-        continue;
+        holders = current.replicas.map(({ volume }) => volume).filter((volume) => !failed.includes(volume));
       } catch (error) {
         failure = error;
         const isOutOfDate = isErrno(error, "ESTALE") || isErrno(error, "ENOENT");
@@ -181,7 +183,8 @@ export class Blocks {
       const isReachability = isTransportError(failure);
       const isLate = softTimeoutMs !== undefined && clock.monotonicMs() - startMs > softTimeoutMs;
       const isUnsettled = isErrno(failure, "ESTALE") && clock.monotonicMs() - startMs < SETTLED_MS_MAX;
-      if (isLate || (!isReachability && !isUnsettled && attempt >= ATTEMPTS_MAX)) {
+      if (!isReachability && !isUnsettled) refusals++;
+      if (isLate || refusals >= ATTEMPTS_MAX) {
         throw isErrno(failure, "ENOSPC")
           ? failure
           : new FsError("EIO", messageOf(failure), { cause: failure });
@@ -191,6 +194,8 @@ export class Blocks {
       try {
         if (failed.length > 0) {
           current = await this.#takeOff(file, current, failed, messageOf(failure));
+          // Another report may have come first, which took off others than this one: then not all that are left have it.
+          if (current.replicas.every(({ volume }) => holders.includes(volume))) return current;
         } else {
           const now = await this.refetch(file, current);
           if (now.generation === current.generation) refetched = now;

@@ -89,7 +89,9 @@ export class BlockRecovery {
   ): Promise<boolean> {
     return this.#alone(seen.block, async () => {
       const isSame = (now: Extent) => now.generation === seen.generation;
-      if (!isSame(await this.#namespace.look((tx) => current(tx, ino, start, seen.block)))) return false;
+      if (!isSame(await this.#namespace.look((tx) => currentExtent(tx, ino, start, seen.block)))) {
+        return false;
+      }
       if (!await isExact()) return false;
       const to = asGeneration(seen.generation + 1);
       // The copy first: if it fails, nothing has changed. Who of the others does not answer then is left behind.
@@ -97,7 +99,7 @@ export class BlockRecovery {
       const took = await Promise.all(seen.volumes.map((volume) => this.#setGeneration(volume, seen, to)));
       const volumes = [...seen.volumes.filter((_, i) => took[i]), copy];
       return await this.#namespace.change((tx) => {
-        const now = current(tx, ino, start, seen.block);
+        const now = currentExtent(tx, ino, start, seen.block);
         if (!isSame(now)) return false;
         changeReplicas(tx, regularFile(tx, ino), now, volumes);
         return true;
@@ -117,12 +119,14 @@ export class BlockRecovery {
       const before = await Promise.all(doubtful.map((volume) => this.#hasGeneration(volume, seen.block, to)));
       const chosen = doubtful.filter((_, i) => before[i]);
       const kept = chosen.length > 0 ? chosen : (await this.#alike(seen, doubtful)).alike;
-      if (!isSame(await this.#namespace.look((tx) => current(tx, ino, start, seen.block)))) return false;
+      if (!isSame(await this.#namespace.look((tx) => currentExtent(tx, ino, start, seen.block)))) {
+        return false;
+      }
       const took = await Promise.all(kept.map((volume) => this.#setGeneration(volume, seen, to, true)));
       const volumes = kept.filter((_, i) => took[i]);
       if (volumes.length === 0) return false;
       const isChanged = await this.#namespace.change((tx) => {
-        const now = current(tx, ino, start, seen.block);
+        const now = currentExtent(tx, ino, start, seen.block);
         if (!isSame(now)) return false;
         changeReplicas(tx, regularFile(tx, ino), now, volumes);
         return true;
@@ -249,7 +253,7 @@ export class BlockRecovery {
     failed: readonly VolumeId[],
     hasData: boolean,
   ): Promise<Extent> {
-    const extent = await this.#namespace.look((tx) => current(tx, ino, start, block));
+    const extent = await this.#namespace.look((tx) => currentExtent(tx, ino, start, block));
     if (extent.generation !== generation) return extent;
     const candidates = extent.volumes.filter((volume) => !failed.includes(volume));
     const to = asGeneration(extent.generation + 1);
@@ -264,7 +268,7 @@ export class BlockRecovery {
       throw new FsError("EAGAIN", `block ${block}: no replica answers`, { op: "replicaFailed" });
     }
     const changed = await this.#namespace.change((tx) => {
-      const now = current(tx, ino, start, block);
+      const now = currentExtent(tx, ino, start, block);
       if (now.generation !== extent.generation) return now;
       return changeReplicas(tx, regularFile(tx, ino), now, survivors);
     });
@@ -305,7 +309,7 @@ export class BlockRecovery {
 }
 
 /** The extent, if the block is still there; ENOENT when it was dropped meanwhile. */
-function current(tx: Transaction, ino: InodeId, start: number, block: BlockId): Extent {
+function currentExtent(tx: Transaction, ino: InodeId, start: number, block: BlockId): Extent {
   const extent = extentAt(tx, regularFile(tx, ino), start);
   if (extent === undefined || extent.block !== block) {
     throw new FsError("ENOENT", `block ${block} was dropped`, { op: "block dropped" });

@@ -31,6 +31,7 @@ import {
   type InodeId,
   ROOT_INODE,
 } from "../../wire/ids.ts";
+import type { ChainReply } from "../../wire/messages/dataserver.ts";
 import type { Attributes, Block, InodeReply, LeaseMode } from "../../wire/messages/inode.ts";
 import type {
   AcquireReply,
@@ -322,6 +323,8 @@ export class FakeDataservers {
   /** What becomes of a write; a test may make it wait or fail. */
   onWrite: () => Promise<void> = () => Promise.resolve();
   onSync: () => Promise<void> = () => Promise.resolve();
+  /** Replicas further down the chain that fail. */
+  onChain: () => ChainReply["failed"] = () => [];
   readonly #events: string[];
 
   constructor(events: string[]) {
@@ -339,7 +342,7 @@ export class FakeDataservers {
         this.writes.push({ block, offset, length: body.length });
         this.#events.push(`data ${block} ${offset}+${body.length}`);
         await this.onWrite();
-        return none;
+        return { failed: this.onChain() };
       },
       syncBlock: async ({ block }: { block: number }) => {
         this.syncs.push(block);

@@ -54,10 +54,13 @@ export interface TruncateBlockRequest extends SyncBlockRequest {
   readonly length: number;
 }
 
-export interface ReplicaStateRequest {
+interface ReplicaRequest {
   readonly block: BlockId;
   readonly generation: Generation;
   readonly volume: VolumeId;
+}
+
+export interface ReplicaStateRequest extends ReplicaRequest {
   /** Also say what it holds, by a digest; of a doubtful replica as well. Reads what was written since it was opened. */
   readonly digest?: boolean;
 }
@@ -70,12 +73,12 @@ export interface ReplicaStateReply {
   readonly digest?: string;
 }
 
-export interface ReplicaChangesRequest extends ReplicaStateRequest {
+export interface ReplicaChangesRequest extends ReplicaRequest {
   /** A state that the replica was in. */
   readonly since: string;
 }
 
-export interface ReplicaChangesReply extends ReplicaStateReply {
+export interface ReplicaChangesReply extends Omit<ReplicaStateReply, "digest"> {
   /**
    * Ranges of bytes, [from, to), outside of which nothing changed since, below the replica's length. Absent: it is not known
    * what did.
@@ -226,7 +229,7 @@ export interface ListedReplica {
 /** Replicas in one list at most. */
 export const LIST_REPLICAS_MAX = 1000;
 
-export interface VerifyReplicaRequest extends Omit<ReplicaStateRequest, "digest"> {
+export interface VerifyReplicaRequest extends ReplicaRequest {
   /** Of the extent: what the replica holds beyond counts for nothing, and where it is shorter are zeros. */
   readonly length: number;
   readonly bytesPerSecond: number;

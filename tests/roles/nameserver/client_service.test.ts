@@ -316,6 +316,29 @@ Deno.test("blocks: a failed replica leaves with a higher generation, and the rep
   );
 });
 
+Deno.test("blocks: a report of all replicas is refused, and leaves the block as it is", async () => {
+  const service = await makeService();
+  await addDataservers(service);
+  const client = await ServiceClient.connect(service, "c");
+  const ino = await client.create("f", ROOT_INODE, true);
+  const { block } = await client.call("allocateBlock", {
+    retry: client.tag(),
+    ino,
+    offset: 0,
+    host: "a",
+    avoid: [],
+  });
+  const volumes = block.replicas.map(({ volume }) => volume);
+  const report = { ino, start: 0, block: block.id, generation: block.generation };
+  await assert.rejects(
+    client.call("replicaFailed", { ...report, failed: volumes }),
+    (error) => isErrno(error, "EAGAIN"),
+  );
+  const { blocks: [now] } = await client.call("blocks", { ino, offset: 0, length: 1 });
+  assert.equal(now!.generation, block.generation);
+  assert.deepEqual(now!.replicas.map(({ volume }) => volume), volumes);
+});
+
 Deno.test("sync: all that was answered before is on disk", async () => {
   const service = await makeService();
   const client = await ServiceClient.connect(service, "c");

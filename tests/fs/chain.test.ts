@@ -1,0 +1,125 @@
+/** An operation on all replicas of a block, when some of them fail: who is taken off, and what is sent again. */
+
+import assert from "node:assert/strict";
+import type { Handle } from "../../fs/files.ts";
+import { FsError } from "../../wire/errno.ts";
+import { asGeneration, asVolumeId } from "../../wire/ids.ts";
+import type { Block } from "../../wire/messages/inode.ts";
+import { blockOf, opened, PATIENT, quiet, startClient, type TestClient, watch, WRITING } from "./client.ts";
+
+const MIB = 1024 * 1024;
+const HOW = { append: false, isWriteback: false, killSuidGid: false };
+
+/** `block` with its replicas on these volumes. */
+function on(block: Block, generation: number, ...volumes: number[]): Block {
+  const [replica] = block.replicas;
+  return {
+    ...block,
+    generation: asGeneration(generation),
+    replicas: volumes.map((volume) => ({ ...replica!, volume: asVolumeId(volume), address: `d${volume}:1` })),
+  };
+}
+
+const BLOCK = on(blockOf(1, 0, MIB), 1, 1, 2, 3);
+
+async function start(blocks: readonly Block[] = [BLOCK]): Promise<{ client: TestClient; handle: Handle }> {
+  const client = startClient();
+  const handle = await opened(client, WRITING, { size: 2 * MIB }, { blocks });
+  return { client, handle };
+}
+
+/** What the nameserver says when no other replica is left. */
+const NONE_ANSWERS = new FsError("EAGAIN", "no replica answers");
+
+function write(client: TestClient, handle: Handle, offset: number, length: number) {
+  return client.files.write(handle, offset, new Uint8Array(length), HOW, PATIENT);
+}
+
+Deno.test("chain: a report that comes second gets replicas that do not have the write: it is sent to them", async () => {
+  const { client, handle } = await start();
+  const { dataservers, nameserver } = client;
+  dataservers.onChain = () => [{ volume: asVolumeId(2), errno: "ENOTCONN", message: "gone" }];
+  await write(client, handle, 0, 10);
+  const report = await nameserver.next("replicaFailed");
+  assert.deepEqual(report.request.failed, [2]);
+  assert.equal(dataservers.writes.length, 1);
+  dataservers.onChain = () => [];
+  // Another write had found 1 and 3 to fail, and 2 to be well.
+  await report.answer({ block: on(BLOCK, 2, 2) });
+  await client.clock.advance(1_000);
+  assert.equal(dataservers.writes.length, 2, "what only 1 and 3 had goes to 2");
+  const fine = dataservers.writes.length;
+  await client.clock.advance(1_000);
+  assert.equal(dataservers.writes.length, fine, "once");
+});
+
+Deno.test("chain: replicas that are left after a failure and have the write do not get it again", async () => {
+  const { client, handle } = await start();
+  const { dataservers, nameserver } = client;
+  dataservers.onChain = () => [{ volume: asVolumeId(2), errno: "ENOTCONN", message: "gone" }];
+  await write(client, handle, 0, 10);
+  const report = await nameserver.next("replicaFailed");
+  await report.answer({ block: on(BLOCK, 2, 1, 3) });
+  await client.clock.advance(1_000);
+  assert.equal(dataservers.writes.length, 1);
+});
+
+Deno.test("chain: when no other replica is left, the one that failed is tried again until it is back", async () => {
+  const alone = on(BLOCK, 1, 1);
+  const { client, handle } = await start([alone]);
+  const { dataservers, nameserver } = client;
+  dataservers.onWrite = () => Promise.reject(new FsError("ECONNREFUSED", "gone"));
+  await write(client, handle, 0, 10);
+  for (let i = 1; i <= 30; i++) {
+    const report = await nameserver.next("replicaFailed");
+    // Back just before the last answer: who is asked next must be the dataserver.
+    if (i === 30) dataservers.onWrite = () => Promise.resolve();
+    await report.fail(NONE_ANSWERS);
+    await client.clock.advance(1_000);
+    assert.equal(dataservers.writes.length, i + 1);
+  }
+  assert.equal(nameserver.calls.length, 0);
+});
+
+Deno.test("chain: a refusal after a long time without any replica is no reason to give up", async () => {
+  const alone = on(BLOCK, 1, 1);
+  const { client, handle } = await start([alone]);
+  const { dataservers, nameserver } = client;
+  dataservers.onWrite = () => Promise.reject(new FsError("ECONNREFUSED", "gone"));
+  await write(client, handle, 0, 10);
+  for (let i = 1; i <= 25; i++) {
+    const report = await nameserver.next("replicaFailed");
+    if (i === 25) dataservers.onWrite = () => Promise.reject(new FsError("EBUSY", "just started"));
+    await report.fail(NONE_ANSWERS);
+    await client.clock.advance(1_000);
+  }
+  const report = await nameserver.next("replicaFailed");
+  dataservers.onWrite = () => Promise.resolve();
+  await report.fail(NONE_ANSWERS);
+  await client.clock.advance(1_000);
+  const telling = watch(client.files.flush(handle));
+  await quiet();
+  assert.notEqual(telling.state, "failed");
+});
+
+Deno.test("chain: of a write across two blocks nothing is in flight when it has failed", async () => {
+  const first = on(blockOf(1, 0, MIB), 1, 1);
+  const { client, handle } = await start([first]);
+  const { dataservers, nameserver } = client;
+  const gate = Promise.withResolvers<void>();
+  dataservers.onWrite = () => gate.promise;
+  // Accepted; its second block is asked for.
+  await write(client, handle, MIB - 10, 20);
+  const allocation = await nameserver.next("allocateBlock");
+  await allocation.fail(new FsError("ENOSPC", "every volume is full"));
+  const sent = dataservers.writes.length;
+  const other = watch(write(client, handle, 100, 10));
+  const overlapping = watch(write(client, handle, MIB - 5, 5));
+  await quiet();
+  assert.deepEqual([other.state, overlapping.state], ["done", "waits"], "a part is still on its way there");
+  assert.equal(dataservers.writes.length, sent + 1);
+  gate.resolve();
+  await quiet();
+  assert.equal(overlapping.state, "done");
+  assert.equal(dataservers.writes.length, sent + 2);
+});
