@@ -8,7 +8,7 @@
  */
 
 import { fetchStatus } from "../../roles/admin/status.ts";
-import { CoherenceCluster } from "../../tests/coherence/cluster.ts";
+import { RoleCluster } from "../../tests/harness/role_cluster.ts";
 import { run } from "../../tests/harness/command.ts";
 
 const SOURCE = decodeURIComponent(new URL("./caches.c", import.meta.url).pathname);
@@ -57,7 +57,7 @@ async function measure(
 }
 
 /** What the first mount has counted, once it has told. */
-async function countersOf(cluster: CoherenceCluster): Promise<Counters> {
+async function countersOf(cluster: RoleCluster): Promise<Counters> {
   await new Promise((resolve) => setTimeout(resolve, COUNTERS_MS));
   const { sessions } = await fetchStatus(cluster.nameserver);
   const { counters } = sessions.find(({ mountpoint }) => mountpoint === cluster.mountpoints[0])!;
@@ -69,7 +69,7 @@ async function countersOf(cluster: CoherenceCluster): Promise<Counters> {
 }
 
 async function main({ seconds, files, json }: Options): Promise<void> {
-  const cluster = await CoherenceCluster.start({ mounts: 2 });
+  const cluster = await RoleCluster.start({ mounts: 2 });
   try {
     const program = `${cluster.scratch}/caches`;
     const compiled = await run("gcc", ["-O2", "-o", program, SOURCE], { timeoutMs: 60_000 });

@@ -8,7 +8,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { makeScratch, removeScratch } from "../harness/scratch.ts";
 import { buildChecker, type CheckerResult, hasCompiler, runChecker } from "./checker.ts";
-import { CoherenceCluster } from "./cluster.ts";
+import { RoleCluster } from "../harness/role_cluster.ts";
 
 const FACTOR = Deno.env.get("MFS_TEST_FULL") === "1" ? 10 : 1;
 const SEED = Deno.env.get("MFS_TEST_SEED") ?? "1";
@@ -109,7 +109,7 @@ test("the checker finds nothing on a plain directory, and each answer that is ma
 });
 
 test("three mounts show the same at all times", async (context) => {
-  const cluster = await CoherenceCluster.start();
+  const cluster = await RoleCluster.start();
   try {
     const program = await buildChecker(cluster.scratch);
     const check = async (mode: string, amount: number) =>

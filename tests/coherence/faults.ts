@@ -4,7 +4,7 @@
  */
 
 import { randomInt, type SeededRandom } from "../../base/random.ts";
-import type { CoherenceCluster } from "./cluster.ts";
+import type { RoleCluster } from "../harness/role_cluster.ts";
 
 export type Fault =
   /** A mount's process is stopped for a while. */
@@ -26,7 +26,7 @@ const QUIET_MS = { least: 2_000, range: 6_000 };
 
 /** Resolves when `signal` is aborted, with nothing left undone. `tell` gets a line for each fault. */
 export async function injectFaults(
-  cluster: CoherenceCluster,
+  cluster: RoleCluster,
   faults: readonly Fault[],
   random: SeededRandom,
   signal: AbortSignal,
@@ -42,7 +42,7 @@ export async function injectFaults(
     switch (fault.kind) {
       case "stop":
         say(`mount ${mount} is stopped for ${fault.seconds} s`);
-        await cluster.stopMount(mount, fault.seconds, (ms) => pause(ms, signal));
+        await cluster.pause(`mount${mount}`, fault.seconds, (ms) => pause(ms, signal));
         say(`mount ${mount} goes on`);
         break;
       case "partition":

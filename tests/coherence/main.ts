@@ -22,7 +22,7 @@
 
 import { SeededRandom } from "../../base/random.ts";
 import { buildChecker, runChecker } from "./checker.ts";
-import { CoherenceCluster } from "./cluster.ts";
+import { RoleCluster } from "../harness/role_cluster.ts";
 import { type Fault, injectFaults, parseFault } from "./faults.ts";
 
 /** What a checker may take beyond its time: set-up, checks, and operations that wait for servers to come back. */
@@ -91,11 +91,11 @@ function parseArguments(args: readonly string[]): Arguments {
 
 async function main(given: Arguments): Promise<number> {
   const { mode, seed, amount, faults, mounts, dataservers, replication, networks, program } = given;
-  const cluster = await CoherenceCluster.start({
+  const cluster = await RoleCluster.start({
     mounts,
     dataservers,
     replication,
-    networks,
+    networks: networks ? "mounts" : "none",
     ...(program === undefined ? {} : { program }),
   });
   let code = 1;

@@ -5,7 +5,7 @@
 
 import assert from "node:assert/strict";
 import { sh, sleep, within } from "../harness/command.ts";
-import { CoherenceCluster } from "./cluster.ts";
+import { RoleCluster } from "../harness/role_cluster.ts";
 
 /** The session's TTL, a look for silent sessions, and what a loaded machine takes. */
 const TTL_MS_MAX = 10_000 + 4_000;
@@ -66,7 +66,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const cluster = await CoherenceCluster.start({ mounts: 2 });
+    const cluster = await RoleCluster.start({ mounts: 2 });
     try {
       const [mount1, mount2] = cluster.mountpoints as [string, string];
       await sh(`printf first > ${mount1}/file; timeout 10 cat ${mount2}/file`);
@@ -76,7 +76,7 @@ Deno.test({
       assert.equal(await within(10_000, "the writer", said()), "written");
 
       const goOn = Promise.withResolvers<void>();
-      const stopped = cluster.stopMount(1, 40, () => goOn.promise);
+      const stopped = cluster.pause("mount1", 40, () => goOn.promise);
       try {
         const startMs = performance.now();
         const reader = spawn("cat", [`${mount2}/file`]);
@@ -135,19 +135,19 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const cluster = await CoherenceCluster.start({ mounts: 2 });
+    const cluster = await RoleCluster.start({ mounts: 2 });
     const goOn = [Promise.withResolvers<void>(), Promise.withResolvers<void>()] as const;
     const stopped: Promise<void>[] = [];
     try {
       const [mount1, mount2] = cluster.mountpoints as [string, string];
       await sh(`mkdir ${mount1}/d; timeout 10 ls ${mount2}/d; ! timeout 10 test -e ${mount2}/d/file`);
       // The creation waits for the second mount, and is answered when the first is stopped.
-      stopped.push(cluster.stopMount(2, 40, () => goOn[1].promise));
+      stopped.push(cluster.pause("mount2", 40, () => goOn[1].promise));
       const begun = `${cluster.scratch}/begun`;
       const maker = spawn("timeout", ["60", "python3", "-c", MAKER, `${mount1}/d/file`, begun]);
       await sh(`until [ -e ${begun} ]; do sleep 0.02; done`);
       await sleep(700);
-      stopped.push(cluster.stopMount(1, 40, () => goOn[0].promise));
+      stopped.push(cluster.pause("mount1", 40, () => goOn[0].promise));
       await sleep(100);
       goOn[1].resolve();
       await stopped[0];
