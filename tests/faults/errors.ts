@@ -1,0 +1,25 @@
+/** Which errors an application may see: those of a mount that died, or was out of touch for longer than its session lasts. */
+
+import type { Injected } from "./faults.ts";
+import type { WorkerError } from "./workers.ts";
+
+/** A mount that was killed: the kernel ends what was under way, and answers for itself until it is mounted again. */
+const DEAD = ["ENOTCONN", "ECONNABORTED", "ENODEV", "EIO", "EINTR"];
+/** One whose session ended while it was out of touch: what it had accepted is lost, and its handles are. */
+const CUT_OFF = ["EIO", "ESTALE"];
+/** What was accepted before is told of when the file is closed, which may be a while. */
+const TOLD_LATER_MS = 30_000;
+
+export function isAllowed(error: WorkerError, injected: readonly Injected[]): boolean {
+  // Whether a name must be there is the worker's to say.
+  if (error.errno === "ENOENT") return true;
+  return injected.some(({ kind, roles, fromMs, toMs }) => {
+    if (error.toMs < fromMs || error.fromMs > toMs + TOLD_LATER_MS) return false;
+    const hitsMount = roles.includes(`mount${error.mount}`);
+    if (kind === "kill" || kind === "kills") return hitsMount && DEAD.includes(error.errno);
+    if (kind === "partition") {
+      return hitsMount && roles.includes("nameserver") && CUT_OFF.includes(error.errno);
+    }
+    return hitsMount && CUT_OFF.includes(error.errno);
+  });
+}

@@ -1,0 +1,63 @@
+/** What `mfs status` says of a cluster's replicas. */
+
+import { eventually } from "../harness/command.ts";
+import type { RoleCluster } from "../harness/role_cluster.ts";
+import type { StatusReply } from "../../wire/messages/nameserver.ts";
+
+/** The nameserver counts blocks at most this often. */
+export const COUNTED_MS = 2_000;
+/** So many counts with the same deletions pending: they are those of lost volumes. */
+const STEADY_TIMES = 5;
+
+export async function statusOf(cluster: RoleCluster): Promise<StatusReply> {
+  const { code, stdout, stderr } = await cluster.mfs([
+    "status",
+    "--nameserver",
+    cluster.nameserver,
+    "--json",
+  ]);
+  if (code !== 0) throw new Error(`mfs status: ${stderr}`);
+  return JSON.parse(stdout);
+}
+
+/** Every block has all its replicas, and all dataservers live; one that got a new disk is another from then on. */
+function isHealthy(cluster: RoleCluster, status: StatusReply): boolean {
+  const { underReplicated, missing, repair } = status;
+  const alive = status.dataservers.filter((dataserver) => dataserver.alive).length;
+  return underReplicated + missing + repair.waiting + repair.running === 0 && !repair.walking &&
+    alive === cluster.names.filter((name) => name.startsWith("dataserver")).length;
+}
+
+/**
+ * Resolves when all blocks have all their replicas; `idle`: and nothing is left to delete, but from volumes that are gone
+ * for good, which nobody can. Rejects after the limit.
+ */
+export async function healthy(
+  cluster: RoleCluster,
+  limitMs: number,
+  { idle = false }: { readonly idle?: boolean } = {},
+): Promise<void> {
+  let last: StatusReply | undefined;
+  // Twice, and not from one count: what is wrong may be noticed after it has happened.
+  let times = 0;
+  let countedMs = -Infinity;
+  let deletions = 0;
+  try {
+    await eventually(limitMs, "all blocks repaired", async () => {
+      last = await statusOf(cluster);
+      const nowMs = performance.now();
+      const { pendingDeletions } = last;
+      if (!isHealthy(cluster, last) || (idle && pendingDeletions !== deletions)) times = 0;
+      else if (nowMs - countedMs > COUNTED_MS) {
+        times++;
+        countedMs = nowMs;
+      }
+      deletions = pendingDeletions;
+      return times >= (!idle ? 1 : deletions === 0 ? 2 : STEADY_TIMES);
+    });
+  } catch (error) {
+    const { underReplicated, missing, pendingDeletions, repair } = last ?? {};
+    const figures = JSON.stringify({ underReplicated, missing, pendingDeletions, repair });
+    throw new Error(`${(error as Error).message}: ${figures}`);
+  }
+}
