@@ -4,7 +4,8 @@
  */
 
 import { randomInt, type SeededRandom } from "../../base/random.ts";
-import { LevelRecords, type ReplicaEntry } from "../../roles/dataserver/replica_records.ts";
+import { systemDisk } from "../../roles/dataserver/disk.ts";
+import type { ReplicaEntry } from "../../roles/dataserver/replica_records.ts";
 import { bucketOf } from "../../roles/dataserver/volume_directory.ts";
 import { sh } from "../harness/command.ts";
 
@@ -94,7 +95,7 @@ async function replicasOf(path: string): Promise<readonly ReplicaEntry[]> {
   const copy = await Deno.makeTempDir({ dir: `${path}/..`, prefix: "meta-" });
   await sh(`cp -r ${path}/meta/. ${copy}`);
   try {
-    const records = await LevelRecords.open(copy, label);
+    const records = await systemDisk.openRecords(copy, label);
     return await records.page(0, REPLICAS_MAX).finally(() => records.close());
   } finally {
     await Deno.remove(copy, { recursive: true });

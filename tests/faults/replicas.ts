@@ -8,7 +8,7 @@ import { Buffer } from "node:buffer";
 import { crc32 } from "node:zlib";
 import { ClassicLevel } from "classic-level";
 import { bucketOf } from "../../roles/dataserver/volume_directory.ts";
-import { LevelRecords } from "../../roles/dataserver/replica_records.ts";
+import { systemDisk } from "../../roles/dataserver/disk.ts";
 import { TABLE_EXTENTS, tableRange } from "../../roles/nameserver/keys.ts";
 import { decodeExtents, type Extent } from "../../roles/nameserver/records.ts";
 import type { BlockId, VolumeId } from "../../wire/ids.ts";
@@ -95,7 +95,7 @@ async function extentsOf(nameserver: string): Promise<Extent[]> {
 }
 
 async function replicasOf(volume: string, label: string): Promise<Map<BlockId, Found>> {
-  const records = await LevelRecords.open(`${volume}/meta`, label);
+  const records = await systemDisk.openRecords(`${volume}/meta`, label);
   const found = new Map<BlockId, Found>();
   try {
     for (let from = 0;;) {
