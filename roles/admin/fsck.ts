@@ -10,8 +10,13 @@ import type { FsckKind, FsckProblem, FsckRepaired } from "../../wire/messages/fs
 import { type AdminClient, withNameserver } from "./client.ts";
 import { formatPath, locate, resolve } from "./fs_path.ts";
 import { messageOf, printLine } from "./process.ts";
-import { Progress } from "./progress.ts";
+import { Progress, type Unit } from "./progress.ts";
 import { size } from "./units.ts";
+
+/** On stderr, or nowhere. */
+function newProgress(label: string, unit: Unit, { isQuiet = false }: FsckOptions): Progress {
+  return new Progress({ label, unit, ...isQuiet ? { write: () => {} } : {} });
+}
 
 const STEP_TIMEOUT_MS = 60_000;
 const REPAIR_TIMEOUT_MS = 300_000;
@@ -83,7 +88,7 @@ export async function fsck(options: FsckOptions): Promise<FsckResult> {
     for (let rounds = 1; repairWaitMs !== undefined && rounds < ROUNDS_MAX; rounds++) {
       if (round.problems.length === 0) break;
       const before = new Set(round.problems.map(keyOf));
-      if (!await repair(client, round.problems, repairWaitMs, repaired, refusals)) break;
+      if (!await repair(client, round.problems, options, repaired, refusals)) break;
       round = await check(client, options);
       if (
         before.size > 0 && before.size === round.problems.length &&
@@ -97,7 +102,7 @@ export async function fsck(options: FsckOptions): Promise<FsckResult> {
 }
 
 async function check(client: AdminClient, options: FsckOptions): Promise<Round> {
-  const { path, verifyBytesPerSecond, isQuiet = false } = options;
+  const { path, verifyBytesPerSecond } = options;
   const root = path === undefined ? undefined : { ino: (await resolve(client, path)).ino, path };
   const { fsck, inodes, blocks } = await client.admin.fsckStart({
     ...root === undefined ? {} : { root },
@@ -107,9 +112,9 @@ async function check(client: AdminClient, options: FsckOptions): Promise<Round> 
     ...{ problems: [], counts: {}, unchecked: [], omitted: 0, inodes: 0, blocks: 0, verifiedBytes: 0 },
   };
   const progress = {
-    tables: new Progress({ label: "checking tables", unit: "inodes" }),
-    volumes: new Progress({ label: "checking volumes", unit: "inodes" }),
-    files: new Progress({ label: "checking files", unit: root === undefined ? "blocks" : "inodes" }),
+    tables: newProgress("checking tables", "inodes", options),
+    volumes: newProgress("checking volumes", "inodes", options),
+    files: newProgress("checking files", root === undefined ? "blocks" : "inodes", options),
   };
   try {
     for (;;) {
@@ -120,7 +125,6 @@ async function check(client: AdminClient, options: FsckOptions): Promise<Round> 
       round.blocks = step.blocks;
       round.verifiedBytes = step.verifiedBytes;
       if (step.phase === "done") return round;
-      if (isQuiet) continue;
       for (const phase of ["tables", "volumes", "files"] as const) {
         if (phase !== step.phase) progress[phase].end();
       }
@@ -145,11 +149,11 @@ function take(round: Round, problems: readonly FsckProblem[]): void {
 async function repair(
   { admin }: AdminClient,
   problems: readonly FsckProblem[],
-  waitMs: number,
+  options: FsckOptions,
   repaired: ShownProblem[],
   refusals: Map<string, string>,
 ): Promise<boolean> {
-  const progress = new Progress({ label: "repairing", unit: "blocks" });
+  const progress = newProgress("repairing", "problems", options);
   const waiting: Waiting[] = [];
   let isChanged = false;
   refusals.clear();
@@ -166,7 +170,7 @@ async function repair(
       });
       progress.update(at + batch.length, problems.length);
     }
-    for (const [why, some] of await awaitReplicas(admin, waiting, waitMs)) {
+    for (const [why, some] of await awaitReplicas(admin, waiting, options)) {
       // What remains all the same is told with this.
       for (const { problem, message } of some) {
         refusals.set(keyOf(problem), why);
@@ -188,10 +192,10 @@ interface Waiting {
 async function awaitReplicas(
   admin: AdminClient["admin"],
   waiting: readonly Waiting[],
-  waitMs: number,
+  options: FsckOptions,
 ): Promise<(readonly [why: string, some: readonly Waiting[]])[]> {
-  const untilMs = performance.now() + waitMs;
-  const progress = new Progress({ label: "waiting for replicas", unit: "blocks" });
+  const untilMs = performance.now() + (options.repairWaitMs ?? 0);
+  const progress = newProgress("waiting for replicas", "problems", options);
   const ended: (readonly [string, readonly Waiting[]])[] = [];
   try {
     for (let at = 0; at < waiting.length; at += ADMIN_BATCH_MAX) {

@@ -4,7 +4,7 @@ import type { FsckHint } from "../../wire/messages/fsck.ts";
 import { PAGE_EXTENTS } from "./extents.ts";
 import type { BlockChecks } from "./fsck_blocks.ts";
 import type { FsckContext } from "./fsck_context.ts";
-import { replicaKey } from "./keys.ts";
+import { extentsKey, replicaKey } from "./keys.ts";
 import { decodeReplica, type Extent, type InodeRecord } from "./records.ts";
 
 /** A step is over after so many pages. */
@@ -38,7 +38,9 @@ export async function* checkBlockMap(
     }
     if (extents.length > PAGE_EXTENTS) wrong(`page ${page} of its block map has ${extents.length} blocks`);
     if (extents[0]!.start !== first) {
-      wrong(`page ${page} of its block map begins at byte ${extents[0]!.start}, not ${first}`);
+      wrong(`page ${page} of its block map begins at byte ${extents[0]!.start}, not ${first}`, {
+        key: extentsKey(ino, page),
+      });
     }
     if (page >= inode.nextPage) wrong(`page ${page} of its block map was never given out`);
     // Of one page: nothing changes while it is looked at.

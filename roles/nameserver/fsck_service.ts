@@ -9,7 +9,7 @@ import { type ADMIN, ADMIN_BATCH_MAX } from "../../wire/messages/admin.ts";
 import type { FsckStep } from "../../wire/messages/fsck.ts";
 import type { Handlers } from "../../wire/service.ts";
 import type { FsckParts } from "./fsck_context.ts";
-import { FsckRepairs } from "./fsck_repair.ts";
+import { repairProblem } from "./fsck_repair.ts";
 import { FsckRun } from "./fsck_run.ts";
 
 const RUNS_MAX = 2;
@@ -35,7 +35,6 @@ export function fsckHandlers(
 ): Pick<Handlers<typeof ADMIN>, "fsckStart" | "fsckNext" | "fsckRepair"> {
   const { namespace, clock } = parts;
   const active = new Map<number, Active>();
-  const repairs = new FsckRepairs(parts);
   let lastId = 0;
 
   const end = (id: number): void => {
@@ -115,7 +114,7 @@ export function fsckHandlers(
         throw new FsError("EINVAL", `at most ${ADMIN_BATCH_MAX} problems in one request`, { op: "fsck" });
       }
       const outcomes = [];
-      for (const problem of problems) outcomes.push(await repairs.repair(problem));
+      for (const problem of problems) outcomes.push(await repairProblem(parts, problem));
       return { outcomes };
     },
   };

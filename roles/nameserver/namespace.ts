@@ -114,6 +114,11 @@ export class Namespace {
     });
   }
 
+  /** Where an inode that lost its last name is open. */
+  sessionsOfOrphan(ino: InodeId): readonly SessionId[] {
+    return [...this.#orphans.get(ino) ?? []];
+  }
+
   orphansOf(session: SessionId): InodeId[] {
     const inodes: InodeId[] = [];
     for (const [ino, open] of this.#orphans) {

@@ -148,6 +148,11 @@ export class Repair {
     return isCorrupt === undefined ? undefined : isCorrupt ? "corrupt" : "suspect";
   }
 
+  /** The block is being repaired just now. */
+  isBusy(block: BlockId): boolean {
+    return this.#running.has(block);
+  }
+
   /** Looks at the block soon, whatever is known of it. */
   look(ino: InodeId, start: number, block: BlockId): void {
     this.#add({ ino, start, block });
