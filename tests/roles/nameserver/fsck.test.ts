@@ -11,6 +11,8 @@ import {
   orderKey,
   orphanKey,
   replicaKey,
+  TABLE_ORPHAN,
+  tableRange,
   xattrsKey,
 } from "../../../roles/nameserver/keys.ts";
 import * as operations from "../../../roles/nameserver/operations.ts";
@@ -491,6 +493,36 @@ Deno.test("fsck: a replica that changes between the two questions is no problem"
     };
   }
   assert.deepEqual(kindsOf(await runFsck(world)), []);
+});
+
+Deno.test("fsck: replicas that change with each question are not taken for wrong ones", async () => {
+  const tree = await makeTree();
+  const { world, f } = tree;
+  for (const volume of world.volumes) {
+    // After what it answers was put together.
+    volume.onList = async () => {
+      const { block, generation, volumes } = extentOf(tree, f);
+      if (volumes.includes(volume.volume)) await world.recovery.replicasFailed(f, 0, block, generation, []);
+    };
+  }
+  const result = await runFsck(world);
+  assert.deepEqual([kindsOf(result), result.status], [[], "unchecked"]);
+  assert.match(result.unchecked[0]!, /change all the time/);
+});
+
+Deno.test("fsck: what is kept for a client that ends just now is no problem", async () => {
+  const { world, client } = await makeTree();
+  const { namespace, journal, leaseserver } = world;
+  await writeFile(world, "other");
+  await namespace.change((tx) => {
+    const { ino } = operations.remove(tx, ROOT_INODE, name("other"), false, [client.session]);
+    namespace.noteOrphan(ino, [client.session]);
+  });
+  journal.hold();
+  leaseserver.sessions.end(client.session, "done");
+  assert.equal(journal.list(tableRange(TABLE_ORPHAN)).length, 1, "one has gone, the other waits for it");
+  assert.deepEqual(kindsOf(await runFsck(world)), []);
+  journal.release();
 });
 
 Deno.test("fsck: names that are no text, deep trees and long listings are walked", async () => {
