@@ -30,6 +30,7 @@ import {
 import { Totals } from "../../../roles/nameserver/totals.ts";
 import { setXattr } from "../../../roles/nameserver/xattrs.ts";
 import { asBlockId, asInodeId, asSessionId, type InodeId, ROOT_INODE } from "../../../wire/ids.ts";
+import type { FsckProblem } from "../../../wire/messages/fsck.ts";
 import { checkNamespace } from "./consistency.ts";
 import {
   damage,
@@ -41,6 +42,7 @@ import {
   runFsck,
   writeFile,
 } from "./fsck_world.ts";
+import { FakePeer } from "./fake_peer.ts";
 import { makeDirectory } from "./harness.ts";
 import { ServiceClient } from "./service.ts";
 
@@ -523,6 +525,39 @@ Deno.test("fsck: what is kept for a client that ends just now is no problem", as
   assert.equal(journal.list(tableRange(TABLE_ORPHAN)).length, 1, "one has gone, the other waits for it");
   assert.deepEqual(kindsOf(await runFsck(world)), []);
   journal.release();
+});
+
+Deno.test("fsck: what has changed since it was found is not repaired by what was found", async () => {
+  const tree = await makeTree();
+  const { world, h } = tree;
+  spoil(tree, h, { nlink: 5 });
+  const { context } = new FakePeer();
+  const { fsck: id } = await world.admin.fsckStart({}, context);
+  const problems: FsckProblem[] = [];
+  for (;;) {
+    const step = await world.admin.fsckNext({ fsck: id }, context);
+    problems.push(...step.problems);
+    if (step.phase === "done") break;
+  }
+  assert.deepEqual(problems.map(({ kind }) => kind), ["links"]);
+  await world.namespace.change((tx) => void operations.link(tx, h, ROOT_INODE, name("h3")));
+  const { outcomes } = await world.admin.fsckRepair({ problems }, context);
+  assert.deepEqual(outcomes.map(({ outcome }) => outcome), ["gone"]);
+  assert.equal(inodeOf(tree, h).nlink, 6, "as it was counted then would be wrong now");
+  assert.equal((await runFsck(world, { repairWaitMs: 0 })).status, "clean");
+  assert.equal(inodeOf(tree, h).nlink, 3);
+});
+
+Deno.test("fsck: a check ends with its connection, and there are two at most", async () => {
+  const { world } = await makeTree();
+  const [a, b] = [new FakePeer(), new FakePeer()];
+  const { fsck: id } = await world.admin.fsckStart({}, a.context);
+  await world.admin.fsckStart({}, a.context);
+  await assert.rejects(async () => await world.admin.fsckStart({}, b.context), /2 checks are under way/);
+  a.close();
+  await world.clock.advance(0);
+  await assert.rejects(async () => await world.admin.fsckNext({ fsck: id }, a.context), /has ended/);
+  await world.admin.fsckStart({}, b.context);
 });
 
 Deno.test("fsck: names that are no text, deep trees and long listings are walked", async () => {

@@ -15,7 +15,7 @@ import { ADMIN } from "../../../wire/messages/admin.ts";
 import { DATASERVER_PUSHES, type ListReplicasRequest } from "../../../wire/messages/dataserver.ts";
 import { NAMESERVER } from "../../../wire/messages/nameserver.ts";
 import { LocalChannel } from "../../../wire/local.ts";
-import { addHandlers, type CallContext } from "../../../wire/service.ts";
+import { addHandlers, type CallContext, type Handlers } from "../../../wire/service.ts";
 import { settle } from "../../base/fake_clock.ts";
 import { FakePeer } from "./fake_peer.ts";
 import { makeFile } from "./harness.ts";
@@ -85,6 +85,7 @@ export class FakeVolume {
 export interface FsckWorld extends Service {
   readonly volumes: readonly FakeVolume[];
   readonly dialer: Dialer;
+  readonly admin: Handlers<typeof ADMIN>;
 }
 
 export async function makeFsckWorld(hosts: readonly string[] = ["a", "b", "c"]): Promise<FsckWorld> {
@@ -101,14 +102,15 @@ export async function makeFsckWorld(hosts: readonly string[] = ["a", "b", "c"]):
   }
   const table = new Map<number, (request: unknown, context: CallContext) => unknown>();
   addHandlers(table, NAMESERVER, service.handlers);
-  addHandlers(table, ADMIN, {
+  const admin = {
     ...fsckHandlers(service),
     ...replicationHandlers({ ...service, replication: REPLICATION }),
-  });
+  };
+  addHandlers(table, ADMIN, admin);
   const dialer = {
     dial: () => Promise.resolve({ channel: new LocalChannel(table, "admin", "test"), clusterId: "c" }),
   } as unknown as Dialer;
-  return { ...service, volumes, dialer };
+  return { ...service, volumes, dialer, admin };
 }
 
 /** Makes a file of so many written blocks. */
