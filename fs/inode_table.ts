@@ -111,6 +111,8 @@ export class InodeTable {
   }
 
   #raise(inode: Inode, lease: LeaseMode): void {
+    // What was asked of its blocks while there was no lease may have changed since (an fsync asks then).
+    if (inode.lease === "none") inode.blocks?.clear();
     if (LEASE_RANK[lease] <= LEASE_RANK[inode.lease]) return;
     if (inode.lease === "none") inode.grants++;
     inode.lease = lease;

@@ -232,3 +232,15 @@ Deno.test("inode table: what is remembered of inodes that were given back is bou
     "some were forgotten, so that no lease from before counts",
   );
 });
+
+Deno.test("inode table: what is known of blocks from before a lease is asked for again under it", () => {
+  const table = new InodeTable();
+  const inode = table.adopt(inodeReply(INO, "none"), table.moment);
+  inode.file = new OpenFile(inode);
+  inode.file.blocks.learn(0, 1_000, [blockOf(1, 0, 100)]); // as an fsync does
+  table.adopt(inodeReply(INO, "read"), table.moment);
+  assert.equal(inode.file.blocks.knows(0, 1), false);
+  inode.file.blocks.learn(0, 1_000, [blockOf(1, 0, 100)]);
+  table.adopt(inodeReply(INO, "write"), table.moment);
+  assert.equal(inode.file.blocks.knows(0, 1), true, "a lease that was there already covers it");
+});
