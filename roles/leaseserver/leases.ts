@@ -48,6 +48,10 @@ export interface LeaseTableOptions {
   readonly clock: Clock;
   /** Leases that one session may hold; beyond it the oldest are recalled. */
   readonly perSessionMax: number;
+  /** The session holds WRITE on the inode no more, and what it could write is settled. */
+  readonly onWriteEnded?: (session: SessionId, ino: InodeId) => void;
+  /** What sessions from before a restart held WRITE on, as far as it is known. */
+  readonly presumed?: ReadonlyMap<SessionId, readonly InodeId[]>;
   /** The session is over and may have writes of this file on their way: resolves when they would be refused. */
   readonly fence: (ino: InodeId) => Promise<void>;
 }
@@ -76,6 +80,8 @@ export class LeaseTable {
   /** Inodes that sessions were told of which hold nothing of them, and when last; the oldest first. */
   readonly #told = new Map<InodeId, number>();
   readonly #evicting = new Set<SessionId>();
+  /** Of sessions that have not said what they hold: what they held WRITE on before the restart. */
+  readonly #presumed: Map<SessionId, readonly InodeId[]>;
   #granted = 0;
   #recalls = 0;
   #recalledInodes = 0;
@@ -87,6 +93,7 @@ export class LeaseTable {
 
   constructor(options: LeaseTableOptions) {
     this.#options = options;
+    this.#presumed = new Map(options.presumed);
   }
 
   status(): LeaseStatus {
@@ -205,7 +212,7 @@ export class LeaseTable {
         return await look(others.some(({ open }) => open === "write"));
       } catch (error) {
         if (before === "none") this.#unregister(holder);
-        else holder.lease = before;
+        else this.#lower(holder, before);
         throw error;
       }
     } finally {
@@ -389,7 +396,7 @@ export class LeaseTable {
         holder.open = answer.open[i] ?? "no";
         const isDropped = item.removed === true && holder.open === "no";
         if (isDropped || LEASE_RANK[holder.lease] > LEASE_RANK[item.keep]) {
-          holder.lease = isDropped ? "none" : item.keep;
+          this.#lower(holder, isDropped ? "none" : item.keep);
         }
         if (holder.lease !== "none" || holder.open !== "no") return;
         this.#unregister(holder);
@@ -467,7 +474,10 @@ export class LeaseTable {
 
   /** The inode is gone for good. */
   forget(ino: InodeId): void {
-    for (const { session } of this.#holders.get(ino) ?? []) this.#dropFrom(session, ino);
+    for (const holder of this.#holders.get(ino) ?? []) {
+      this.#lower(holder, "none");
+      this.#dropFrom(holder.session, ino);
+    }
     this.#holders.delete(ino);
   }
 
@@ -478,7 +488,7 @@ export class LeaseTable {
     for (const { ino, lease, open } of held) {
       const holder = mine.get(ino);
       if (holder === undefined) continue;
-      if (LEASE_RANK[lease] < LEASE_RANK[holder.lease]) holder.lease = lease;
+      if (LEASE_RANK[lease] < LEASE_RANK[holder.lease]) this.#lower(holder, lease);
       holder.open = open;
       if (holder.lease === "none" && open === "no") this.#unregister(holder);
     }
@@ -497,18 +507,33 @@ export class LeaseTable {
     return holder.lease;
   }
 
-  /** The session is over. What it could write is fenced before anybody else may. */
-  dropSession(session: SessionId): void {
-    for (const holder of [...this.#bySession.get(session)?.values() ?? []]) {
-      if (holder.lease === "write") this.#fence(holder.ino);
-      this.#unregister(holder);
+  /** The session has said all that it holds: nothing more is presumed. */
+  endPresumed(session: SessionId): void {
+    for (const ino of this.#presumed.get(session) ?? []) {
+      if (this.#bySession.get(session)?.get(ino)?.lease !== "write") {
+        this.#options.onWriteEnded?.(session, ino);
+      }
     }
+    this.#presumed.delete(session);
   }
 
-  #fence(ino: InodeId): void {
+  /** The session is over. What it could write is fenced before anybody else may. */
+  dropSession(session: SessionId): void {
+    const written = new Set(this.#presumed.get(session));
+    this.#presumed.delete(session);
+    for (const holder of [...this.#bySession.get(session)?.values() ?? []]) {
+      if (holder.lease === "write") written.add(holder.ino);
+      holder.lease = "none"; // that it has ended is told when it is fenced
+      this.#unregister(holder);
+    }
+    for (const ino of written) this.#fence(session, ino);
+  }
+
+  #fence(session: SessionId, ino: InodeId): void {
     this.#fenced++;
     const fence: Promise<void> = this.#options.fence(ino).finally(() => {
       if (this.#fencing.get(ino) === fence) this.#fencing.delete(ino);
+      this.#options.onWriteEnded?.(session, ino);
     });
     this.#fencing.set(ino, fence);
   }
@@ -527,7 +552,14 @@ export class LeaseTable {
     return holder;
   }
 
+  #lower(holder: Holder, lease: LeaseMode): void {
+    const { session, ino } = holder;
+    if (holder.lease === "write" && lease !== "write") this.#options.onWriteEnded?.(session, ino);
+    holder.lease = lease;
+  }
+
   #unregister(holder: Holder): void {
+    this.#lower(holder, "none");
     // Another may have come in its place since it was looked up.
     if (this.#bySession.get(holder.session)?.get(holder.ino) === holder) {
       this.#dropFrom(holder.session, holder.ino);

@@ -27,8 +27,10 @@ export interface LeaseserverOptions {
   readonly stored: readonly SessionRecord[];
   /** A session is over: its orphans and remembered answers can go. */
   readonly onSessionEnd: (session: SessionId) => void;
-  /** As LeaseTableOptions'. */
+  /** These three as LeaseTableOptions'. */
   readonly fence: (ino: InodeId) => Promise<void>;
+  readonly onWriteEnded?: (session: SessionId, ino: InodeId) => void;
+  readonly presumed?: ReadonlyMap<SessionId, readonly InodeId[]>;
   /** A session closed its last handles of these. */
   readonly onRelease: (session: SessionId, inodes: readonly InodeId[]) => Promise<void>;
   /** A session closed these files without writing to the block that they were made with. */
@@ -43,7 +45,7 @@ export class Leaseserver {
   readonly handlers: Handlers<typeof LEASESERVER>;
 
   constructor(options: LeaseserverOptions) {
-    const { clock, store, log, stored, run, fence } = options;
+    const { clock, store, log, stored, run, fence, onWriteEnded, presumed } = options;
     const ttlMs = options.sessionTtlMs ?? SESSION_TTL_MS_DEFAULT;
     this.sessions = new SessionTable(
       {
@@ -59,7 +61,11 @@ export class Leaseserver {
       stored,
     );
     const perSessionMax = options.leasesPerSession ?? LEASES_PER_SESSION_DEFAULT;
-    this.leases = new LeaseTable({ sessions: this.sessions, clock, perSessionMax, fence });
+    this.leases = new LeaseTable({
+      ...{ sessions: this.sessions, clock, perSessionMax, fence },
+      ...onWriteEnded === undefined ? {} : { onWriteEnded },
+      ...presumed === undefined ? {} : { presumed },
+    });
     this.handlers = {
       openSession: async (request, { peer }) => {
         const { session, resumed } = await this.sessions.open(request, peer);
@@ -75,6 +81,7 @@ export class Leaseserver {
         checkLength(held);
         const granted = held.map((one) => this.leases.reclaim(session, one));
         if (last) {
+          this.leases.endPresumed(session);
           this.sessions.markReclaimed(session);
           await options.onReclaim(session, (ino) => this.leases.isOpenIn(ino, session));
         }

@@ -31,6 +31,8 @@ const GENERATION_TIMEOUT_MS = 2_000;
 /** A block none of whose replicas answers for so long is left as it is: nobody could write to it either. */
 const FENCE_MS_MAX = 30_000;
 const FENCE_RETRY_MS = 500;
+/** So long all its replicas are waited for, before it is fenced without some. */
+const FENCE_COMPLETE_MS = 6_000;
 const FENCE_PAGE = 256;
 /** A dataserver reads what was written lately to say what a replica holds. */
 const DIGEST_TIMEOUT_MS = 30_000;
@@ -229,6 +231,11 @@ export class BlockRecovery {
   async #fenceExtent(ino: InodeId, extent: Extent): Promise<void> {
     const { clock } = this.#namespace;
     const untilMs = clock.monotonicMs() + FENCE_MS_MAX;
+    const completeMs = clock.monotonicMs() + FENCE_COMPLETE_MS;
+    // Who is coming back just now, as after a restart of ours, is not left behind.
+    const isAway = (volume: VolumeId) =>
+      this.#registry.dataserver(volume) === null && !this.#registry.isLost(volume);
+    while (extent.volumes.some(isAway) && clock.monotonicMs() < completeMs) await clock.sleep(FENCE_RETRY_MS);
     for (;;) {
       try {
         await this.settle(ino, extent.start, extent.block, extent.generation);

@@ -24,7 +24,7 @@ import { allocateBlock, extendBlock, markWritten, punchExtents, regularFile } fr
 import type { ClientServiceOptions } from "./client_parts.ts";
 import { directory } from "./entries.ts";
 import { extentAt, extentsIn } from "./extents.ts";
-import { fieldRange, getU64, TABLE_ORDER } from "./keys.ts";
+import { fieldRange, getU64, TABLE_ORDER, writerKey } from "./keys.ts";
 import { openHandlers } from "./open_service.ts";
 import * as operations from "./operations.ts";
 import { decodeOrder, type InodeRecord } from "./records.ts";
@@ -77,7 +77,10 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
           namespace.change((tx) => {
             const inode = operation(tx);
             record(tx, inode.ino);
-            if (write) leases.grantWrite(ino, session);
+            if (write) {
+              leases.grantWrite(ino, session);
+              tx.put(writerKey(session, ino), EMPTY_BYTES);
+            }
             return replies.inode(inode, session, "turn");
           }, durable)),
       () => namespace.change((tx) => replies.inode(tx.inode(ino), session), durable),

@@ -19,6 +19,7 @@ export const TABLE_RETRY = 0x18;
 export const TABLE_SESSION = 0x19;
 export const TABLE_NODE = 0x1a;
 export const TABLE_VOLUME = 0x1b;
+export const TABLE_WRITER = 0x1c;
 
 export type Key = Uint8Array<ArrayBuffer>;
 
@@ -85,6 +86,8 @@ export const deletionKey = (volume: VolumeId, block: BlockId): Key => key2(TABLE
 export const retryKey = (session: SessionId, slot: number): Key => key2(TABLE_RETRY, session, slot);
 export const sessionKey = (session: SessionId): Key => key1(TABLE_SESSION, session);
 export const nodeKey = (node: number): Key => key1(TABLE_NODE, node);
+/** The session may write to the file: it holds a write lease. */
+export const writerKey = (session: SessionId, ino: InodeId): Key => key2(TABLE_WRITER, session, ino);
 export const volumeKey = (volume: number): Key => key1(TABLE_VOLUME, volume);
 
 /** All keys of a table, as [from, to). */

@@ -10,6 +10,7 @@ import { storedCodec } from "../../wire/codec.ts";
 import { DATASERVER_REGISTRY } from "../../wire/messages/dataserver.ts";
 import { ADMIN } from "../../wire/messages/admin.ts";
 import { LEASESERVER, NAMESERVER } from "../../wire/messages/nameserver.ts";
+import { asInodeId, asSessionId, type InodeId, type SessionId } from "../../wire/ids.ts";
 import type { LocalServer, ProcessDialer } from "../../wire/dialer.ts";
 import { serve } from "../../wire/server.ts";
 import { addHandlers, type CallContext } from "../../wire/service.ts";
@@ -22,7 +23,7 @@ import { clientHandlers } from "./client_service.ts";
 import { dataserverHandlers } from "./dataserver_service.ts";
 import { DeletionQueue } from "./deletions.ts";
 import { type Journal, LevelJournal, type Write } from "./journal.ts";
-import { sessionKey, TABLE_SESSION, tableRange } from "./keys.ts";
+import { getU64, sessionKey, TABLE_SESSION, TABLE_WRITER, tableRange, writerKey } from "./keys.ts";
 import { databasePath, formatNameserver, readIdentity } from "./layout.ts";
 import { Lingering } from "./lingering.ts";
 import { Namespace } from "./namespace.ts";
@@ -36,6 +37,8 @@ export const BLOCK_BYTES_DEFAULT = 128 * 1024 * 1024;
 export const REPLICATION_DEFAULT = 3;
 /** Silent sessions are noticed that late at most. */
 const EXPIRY_MS = 250;
+/** Files that are open for writing when the server stops. */
+const WRITERS_MAX = 10_000_000;
 
 export interface NameserverOptions {
   /** A formatted directory. */
@@ -98,6 +101,14 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     });
     const stored = (await journal.scan(tableRange(TABLE_SESSION), 100_000))
       .map(([, value]) => storedCodec.decode(value) as SessionRecord);
+    const writers = new Map<SessionId, InodeId[]>();
+    for (const [key] of await journal.scan(tableRange(TABLE_WRITER), WRITERS_MAX)) {
+      const session = asSessionId(getU64(key, 1));
+      const inodes = writers.get(session);
+      if (inodes === undefined) writers.set(session, [asInodeId(getU64(key, 9))]);
+      else inodes.push(asInodeId(getU64(key, 9)));
+    }
+    const stopping = new AbortController();
     const recovery = new BlockRecovery(namespace, registry, log);
     const { sessionTtlMs, leasesPerSession } = options;
     const leaseserver = new Leaseserver({
@@ -131,7 +142,15 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
         }
       },
       fence: (ino) => recovery.fence(ino),
+      onWriteEnded: (session, ino) => {
+        if (!stopping.signal.aborted) journal.append([[writerKey(session, ino), null]]);
+      },
+      presumed: writers,
     });
+    // A session that ended, and was not settled before the server did.
+    for (const session of writers.keys()) {
+      if (!leaseserver.sessions.isAlive(session)) leaseserver.leases.dropSession(session);
+    }
     namespace.onOrphanGone = (ino) => leaseserver.leases.forget(ino);
     const deletions = new DeletionQueue(journal, registry, clock, log);
     const repair = new Repair({
@@ -183,7 +202,6 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     const localServer: LocalServer = { role: "nameserver", clusterId: () => clusterId, handlers };
     const server = (options.serve ?? serve)(options.listen, { ...localServer, log });
     options.processDialer?.announce(server.address, localServer);
-    const stopping = new AbortController();
     const running = Promise.all([
       deletions.run(stopping.signal),
       lingering.run(stopping.signal),

@@ -13,6 +13,7 @@ import type { Handlers } from "../../wire/service.ts";
 import { allocateBlock, regularFile } from "./block_operations.ts";
 import type { ClientServiceParts } from "./client_parts.ts";
 import { findEntry } from "./entries.ts";
+import { writerKey } from "./keys.ts";
 import * as operations from "./operations.ts";
 import { type InodeRecord, isDirectory } from "./records.ts";
 import { changesOf, nameItem } from "./replies.ts";
@@ -36,10 +37,15 @@ export function openHandlers(
   ): Promise<T> => {
     const look = async (isShared: boolean): Promise<T> => {
       let isOrphan = false;
-      const reply = namespace.look((tx) => {
+      const show = (tx: Transaction): T => {
         const inode = regularFile(tx, ino);
         isOrphan = inode.nlink === 0;
         return replyOf(tx, inode, isShared);
+      };
+      // Who may write is on disk before it does, so that a restarted server fences what it left.
+      const reply = mode === "read" ? namespace.look(show) : namespace.change((tx) => {
+        tx.put(writerKey(session, ino), EMPTY_BYTES);
+        return show(tx);
       });
       if (!isOrphan) return reply;
       return (await Promise.all([reply, namespace.keepOrphan(session, ino)]))[0];
@@ -91,7 +97,10 @@ export function openHandlers(
         const inode = operations.make(tx, parent, name, what);
         if (write && host !== undefined) allocateFirst(tx, inode, host);
         record(tx, inode.ino);
-        if (write) leases.grantWrite(inode.ino, session);
+        if (write) {
+          leases.grantWrite(inode.ino, session);
+          tx.put(writerKey(session, inode.ino), EMPTY_BYTES);
+        }
         const reply = replies.acquired(tx, inode, session, false);
         const directories = changesOf(tx, parent);
         return { ...reply, directories, directory: leases.lease(parent, session, "names"), created: true };
