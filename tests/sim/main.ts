@@ -1,7 +1,7 @@
 /**
  * Runs seeds of the simulated cluster:
  *
- *     scripts/deno run -A tests/sim/main.ts --seeds N [--from S] [--seconds T] [--trace] [--keep-going]
+ *     scripts/test sim --seeds N [--from S] [--seconds T] [--trace] [--keep-going]
  *
  * A seed that fails is told with what was wrong; `--seeds 1 --from SEED --trace` shows all that happens in it.
  */

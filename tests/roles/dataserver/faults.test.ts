@@ -3,7 +3,7 @@ import { geteuid } from "../../../base/libc.ts";
 import { bytesEqual } from "../../../base/bytes.ts";
 import { randomInt, SeededRandom } from "../../../base/random.ts";
 import { FsError } from "../../../wire/errno.ts";
-import { asBlockId } from "../../../wire/ids.ts";
+import { asBlockId, asGeneration, asVolumeId } from "../../../wire/ids.ts";
 import { LevelRecords } from "../../../roles/dataserver/replica_records.ts";
 import {
   type BlockClient,
@@ -246,6 +246,50 @@ Deno.test("kill -9 in the middle of writes: everything that was acknowledged is 
       await records.close();
     }
   }, 60_000));
+
+Deno.test("a replica that was being written when the machine stopped serves nothing until it is chosen", () =>
+  withDirectory(async (directory) => {
+    const path = `${directory}/v`;
+    await using registry = new FakeRegistry();
+    let volume: number;
+    {
+      await using server = await start(registry, [path]);
+      using client = await connectTo(server);
+      volume = server.volumes[0]!.volume;
+      await write(client, volume, 0, pattern(1000, 1));
+    }
+    // As another boot would have left it.
+    const { label } = JSON.parse(Deno.readTextFileSync(`${path}/volume.json`));
+    const records = await LevelRecords.open(`${path}/meta`, label, 1);
+    const record = (await records.get(BLOCK))!;
+    equal(record.isDoubtful, undefined);
+    await records.put([{ block: BLOCK, record: { ...record, state: "writing" } }], true);
+    equal((await records.get(BLOCK))!.isDoubtful, undefined, "the boot that wrote it knows it");
+    await records.close();
+
+    await using server = await start(registry, [path]);
+    using client = await connectTo(server);
+    const push = registry.pushes();
+    await until(
+      () => registry.reports.some(({ replicas }) => replicas[0]?.doubtful === true),
+      "it is reported",
+    );
+    const generation = { from: GENERATION, to: asGeneration(2) };
+    const target = { volume: asVolumeId(volume), block: BLOCK };
+    for (let i = 0; i < 2; i++) {
+      await rejects(readAll(client, server, BLOCK, 10), errno("ESTALE"));
+      await rejects(write(client, volume, 0, pattern(10, 2)), errno("ESTALE"));
+      await rejects(push.setGeneration({ ...target, ...generation }), errno("ESTALE"));
+      // Nor does time make it better: it is not finalized.
+      await new Promise((resolve) => setTimeout(resolve, 700));
+    }
+    const { digest } = await push.replicaState({ ...target, generation: GENERATION, digest: true });
+    ok(digest !== undefined);
+    await push.setGeneration({ ...target, ...generation, chosen: true });
+    ok(bytesEqual(await readAll(client, server, BLOCK, 1000, asGeneration(2)), pattern(1000, 1)));
+    const state = await push.replicaState({ ...target, generation: asGeneration(2), digest: true });
+    equal(state.digest, digest, "the digest is of the bytes");
+  }));
 
 Deno.test("a full volume is ENOSPC, and takes writes again when there is space", {
   ignore: geteuid() !== 0,
