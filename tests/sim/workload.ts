@@ -19,6 +19,8 @@ const NAMES = ["a", "b", "c"];
 const PATIENT: Interruptible = { signal: new AbortController().signal };
 
 interface Noted {
+  /** What it was written through: it hears of what became of it. */
+  readonly opened: OpenHandle;
   readonly register: Register;
   readonly operation: Operation;
 }
@@ -207,7 +209,8 @@ class Program {
     );
   }
 
-  async #write({ handle, ino }: OpenHandle): Promise<void> {
+  async #write(opened: OpenHandle): Promise<void> {
+    const { handle, ino } = opened;
     const { simulation } = this.#cluster;
     const first = simulation.below(PAGES);
     const count = 1 + simulation.below(Math.min(3, PAGES - first));
@@ -218,7 +221,7 @@ class Program {
       const version = this.#workload.nextVersion();
       fill(data.subarray(i * PAGE, (i + 1) * PAGE), ino, first + i, version);
       const register = this.#workload.register(ino, first + i);
-      noted.push({ register, operation: register.begin(true, this.#who, version, from) });
+      noted.push({ opened, register, operation: register.begin(true, this.#who, version, from) });
     }
     const unstored = this.#workload.unstored(this.#client);
     for (const one of noted) unstored.add(one);
@@ -277,9 +280,10 @@ class Program {
     });
   }
 
-  async #sync({ handle, ino }: OpenHandle): Promise<void> {
-    const noted = [...this.#unsyncedOf(ino)];
-    if (!await this.#stores("fsync", ino, () => this.#fs.files.fsync(handle))) return;
+  async #sync(opened: OpenHandle): Promise<void> {
+    const { handle, ino } = opened;
+    const noted = [...this.#unsyncedOf(ino)].filter((one) => one.opened === opened);
+    if (!await this.#stores("fsync", opened, () => this.#fs.files.fsync(handle))) return;
     const at = this.#tick;
     for (const one of noted) {
       one.register.synced(one.operation, at);
@@ -288,28 +292,29 @@ class Program {
   }
 
   /** A call after which all that this client has written to the file is stored, or else may never be. */
-  async #stores(what: string, ino: InodeId, call: () => Promise<unknown>): Promise<boolean> {
+  async #stores(what: string, opened: OpenHandle, call: () => Promise<unknown>): Promise<boolean> {
     const isDone = await this.#succeeds(what, call);
     const unstored = this.#workload.unstored(this.#client);
     const at = this.#tick;
     for (const one of [...unstored]) {
-      if (!one.register.name.startsWith(`${ino}.`)) continue;
+      if (one.opened !== opened) continue;
       unstored.delete(one);
       if (!isDone) {
         one.register.leave(one.operation, at);
-        this.#unsyncedOf(ino).delete(one);
+        this.#unsyncedOf(opened.ino).delete(one);
       }
     }
     return isDone;
   }
 
-  async #truncate({ ino }: OpenHandle): Promise<void> {
+  async #truncate(opened: OpenHandle): Promise<void> {
+    const { ino } = opened;
     const pages = this.#cluster.simulation.below(PAGES);
     const from = this.#tick;
     const noted: Noted[] = [];
     for (let page = pages; page < PAGES; page++) {
       const register = this.#workload.register(ino, page);
-      noted.push({ register, operation: register.begin(true, this.#who, 0, from) });
+      noted.push({ opened, register, operation: register.begin(true, this.#who, 0, from) });
     }
     const unstored = this.#workload.unstored(this.#client);
     for (const one of noted) unstored.add(one);
@@ -327,7 +332,7 @@ class Program {
 
   async #close(opened: OpenHandle): Promise<void> {
     this.#open.splice(this.#open.indexOf(opened), 1);
-    if (opened.isWriter) await this.#stores("close", opened.ino, () => this.#fs.files.flush(opened.handle));
+    if (opened.isWriter) await this.#stores("close", opened, () => this.#fs.files.flush(opened.handle));
     await this.#attempt("release", () => this.#fs.files.close(opened.handle));
   }
 
