@@ -16,7 +16,7 @@
  */
 
 import type { Logger } from "../../base/log.ts";
-import { FsError, isErrno } from "../../wire/errno.ts";
+import { FsError, isErrno, isTransportError } from "../../wire/errno.ts";
 import { asGeneration, type BlockId, type Generation, type InodeId, type VolumeId } from "../../wire/ids.ts";
 import { COPY_GENERATION } from "../../wire/messages/dataserver.ts";
 import { S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
@@ -120,7 +120,10 @@ export class BlockRecovery {
       // One that was chosen before, though its answer was lost, may have been read by then.
       const before = await Promise.all(doubtful.map((volume) => this.#hasGeneration(volume, seen.block, to)));
       const chosen = doubtful.filter((_, i) => before[i]);
-      const kept = chosen.length > 0 ? chosen : (await this.#alike(seen, doubtful)).alike;
+      const compared = chosen.length > 0 ? undefined : await this.#alike(seen, doubtful);
+      // One that is slow may be the one that lacks nothing.
+      if (compared?.isSilent === true) return false;
+      const kept = compared?.alike ?? chosen;
       if (!isSame(await this.#namespace.look((tx) => currentExtent(tx, ino, start, seen.block)))) {
         return false;
       }
@@ -161,14 +164,18 @@ export class BlockRecovery {
   async #alike(
     { block, generation }: Extent,
     volumes: readonly VolumeId[],
-  ): Promise<{ readonly alike: readonly VolumeId[]; readonly others: readonly VolumeId[] }> {
+  ): Promise<
+    { readonly alike: readonly VolumeId[]; readonly others: readonly VolumeId[]; readonly isSilent: boolean }
+  > {
+    let isSilent = false;
     const found = await Promise.all(volumes.map(async (volume) => {
       try {
         const request = { volume, block, generation, digest: true };
         const dataserver = this.#registry.dataserver(volume);
-        if (dataserver === null) return undefined;
+        if (dataserver === null) throw new FsError("EHOSTUNREACH", "its dataserver is away");
         return await dataserver.replicaState(request, { timeoutMs: DIGEST_TIMEOUT_MS });
       } catch (error) {
+        isSilent ||= isTransportError(error);
         if (!isErrno(error, "ENOENT")) {
           this.#log.warn("replica does not say what it holds", { volume, block, error });
         }
@@ -185,8 +192,9 @@ export class BlockRecovery {
     const [best] = [...groups.values()].sort((a, b) =>
       b.volumes.length - a.volumes.length || b.length - a.length
     );
-    if (best === undefined) return { alike: [], others: [] }; // nobody knows: as it was
-    return { alike: best.volumes, others: volumes.filter((volume) => !best.volumes.includes(volume)) };
+    if (best === undefined) return { alike: [], others: [], isSilent }; // nobody knows: as it was
+    const others = volumes.filter((volume) => !best.volumes.includes(volume));
+    return { alike: best.volumes, others, isSilent };
   }
 
   /** Runs a change of a block's replicas when the one before has ended. */

@@ -21,6 +21,7 @@ import type { LeaseTable } from "../leaseserver/leases.ts";
 import type { BlockRecovery } from "./block_recovery.ts";
 import { extentAt, extentsIn } from "./extents.ts";
 import {
+  deletionKey,
   fieldRange,
   getU64,
   type Key,
@@ -446,8 +447,14 @@ export class Repair {
     const isBusy = (volume: VolumeId) => (this.#busyVolumes.get(volume) ?? 0) >= COPIES_PER_VOLUME;
     const source = good.find((volume) => !isBusy(volume));
     if (source === undefined) return "busy";
-    const target = registry.placeBeside(kept, (volume) => extent.volumes.includes(volume));
-    if (target === undefined) return "done"; // until a volume comes
+    // What a volume still has to delete of the block would be deleted after the copy was made.
+    let isDeleting = false;
+    const target = registry.placeBeside(kept, (volume) => {
+      if (extent.volumes.includes(volume)) return true;
+      if (this.#options.namespace.journal.get(deletionKey(volume, block)) === undefined) return false;
+      return isDeleting = true;
+    });
+    if (target === undefined) return isDeleting ? "later" : "done"; // until a volume comes
     if (isBusy(target)) return "busy";
     this.#count(source, 1);
     this.#count(target, 1);
