@@ -10,13 +10,16 @@ import type { JournalSnapshot, Value } from "./journal.ts";
 import { extentsKey, inodeKey, type Key } from "./keys.ts";
 import { decodeExtents, decodeInode, type Extent, type InodeRecord } from "./records.ts";
 
-const PAGE = 512;
+const PAGE = 256;
 
 export type Damaged = "damaged";
 export type Read<T> = T | Damaged | undefined;
 
 export class FsckReader {
   readonly #snapshot: JournalSnapshot;
+  /** What was read last: much of what is looked at one after the other belongs to one file. */
+  #inode: { readonly ino: InodeId; readonly inode: Read<InodeRecord> } | undefined;
+  #page: { readonly ino: InodeId; readonly page: number; readonly extents: Read<Extent[]> } | undefined;
 
   constructor(snapshot: JournalSnapshot) {
     this.#snapshot = snapshot;
@@ -33,11 +36,17 @@ export class FsckReader {
   }
 
   inode(ino: InodeId): Read<InodeRecord> {
-    return this.read(inodeKey(ino), (value) => decodeInode(ino, value));
+    if (this.#inode?.ino !== ino) {
+      this.#inode = { ino, inode: this.read(inodeKey(ino), (value) => decodeInode(ino, value)) };
+    }
+    return this.#inode.inode;
   }
 
   page(ino: InodeId, page: number): Read<Extent[]> {
-    return this.read(extentsKey(ino, page), decodeExtents);
+    if (this.#page?.ino !== ino || this.#page.page !== page) {
+      this.#page = { ino, page, extents: this.read(extentsKey(ino, page), decodeExtents) };
+    }
+    return this.#page.extents;
   }
 
   /** All records of [from, to) in order, a page at a time. */

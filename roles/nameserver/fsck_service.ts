@@ -18,6 +18,8 @@ const IDLE_MS = 10 * 60_000;
 const STEP_MS = 300;
 const ANSWER_MS = 1_000;
 const STEPS_MAX = 5_000;
+/** Others are served in between after so long. */
+const TURN_MS = 4;
 const PROBLEMS_MAX = 500;
 const VERIFY_RATE_MIN = 1024;
 
@@ -79,13 +81,18 @@ export function fsckHandlers(
       const answering = new AbortController();
       const late = clock.sleep(ANSWER_MS, answering.signal).then(() => "late" as const);
       const startMs = clock.monotonicMs();
+      let turnMs = startMs;
       try {
         for (let steps = 0; steps < STEPS_MAX && run.phase !== "done" && run.found < PROBLEMS_MAX; steps++) {
           found.step ??= found.steps.next();
           const result = await Promise.race([found.step, late]);
           if (result === "late") break;
           found.step = undefined;
-          if (clock.monotonicMs() - startMs > STEP_MS) break;
+          const nowMs = clock.monotonicMs();
+          if (nowMs - startMs > STEP_MS) break;
+          if (nowMs - turnMs < TURN_MS) continue;
+          await clock.sleep(0);
+          turnMs = clock.monotonicMs();
         }
       } catch (error) {
         end(fsck);
