@@ -112,12 +112,15 @@ async function addState(
       const wanted = repair.wanted(inode);
       state.wanted = Math.max(state.wanted, wanted);
       const extents = extentsIn(tx, inode, from, Infinity, PAGE);
-      for (const { written, volumes } of extents) {
+      for (const { block, written, volumes } of extents) {
         if (!written) continue; // it gets its replicas with the first write
-        const alive = volumes.filter((volume) => registry.isAlive(volume)).length;
+        // One that is known to be bad is listed until Repair has come to it.
+        const good = volumes.filter((volume) =>
+          registry.isAlive(volume) && repair.reportOf(volume, block) === undefined
+        );
         state.blocks++;
-        if (alive !== wanted || volumes.length !== wanted) state.pending++;
-        if (alive === 0) state.missing++;
+        if (good.length !== wanted || volumes.length !== wanted) state.pending++;
+        if (good.length === 0) state.missing++;
       }
       return extents;
     });

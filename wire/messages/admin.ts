@@ -16,9 +16,9 @@ export const ADMIN_BATCH_MAX = 256;
 /** How the blocks of some files are, as far as written. */
 export interface ReplicationState {
   readonly blocks: number;
-  /** They have other numbers of live replicas than they should. */
+  /** They have other numbers of good replicas than they should. */
   readonly pending: number;
-  /** Those among them that have no live replica: nothing can be made of them. */
+  /** Those among them that have no good replica: nothing can be made of them. */
   readonly missing: number;
   /** Replicas that the files should have; the largest, if they differ. */
   readonly wanted: number;

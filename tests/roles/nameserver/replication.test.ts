@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { setrep } from "../../../roles/admin/setrep.ts";
+import { extentsIn } from "../../../roles/nameserver/extents.ts";
 import { Progress } from "../../../roles/admin/progress.ts";
 import { type InodeId, ROOT_INODE } from "../../../wire/ids.ts";
 import { gate, rest, watch } from "../leaseserver/harness.ts";
@@ -52,6 +53,17 @@ Deno.test("setrep: Repair is told of the blocks that have too few or too many re
     const pending = replication === 2 ? 0 : 3;
     assert.deepEqual(state, { blocks: 3, pending, missing: 0, wanted: replication, hosts: 3 });
   }
+  // A replica that was found bad is still listed, and does not count.
+  await world.admin.setReplication({ inodes: [ino], replication: 2 }, context);
+  const { block, volumes } = extentsIn(
+    world.namespace.begin(),
+    world.namespace.begin().inode(ino),
+    0,
+    1,
+    1,
+  )[0]!;
+  world.repair.replicaBad(volumes[0]!, block, true);
+  assert.equal((await world.admin.replicationState({ inodes: [ino] }, context)).pending, 1);
 });
 
 Deno.test("setrep: a wrong number, a wrong kind of inode, and one that went are not changed", async () => {
