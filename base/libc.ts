@@ -115,6 +115,7 @@ export const F_SETFL = 4;
 export const F_SETFD = 2;
 export const FD_CLOEXEC = 1;
 const POSIX_FADV_DONTNEED = 4;
+const ST_RDONLY = 1;
 export const FALLOC_FL_KEEP_SIZE = 1;
 export const FALLOC_FL_PUNCH_HOLE = 2;
 export const FALLOC_FL_ZERO_RANGE = 0x10;
@@ -346,6 +347,7 @@ export interface Statvfs {
   readonly freeBytes: number;
   readonly files: number;
   readonly filesFree: number;
+  readonly isReadOnly: boolean;
 }
 
 /** statvfs(3). Layout of struct statvfs on 64-bit Linux: 11 unsigned longs (bits/statvfs.h). */
@@ -360,6 +362,7 @@ export function statvfs(path: string): Statvfs | number {
     availableBytes: Number(out[4]) * fragmentBytes,
     files: Number(out[5]),
     filesFree: Number(out[6]),
+    isReadOnly: (Number(out[9]) & ST_RDONLY) !== 0,
   };
 }
 

@@ -22,7 +22,7 @@ import { Deletions } from "./deletions.ts";
 import { type Disk, systemDisk } from "./disk.ts";
 import { Inspection, listReplicas } from "./inspection.ts";
 import { NameserverLink, type Registry } from "./nameserver_link.ts";
-import { keepTidy } from "./open_volume.ts";
+import { keepTidy, watchDirectory } from "./open_volume.ts";
 import { VolumeSet } from "./volume_set.ts";
 
 export interface DataserverOptions {
@@ -193,6 +193,7 @@ class RunningDataserver implements Dataserver {
     const { trashRetentionMs = TRASH_RETENTION_MS_DEFAULT } = this.#options;
     for (const { volume, keeper } of this.#volumes.all) {
       volume.onCorrupt = (block, message) => this.#reportCorrupt(volume.id, block, message);
+      volume.onFailed = () => this.#link.beatNow();
       this.#background.push(keeper.run(signal));
     }
     await new Promise<void>((resolve, reject) => {
@@ -209,6 +210,7 @@ class RunningDataserver implements Dataserver {
     for (const { volume, scrubber } of this.#volumes.all) {
       this.#background.push(keepTidy(volume, trashRetentionMs, this.#clock, signal));
       this.#background.push(scrubber.run(signal));
+      this.#background.push(watchDirectory(volume, this.#clock, signal));
     }
     processDialer?.announce(this.address, this.localServer);
   }

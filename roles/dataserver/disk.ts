@@ -45,7 +45,7 @@ export interface Disk {
   makeDirectory(path: string): Promise<void>;
   /** The path without symlinks; the path itself when there is nothing. */
   realPath(path: string): Promise<string>;
-  /** Bytes of the file system, and those that are free for us. */
+  /** Bytes of the file system, and those that are free for us; EROFS when it takes no writes. */
   space(path: string): { readonly totalBytes: number; readonly availableBytes: number };
   /** Names the file system: the machine, and the device on it (the path, where that can't be asked). */
   identity(path: string): string;
@@ -192,6 +192,7 @@ async function realPath(path: string): Promise<string> {
 function space(path: string): { readonly totalBytes: number; readonly availableBytes: number } {
   const figures = libc.statvfs(path);
   if (typeof figures === "number") throw diskError(figures, "statvfs", path);
+  if (figures.isReadOnly) throw diskError(-ERRNO.EROFS, "statvfs", path);
   return figures;
 }
 

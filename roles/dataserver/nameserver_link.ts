@@ -57,6 +57,7 @@ export class NameserverLink {
   readonly #options: LinkOptions;
   readonly #callbacks: LinkCallbacks;
   #registry: Registry | null = null;
+  #waiting = new AbortController();
 
   constructor(options: LinkOptions, callbacks: LinkCallbacks) {
     this.#options = options;
@@ -145,8 +146,14 @@ export class NameserverLink {
     while (!signal.aborted) {
       // Any failure, such as a restarted nameserver that does not know us, is mended by registering again.
       await registry.heartbeat({ node, volumes: this.#callbacks.stats() }, { timeoutMs });
-      await this.#options.clock.sleep(everyMs, signal);
+      this.#waiting = new AbortController();
+      await this.#options.clock.sleep(everyMs, AbortSignal.any([signal, this.#waiting.signal]));
     }
+  }
+
+  /** The next heartbeat has something to tell that should not wait. */
+  beatNow(): void {
+    this.#waiting.abort();
   }
 
   async #dial(): Promise<{ channel: Channel; clusterId: string }> {

@@ -5,7 +5,7 @@
 
 import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
-import { FsError } from "../../wire/errno.ts";
+import { FsError, isErrno } from "../../wire/errno.ts";
 import { asBlockId } from "../../wire/ids.ts";
 import type { Disk } from "./disk.ts";
 import { Keeper } from "./keeper.ts";
@@ -14,7 +14,14 @@ import { Scrubber } from "./scrubber.ts";
 import { Space } from "./space.ts";
 import { Trash } from "./trash.ts";
 import { Volume } from "./volume.ts";
-import { bucketNames, bucketOf, openVolumeDirectory, VolumeUnavailable } from "./volume_directory.ts";
+import {
+  bucketNames,
+  bucketOf,
+  lostDirectory,
+  openVolumeDirectory,
+  type VolumeIdentity,
+  VolumeUnavailable,
+} from "./volume_directory.ts";
 
 export interface OpenVolumeOptions {
   readonly disk: Disk;
@@ -37,13 +44,14 @@ export interface OpenVolume {
 }
 
 const BLOCK_FILE = /^(\d{1,16})\.(blk|crc)$/;
+const WATCH_MS = 3_000;
 const PURGE_MS_MAX = 10 * 60_000;
 
 /** Opens the volume at `path`; throws VolumeUnavailable when only this disk is missing, else a fatal FsError. */
 export async function openVolume(path: string, options: OpenVolumeOptions): Promise<OpenVolume> {
   const { disk, clock, log } = options;
   const identity = await openVolumeDirectory(disk, path, options.nodeLabel);
-  const records = await openRecords(disk, path, identity.label);
+  const records = await openRecords(disk, path, identity);
   try {
     const trash = new Trash(disk, path, options.trashRetentionMs, clock, log);
     const volume = new Volume({
@@ -74,9 +82,17 @@ export async function openVolume(path: string, options: OpenVolumeOptions): Prom
   }
 }
 
-async function openRecords(disk: Disk, path: string, label: string): Promise<ReplicaRecords> {
+async function openRecords(disk: Disk, path: string, identity: VolumeIdentity): Promise<ReplicaRecords> {
+  const directory = `${path}/meta`;
   try {
-    return await disk.openRecords(`${path}/meta`, label);
+    try {
+      return await disk.openRecords(directory, identity.label);
+    } catch (error) {
+      // A volume that was never registered holds nothing: its making was cut short, by the power for instance.
+      if (identity.volume !== undefined || !isErrno(error, "EIO")) throw error;
+      for (const name of await disk.names(directory)) await disk.remove(`${directory}/${name}`);
+      return await disk.openRecords(directory, identity.label);
+    }
   } catch (error) {
     if (!(error instanceof FsError)) throw error;
     const message = `volume ${path}: ${error.message}`;
@@ -110,6 +126,16 @@ export async function keepTidy(
       volume.log.warn("purging the trash failed", { path: volume.path, error });
     }
     await clock.sleep(Math.max(100, Math.min(PURGE_MS_MAX, retentionMs / 4)), signal);
+  }
+}
+
+/** Fails the volume when its directory is gone, unmounted or another one. Until `signal` aborts; never rejects. */
+export async function watchDirectory(volume: Volume, clock: Clock, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted && volume.failed === undefined) {
+    await clock.sleep(WATCH_MS, signal);
+    if (signal.aborted) return;
+    const reason = await lostDirectory(volume.disk, volume.path, volume.identity);
+    if (reason !== undefined) volume.fail(reason);
   }
 }
 

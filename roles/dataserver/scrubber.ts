@@ -77,9 +77,10 @@ export class Scrubber {
         if (signal.aborted) break;
         this.#from = block + 1;
         this.#doneBefore = this.#done;
+        if (clock.monotonicMs() - this.#savedMs >= SAVE_MS) await this.#save();
       }
-      if (!signal.aborted && page !== null && page.length < PAGE) this.#endPass();
-      if (signal.aborted || clock.monotonicMs() - this.#savedMs >= SAVE_MS) await this.#save();
+      if (signal.aborted) return; // what was not noted is read again
+      if (page !== null && page.length < PAGE) await this.#endPass();
       if (page === null || page.length === 0) {
         await clock.sleep(Math.min(PAUSE_MS_MAX, Math.max(PAUSE_MS_MIN, periodMs)), signal);
       }
@@ -117,11 +118,11 @@ export class Scrubber {
     if (waitMs >= PAUSE_MS_MIN) await clock.sleep(waitMs, signal);
   }
 
-  #endPass(): void {
+  async #endPass(): Promise<void> {
     this.#from = 0;
     this.#done = this.#doneBefore = 0;
     this.#lastPass = this.#options.clock.now().seconds;
-    this.#savedMs = -Infinity;
+    if (this.#volume.blocks > 0) await this.#save();
   }
 
   /** A file that is lost or wrong costs a pass from the start. */

@@ -56,6 +56,8 @@ export class Volume implements ReplicaHost {
   readonly open = new Map<BlockId, Replica>();
   /** Told of each replica that turned out corrupt, once. */
   onCorrupt: (block: BlockId, message: string) => void = () => {};
+  /** Told when it fails, once. */
+  onFailed: () => void = () => {};
   /** Waits until another replica may be opened; set by the keeper. */
   makeRoom: () => Promise<void> | undefined = () => undefined;
   readonly #space: Space;
@@ -288,6 +290,7 @@ export class Volume implements ReplicaHost {
     if (this.#failed !== undefined) return;
     this.#failed = reason;
     this.log.error("volume has failed", { path: this.path, volume: this.id, reason });
+    this.onFailed();
   }
 
   /** Refuses new operations; those that run go on. */

@@ -75,6 +75,24 @@ export async function openVolumeDirectory(
   return identity;
 }
 
+/** Says nothing of a disk. */
+const PASSING: readonly string[] = ["EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EINTR"];
+
+/** Why the directory at `path` is not the one that was opened, or undefined. */
+export async function lostDirectory(
+  disk: Disk,
+  path: string,
+  { label }: VolumeIdentity,
+): Promise<string | undefined> {
+  try {
+    const found = parseIdentity(path, await readText(disk, `${path}/${IDENTITY_FILE}`));
+    return found.label === label ? undefined : `${path} is another volume than it was`;
+  } catch (error) {
+    const { errno, message } = asFsError(error, "watch");
+    return PASSING.includes(errno) ? undefined : message;
+  }
+}
+
 /** Replaces volume.json, atomically and durably. */
 export async function writeIdentity(disk: Disk, path: string, identity: VolumeIdentity): Promise<void> {
   await disk.replaceFile(path, IDENTITY_FILE, bytesOf(JSON.stringify(identity, null, 2) + "\n"));

@@ -6,8 +6,8 @@
  * - what was written to a file before an fsync of it began is there once the fsync is done;
  * - names: an fsync of a directory has made everything durable that was done to names before it. Names come and
  *   go in order, as in a journal; only the name of a new file that was fsynced may be there before its turn.
- * And no more: an fsync of a new file need not have made its name durable (`fsyncKeepsName` grants that too, as
- * ext4, XFS and btrfs do); of what was written since, each page is there or not, whatever came first; a page that
+ * And no more: an fsync of a new file need not have made its name durable (`fsyncKeeps` grants more: on btrfs it
+ * has, on ext4 and XFS all names that came before as well); of what was written since, each page is there or not, whatever came first; a page that
  * is missing inside the file reads as zeros; the last write may be torn within a sector's bounds.
  */
 
@@ -19,9 +19,11 @@ import type { Operation } from "./recording.ts";
 const PAGE_BYTES = 4096;
 const SECTOR_BYTES = 512;
 
+/** What an fsync of a file keeps beside its data. */
+export type FsyncKeeps = "data only" | "its name" | "all names";
+
 export interface DiskModelOptions {
-  /** An fsync of a file also keeps its name, and all that was done to names before. */
-  readonly fsyncKeepsName?: boolean;
+  readonly fsyncKeeps?: FsyncKeeps;
 }
 
 type DataOperation =
@@ -97,7 +99,7 @@ class Content {
 }
 
 export class DiskModel {
-  readonly #fsyncKeepsName: boolean;
+  readonly #fsyncKeeps: FsyncKeeps;
   /** Names that are on the disk for sure, and what was done to names since. */
   readonly #durable: Tree = new Map();
   readonly #latest: Tree = new Map();
@@ -112,7 +114,7 @@ export class DiskModel {
     base: { readonly image: Image; readonly files: ReadonlyMap<string, number> },
     options: DiskModelOptions = {},
   ) {
-    this.#fsyncKeepsName = options.fsyncKeepsName ?? false;
+    this.#fsyncKeeps = options.fsyncKeeps ?? "data only";
     this.#byInode.set(base.files.get("")!, new DirectoryNode());
     for (const [path, content] of base.image) {
       const node = content === null ? new DirectoryNode() : new FileNode();
@@ -170,9 +172,10 @@ export class DiskModel {
   cut(random: Random): Image {
     const tree = new Map(this.#durable);
     const kept = pickCount(random, this.#names.length);
+    const early = this.#fsyncKeeps === "data only" ? 0.5 : 1;
     this.#names.forEach((operation, i) => {
       if (i < kept) applyName(tree, operation);
-      else if (operation.kind === "add" && isSynced(operation.node) && chance(random, 0.5)) {
+      else if (operation.kind === "add" && isSynced(operation.node) && chance(random, early)) {
         const parent = operation.path.slice(0, Math.max(0, operation.path.lastIndexOf("/")));
         if (!tree.has(operation.path) && (parent === "" || tree.has(parent))) applyName(tree, operation);
       }
@@ -209,7 +212,7 @@ export class DiskModel {
     if (node === undefined) throw new Error(`what is synced is not known: the recording has a gap`);
     const all = [...this.#byInode.values()].filter((other) => other instanceof FileNode);
     const files = node === null ? all : node instanceof FileNode ? [node] : [];
-    const keepsNames = !(node instanceof FileNode) || this.#fsyncKeepsName;
+    const keepsNames = !(node instanceof FileNode) || this.#fsyncKeeps === "all names";
     this.#syncs.set(`${sync.file} ${sync.token}`, {
       names: keepsNames ? this.#settledNames + this.#names.length : 0,
       data: new Map(files.map((file) => [file, file.pending.length])),

@@ -111,7 +111,8 @@ Deno.test("disk model: names come and go in order, and are kept by a sync of the
   assert.deepEqual(cuts([...names, ...sync(ROOT)]), new Set(["b="]));
   const file = [create("a", 2), create("b", 3), write(3, 0, "x"), ...sync(3)];
   assert.deepEqual(cuts(file), new Set(["", "a=", "b=x", "a= b=x"]), "a synced file may lack its name");
-  assert.deepEqual(cuts(file, { fsyncKeepsName: true }), new Set(["a= b=x"]));
+  assert.deepEqual(cuts(file, { fsyncKeeps: "all names" }), new Set(["a= b=x"]));
+  assert.deepEqual(cuts(file, { fsyncKeeps: "its name" }), new Set(["b=x", "a= b=x"]));
   assert.deepEqual(cuts([...file, ...sync(null)]), new Set(["a= b=x"]), "syncfs keeps all");
   const made: Operation[] = [{ kind: "mkdir", path: "d", file: 4 }, create("d/f", 5), ...sync(5)];
   assert.deepEqual(cuts(made), new Set(["", "d/", "d/ d/f="]), "nothing without its directory");

@@ -1,10 +1,11 @@
-import { equal, match, ok, rejects } from "node:assert/strict";
+import { equal, match, ok, rejects, throws } from "node:assert/strict";
 import { geteuid } from "../../../base/libc.ts";
 import { bytesEqual } from "../../../base/bytes.ts";
 import { randomInt, SeededRandom } from "../../../base/random.ts";
 import { FsError } from "../../../wire/errno.ts";
 import { asBlockId, asGeneration, asVolumeId } from "../../../wire/ids.ts";
 import { LevelRecords } from "../../../roles/dataserver/replica_records.ts";
+import { systemDisk } from "../../../roles/dataserver/disk.ts";
 import {
   type BlockClient,
   connectTo,
@@ -336,3 +337,56 @@ Deno.test("a volume that goes away fails alone: heartbeats say so, the other vol
     await write(client, b!, 0, pattern(10, 1), asBlockId(5));
     Deno.renameSync(`${directory}/gone`, `${directory}/a`);
   }));
+
+Deno.test(
+  "a volume that is unmounted or replaced fails alone and is told; a read-only one is left out at a start",
+  {
+    ignore: geteuid() !== 0,
+  },
+  () =>
+    withDirectory(async (directory) => {
+      const run = async (command: string, ...args: string[]) => {
+        const { success, stderr } = await new Deno.Command(command, { args }).output();
+        ok(success, new TextDecoder().decode(stderr));
+      };
+      const mountpoint = `${directory}/mnt`;
+      const paths = [`${directory}/a`, `${mountpoint}/b`, `${directory}/c`];
+      Deno.mkdirSync(mountpoint);
+      await run("mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", mountpoint);
+      try {
+        await using registry = new FakeRegistry();
+        const failed = (i: number) => registry.heartbeats.findLast(({ length }) => length === 3)?.[i]?.failed;
+        {
+          await using _server = await start(registry, paths);
+        }
+        await run("mount", "-o", "remount,ro", mountpoint);
+        throws(() => systemDisk.space(mountpoint), errno("EROFS"));
+        {
+          const { log, lines } = recordingLogger();
+          await using server = await start(registry, paths, { log });
+          equal(server.volumes.length, 2);
+          ok(lines.some((line) => line.includes("volume is left out") && line.includes("mnt/b")));
+        }
+        await run("mount", "-o", "remount,rw", mountpoint);
+        await using server = await start(registry, paths);
+        using client = await connectTo(server);
+        const [a, , c] = server.volumes.map(({ volume }) => volume);
+        await run("umount", "-l", mountpoint);
+        await until(() => failed(1) !== undefined, "unmounted is told");
+        match(failed(1)!, /mnt\/b/);
+        {
+          await using other = new FakeRegistry();
+          await using _other = await start(other, [`${directory}/other`]);
+        }
+        Deno.renameSync(`${directory}/a`, `${directory}/old`);
+        Deno.renameSync(`${directory}/other`, `${directory}/a`);
+        await until(() => failed(0) !== undefined, "another directory is told");
+        match(failed(0)!, /another volume|volume.json/);
+        await rejects(write(client, a!, 0, pattern(10, 1), asBlockId(5)), errno("EIO"));
+        await write(client, c!, 0, pattern(10, 1), asBlockId(5));
+        equal(failed(2), undefined);
+      } finally {
+        await new Deno.Command("umount", { args: ["-l", mountpoint], stderr: "null" }).output();
+      }
+    }),
+);
