@@ -5,6 +5,8 @@
  * Invariants:
  * - The new generation is durable on every survivor before the namespace names it: a replica that missed the
  *   change can never be taken for a current one.
+ * - And it is on the nameserver's disk before it is answered: after a power cut that forgot it, who was left behind would
+ *   be listed again, and take the generation that the others have (Repair.replicaAhead) without what they have.
  * - A block keeps at least one replica; when no survivor answers, nothing changes and the caller tries again.
  *
  * The same bars a client whose session has ended from writing: `fence` gives all blocks of a file a new generation. What
@@ -105,7 +107,7 @@ export class BlockRecovery {
         if (!isSame(now)) return false;
         changeReplicas(tx, regularFile(tx, ino), now, volumes);
         return true;
-      });
+      }, true);
     });
   }
 
@@ -286,7 +288,7 @@ export class BlockRecovery {
       const now = currentExtent(tx, ino, start, block);
       if (now.generation !== extent.generation) return now;
       return changeReplicas(tx, regularFile(tx, ino), now, survivors);
-    });
+    }, true);
     const lost = extent.volumes.filter((volume) => !changed.volumes.includes(volume));
     if (lost.length > 0) {
       const { generation, volumes: left } = changed;
