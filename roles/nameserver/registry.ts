@@ -410,8 +410,14 @@ export class Registry {
         blocks: volume.stats?.blocks ?? 0,
         ...(volume.stats?.trashBytes === undefined ? {} : { trashBytes: volume.stats.trashBytes }),
         ...(volume.stats?.scrub === undefined ? {} : { scrub: volume.stats.scrub }),
-        ...(volume.stats?.failed === undefined ? {} : { failed: volume.stats.failed }),
+        ...this.#failure(node, volume),
       })),
     }));
+  }
+
+  #failure(node: Node, { stats, isPresent }: Volume): { readonly failed?: string } {
+    if (stats?.failed !== undefined) return { failed: stats.failed };
+    const cameWithout = !isPresent && node.peer !== null && this.#beats(node);
+    return cameWithout ? { failed: "its dataserver was started without it" } : {};
   }
 }
