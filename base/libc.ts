@@ -43,6 +43,7 @@ const library = Deno.dlopen("libc.so.6", {
   poll: { parameters: ["buffer", "u64", "i32"], result: "i32" },
   pollAsync: { name: "poll", parameters: ["buffer", "u64", "i32"], result: "i32", nonblocking: true },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  fcntlLock: { name: "fcntl", parameters: ["i32", "i32", "buffer"], result: "i32" },
   ioctl: { parameters: ["i32", "u64", "buffer"], result: "i32" },
   mount: { parameters: ["buffer", "buffer", "buffer", "u64", "buffer"], result: "i32" },
   umount2Async: { name: "umount2", parameters: ["buffer", "i32"], result: "i32", nonblocking: true },
@@ -285,6 +286,19 @@ export function poll(fd: number, events: number, timeoutMs: number): number {
 
 export function fcntl(fd: number, command: number, argument: number): number {
   return checked(libc.fcntl(fd, command, argument));
+}
+
+const F_SETLK = 6;
+const F_WRLCK = 1;
+
+/**
+ * Takes a whole file's write lock (fcntl(2), F_SETLK): 0, or -EAGAIN when another process holds one, or -errno. The
+ * process loses it when it closes any descriptor of that file. Layout: struct flock, 64 bit.
+ */
+export function tryLock(fd: number): number {
+  const flock = new Uint8Array(32);
+  new DataView(flock.buffer).setInt16(0, F_WRLCK, true);
+  return checked(libc.fcntlLock(fd, F_SETLK, flock));
 }
 
 export function ioctl(fd: number, request: number, argument: Uint8Array<ArrayBuffer>): number {

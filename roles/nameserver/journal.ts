@@ -7,13 +7,18 @@
  * - `written(p)` resolves only when all up to position p is in the log (survives kill -9 of this process);
  *   `durable(p)` only when it is on disk.
  * - A reply that shows a change leaves after `written` of that change: who reads calls `seen()` for the position.
+ * - After a power cut the database holds all up to some position that is not before the last durable one: none
+ *   between is missing.
  * - After a failed write nothing more is accepted: what memory shows and the disk holds would differ.
  */
 
 import { ClassicLevel } from "classic-level";
 import { bytesKey } from "../../base/bytes.ts";
+import * as libc from "../../base/libc.ts";
 import { FsError } from "../../wire/errno.ts";
 import type { Key } from "./keys.ts";
+import { LogFiles } from "./log_files.ts";
+import { cutLogsAtGap, type LogCut } from "./log_recovery.ts";
 
 export type Value = Uint8Array;
 /** null deletes. */
@@ -75,12 +80,21 @@ export interface LevelJournalOptions {
   readonly createIfMissing: boolean;
   /** Called once, when a write failed and the journal has stopped. */
   readonly onFailure: (error: FsError) => void;
+  /** A power cut, or a damaged disk, had left a gap in the logs: they end there now. */
+  readonly onCut?: (cut: LogCut) => void;
   /** LevelDB's block cache. */
   readonly cacheBytes?: number;
+  /** What LevelDB keeps in memory before it writes a table and changes to a new log. */
+  readonly writeBufferBytes?: number;
 }
 
+/** Databases that this process has open: a second one would take LevelDB's lock of the first away. */
+const openPaths = new Set<string>();
+
 export class LevelJournal implements Journal {
+  readonly #path: string | undefined;
   readonly #level: Level;
+  readonly #logs: LogFiles | undefined;
   readonly #onFailure: (error: FsError) => void;
   #pending: Overlay = new Map();
   #writing: Overlay | null = null;
@@ -92,37 +106,27 @@ export class LevelJournal implements Journal {
   #running: Promise<void> | null = null;
   #failure: FsError | null = null;
 
-  /** On a database that is open; `open` for one in a directory. */
-  constructor(level: Level, onFailure: (error: FsError) => void) {
+  /** On a database that is open, and that a power cut does not reach; `open` for one in a directory. */
+  constructor(level: Level, onFailure: (error: FsError) => void, path?: string) {
+    this.#path = path;
     this.#level = level;
+    this.#logs = path === undefined ? undefined : new LogFiles(path);
     this.#onFailure = onFailure;
   }
 
   /** Opens the database directory. Errors: EBUSY (another process has it), EIO (damaged or of another kind). */
   static async open(path: string, options: LevelJournalOptions): Promise<LevelJournal> {
-    const level = new ClassicLevel<Uint8Array, Uint8Array>(path, {
-      keyEncoding: "view",
-      valueEncoding: "view",
-      createIfMissing: options.createIfMissing,
-      cacheSize: options.cacheBytes ?? 8 * 1024 * 1024,
-      writeBufferSize: 4 * 1024 * 1024,
-    });
+    if (openPaths.has(path)) throw inUse(path);
+    openPaths.add(path);
     try {
-      await level.open();
+      const cut = await cutUnderLock(path);
+      const level = await openLevel(path, options);
+      if (cut !== null) options.onCut?.(cut);
+      return new LevelJournal(level, options.onFailure, path);
     } catch (error) {
-      const cause = (error as { cause?: { code?: string; message?: string } }).cause;
-      if (cause?.code === "LEVEL_LOCKED") {
-        throw new FsError("EBUSY", `${path} is in use by another process`, { op: "nameserver" });
-      }
-      throw new FsError(
-        "EIO",
-        `${path} can't be opened as a namespace database (${
-          cause?.message ?? error
-        }): restore it from a backup`,
-        { op: "nameserver", cause: error },
-      );
+      openPaths.delete(path);
+      throw error;
     }
-    return new LevelJournal(level, options.onFailure);
   }
 
   get(key: Key): Value | undefined {
@@ -195,7 +199,9 @@ export class LevelJournal implements Journal {
   async close(): Promise<void> {
     if (this.#running !== null) await this.#running;
     if (this.#failure === null && this.#durablePosition < this.#position) await this.durable(this.#position);
+    this.#logs?.close();
     await this.#level.close();
+    if (this.#path !== undefined) openPaths.delete(this.#path);
   }
 
   #wait(position: number, durable: boolean): Promise<void> {
@@ -226,9 +232,13 @@ export class LevelJournal implements Journal {
           operations.push({ type: "put", key: MARKER, value: MARKER });
         }
         await this.#level.batch(operations, { sync });
+        this.#logs?.wrote(sync);
         this.#writing = null;
         this.#writtenPosition = position;
-        if (sync) this.#durablePosition = position;
+        if (sync) {
+          await this.#logs?.syncOthers();
+          this.#durablePosition = position;
+        }
         this.#wake();
       }
     } catch (error) {
@@ -258,3 +268,42 @@ export class LevelJournal implements Journal {
 }
 
 const MARKER = new Uint8Array([0x00]);
+
+const inUse = (path: string) =>
+  new FsError("EBUSY", `${path} is in use by another process`, { op: "nameserver" });
+
+async function openLevel(path: string, options: LevelJournalOptions): Promise<Level> {
+  const level = new ClassicLevel<Uint8Array, Uint8Array>(path, {
+    keyEncoding: "view",
+    valueEncoding: "view",
+    createIfMissing: options.createIfMissing,
+    cacheSize: options.cacheBytes ?? 8 * 1024 * 1024,
+    writeBufferSize: options.writeBufferBytes ?? 4 * 1024 * 1024,
+  });
+  try {
+    await level.open();
+    return level;
+  } catch (error) {
+    const cause = (error as { cause?: { code?: string; message?: string } }).cause;
+    if (cause?.code === "LEVEL_LOCKED") throw inUse(path);
+    throw new FsError(
+      "EIO",
+      `${path} can't be opened as a namespace database (${
+        cause?.message ?? error
+      }): restore it from a backup`,
+      { op: "nameserver", cause: error },
+    );
+  }
+}
+
+/** The logs of a database that a process is using are not touched: LevelDB's own lock is held meanwhile. */
+async function cutUnderLock(path: string): Promise<LogCut | null> {
+  const lock = libc.open(`${path}/LOCK`, libc.O_RDWR);
+  if (lock < 0) return null; // no database, or one that can't be opened: LevelDB says which
+  try {
+    if (libc.tryLock(lock) < 0) throw inUse(path);
+    return await cutLogsAtGap(path);
+  } finally {
+    libc.close(lock);
+  }
+}

@@ -3,10 +3,12 @@
  * A directory of another layout, or of something else, is refused with one line and not touched.
  */
 
+import { bytesOf } from "../../base/bytes.ts";
 import { getegid, geteuid } from "../../base/libc.ts";
 import { randomHexId } from "../../base/random.ts";
 import { systemClock } from "../../base/clock.ts";
 import { FsError } from "../../wire/errno.ts";
+import { replaceFile, syncDirectory } from "./durable_files.ts";
 import { LevelJournal } from "./journal.ts";
 import { Namespace } from "./namespace.ts";
 import { makeRoot } from "./operations.ts";
@@ -19,7 +21,10 @@ export interface NameserverIdentity {
   readonly clusterId: string;
 }
 
-const identityPath = (dir: string): string => `${dir}/nameserver.json`;
+const IDENTITY = "nameserver.json";
+/** What may lie in the directory: also what an interrupted format, or the cut of a log (log_recovery.ts) left. */
+const OURS = [IDENTITY, `${IDENTITY}.new`, "db", "db.cut", "lost+found"];
+const identityPath = (dir: string): string => `${dir}/${IDENTITY}`;
 export const databasePath = (dir: string): string => `${dir}/db`;
 
 /** Reads whose directory this is. Errors: ENOENT not formatted, EINVAL another layout or not ours, EACCES. */
@@ -83,7 +88,7 @@ export async function formatNameserver(
   if (isNamespace && !options.force) {
     throw new FsError("EEXIST", `${dir} holds a cluster: --force destroys it and makes an empty one`, { op });
   }
-  names = names.filter((name) => name !== "nameserver.json" && name !== "db" && name !== "lost+found");
+  names = names.filter((name) => !OURS.includes(name));
   if (names.length > 0) {
     throw new FsError("ENOTEMPTY", `${dir} holds other things (${names[0]} ...): give an empty directory`, {
       op,
@@ -96,6 +101,7 @@ export async function formatNameserver(
       if (await exists(databasePath(dir))) await refuseIfServed(dir);
       await Deno.remove(identityPath(dir)).catch(ignoreNotFound);
       await Deno.remove(databasePath(dir), { recursive: true }).catch(ignoreNotFound);
+      await Deno.remove(`${databasePath(dir)}.cut`, { recursive: true }).catch(ignoreNotFound);
     }
     const journal = await LevelJournal.open(databasePath(dir), {
       createIfMissing: true,
@@ -105,18 +111,20 @@ export async function formatNameserver(
     const owner = { uid: geteuid(), gid: getegid() };
     await namespace.change((tx) => makeRoot(tx, options.replication ?? 0, owner), true);
     await journal.close();
-    // Last: only a directory with this file counts as formatted.
-    const temporary = `${identityPath(dir)}.new`;
-    await Deno.writeTextFile(
-      temporary,
-      JSON.stringify({ kind: KIND, layout: LAYOUT_VERSION, clusterId }, null, 2) + "\n",
-    );
-    await Deno.rename(temporary, identityPath(dir));
+    await writeIdentity(dir, { clusterId });
   } catch (error) {
     if (error instanceof FsError) throw error;
     throw new FsError("EACCES", `${dir} can't be written: ${(error as Error).message}`, { op, cause: error });
   }
   return { clusterId };
+}
+
+/** Last: only a directory with this file counts as formatted. All of it is on disk when this returns. */
+async function writeIdentity(dir: string, { clusterId }: NameserverIdentity): Promise<void> {
+  const text = JSON.stringify({ kind: KIND, layout: LAYOUT_VERSION, clusterId }, null, 2) + "\n";
+  await syncDirectory(dir);
+  await replaceFile(dir, IDENTITY, bytesOf(text));
+  await syncDirectory(`${dir}/..`);
 }
 
 async function refuseIfServed(dir: string): Promise<void> {

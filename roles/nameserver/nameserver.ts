@@ -239,6 +239,7 @@ async function openNamespace({ dir, log, onFailure }: NameserverOptions): Promis
       log.error("stopping: the namespace can't be written", { error });
       onFailure?.(error);
     },
+    onCut: (cut) => log.warn("the journal had a gap: what is behind it is left out", { ...cut }),
   });
   return { clusterId, journal };
 }
