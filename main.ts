@@ -161,6 +161,9 @@ withConfig(withLog(
     integer(1, 1_000_000),
     128,
   )
+  .option("--backup-dir <dir>", "save backups of the namespace here (on another disk than --dir)")
+  .option("--backup-every <minutes>", "minutes from one backup to the next", integer(1, 100_000), 60)
+  .option("--backup-keep <n>", "backups to keep; older ones are removed", integer(1, 100_000), 24)
   .action(async (_options, self: Command) => {
     mergeConfig(self);
     const options = self.opts<
@@ -172,6 +175,9 @@ withConfig(withLog(
         leases: number;
         deadAfter: number;
         repairRate: number;
+        backupDir?: string;
+        backupEvery: number;
+        backupKeep: number;
       }
     >();
     const dir = need(options.dir, "--dir");
@@ -187,6 +193,13 @@ withConfig(withLog(
         leasesPerSession: options.leases,
         deadAfterMs: options.deadAfter * 1000,
         repairBytesPerSecond: options.repairRate * 1024 * 1024,
+        ...(options.backupDir === undefined ? {} : {
+          backup: {
+            dir: options.backupDir,
+            everyMs: options.backupEvery * 60_000,
+            keep: options.backupKeep,
+          },
+        }),
       });
       return assembly;
     });
@@ -470,6 +483,40 @@ command(
   .action(async (path: string | undefined, options: FsckFlags) => {
     const { fsckCommand } = await import("./roles/admin/fsck.ts");
     await fsckCommand(path, NAMESERVER_LISTEN, options);
+  });
+
+command(
+  "backup",
+  "Saves the cluster's metadata as of now in a file, while the cluster runs.",
+  "mfs backup /backups/monday --nameserver 10.0.0.1:7400",
+)
+  .argument("<file>", "file to make")
+  .option("--nameserver <host:port>", "the cluster's nameserver", address, NAMESERVER_LISTEN)
+  .option("--force", "replace FILE if it exists")
+  .option("--json", "answer as JSON")
+  .action(async (file: string, options: { nameserver: string; force?: boolean; json?: boolean }) => {
+    const { backup, formatBackup } = await import("./roles/admin/backup.ts");
+    const result = await backup(options.nameserver, file, { force: options.force === true });
+    printLine(options.json ? JSON.stringify(result) : formatBackup(result));
+  });
+
+command(
+  "restore",
+  "Makes a nameserver's directory from a backup.",
+  "mfs restore /backups/monday --dir /var/lib/mfs/nameserver",
+)
+  .argument("<file>", "what `mfs backup` or the nameserver has made")
+  .option("--dir <dir>", "directory to make (required)")
+  .option("--force", "destroy the cluster that the directory holds")
+  .option("--json", "answer as JSON")
+  .action(async (file: string, options: { dir?: string; force?: boolean; json?: boolean }) => {
+    const dir = need(options.dir, "--dir");
+    const { restore } = await import("./roles/admin/restore.ts");
+    const { restoreNameserver } = await import("./roles/nameserver/restore.ts");
+    const force = options.force === true;
+    printLine(
+      await restore((onRecords) => restoreNameserver(file, dir, { force, onRecords }), dir, options.json),
+    );
   });
 
 command("version", "Shows the version.", "mfs version --json")

@@ -2,6 +2,7 @@
 
 import { type Dialer, tcpDialer } from "../../wire/dialer.ts";
 import {
+  type BackupStatus,
   type DataserverStatus,
   type LeaseStatus,
   type RepairStatus,
@@ -38,6 +39,7 @@ export function formatStatus(status: StatusReply): string {
     ["repair", repair(status.repair)],
     ["scrubbing", scrubbing(volumes)],
     ["leases", leases(status.leases)],
+    ...(status.backup === undefined ? [] : [["backup", backup(status.backup)] as [string, string]]),
   ];
   const lines = facts.map(([name, value]) => `${name.padEnd(12)} ${value}`);
   if (status.dataservers.length > 0) lines.push("", ...table(dataserverRows(status.dataservers)));
@@ -84,6 +86,13 @@ function repair({ waiting, running, walking, copied, copiedBytes, failed }: Repa
   if (copied > 0) parts.push(`${copied} replicas (${size(copiedBytes)}) made since the start`);
   if (failed > 0) parts.push(`${failed} attempts failed`);
   return parts.join("; ");
+}
+
+function backup({ dir, lastFile, lastSecondsAgo, error }: BackupStatus): string {
+  const last = lastFile === undefined
+    ? `none yet in ${dir}`
+    : `${duration(lastSecondsAgo ?? 0)} ago, ${lastFile}`;
+  return error === undefined ? last : `FAILED: ${error}; last: ${last}`;
 }
 
 function leases(status: LeaseStatus): string {

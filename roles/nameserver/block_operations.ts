@@ -5,7 +5,7 @@
  */
 
 import { FsError } from "../../wire/errno.ts";
-import { asBlockId, asGeneration, type BlockId, type InodeId, type VolumeId } from "../../wire/ids.ts";
+import { asBlockId, type BlockId, type Generation, type InodeId, type VolumeId } from "../../wire/ids.ts";
 import { FILE_BYTES_MAX, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
 import {
   extentAt,
@@ -57,7 +57,7 @@ export function allocateBlock(
     block: asBlockId(tx.ids.next("block")),
     start,
     length: end - start,
-    generation: asGeneration(1),
+    generation: tx.ids.generationAfter(0),
     written: false,
     volumes: volumes(),
   };
@@ -119,8 +119,9 @@ export function changeReplicas(
   inode: InodeRecord,
   extent: Extent,
   volumes: readonly VolumeId[],
+  generation: Generation = tx.ids.generationAfter(extent.generation),
 ): Extent {
-  const changed: Extent = { ...extent, volumes, generation: asGeneration(extent.generation + 1) };
+  const changed: Extent = { ...extent, volumes, generation };
   tx.change(inode);
   removeReplicas(tx, extent, extent.volumes.filter((volume) => !volumes.includes(volume)));
   addReplicas(tx, inode.ino, changed, volumes.filter((volume) => !extent.volumes.includes(volume)));
@@ -188,6 +189,20 @@ export function dropUnused(tx: Transaction, ino: InodeId): void {
   if (extents.length !== 1 || extents[0]!.written) return;
   tx.change(inode);
   dropExtent(tx, inode, extents[0]!);
+}
+
+/**
+ * Leaves a file only what is known to be its own: blocks that nothing was written to go, and what lies past the end belongs
+ * to no extent.
+ */
+export function keepWritten(tx: Transaction, ino: InodeId): void {
+  const inode = tx.findInode(ino);
+  if (inode === undefined) return;
+  tx.change(inode);
+  for (const extent of extentsIn(tx, inode, 0, Infinity, Infinity)) {
+    if (!extent.written) dropExtent(tx, inode, extent);
+  }
+  truncateExtents(tx, inode, inode.size);
 }
 
 /** Drops all extents of an inode that is being removed. */

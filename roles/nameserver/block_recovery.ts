@@ -19,7 +19,7 @@
 
 import type { Logger } from "../../base/log.ts";
 import { FsError, isErrno, isTransportError } from "../../wire/errno.ts";
-import { asGeneration, type BlockId, type Generation, type InodeId, type VolumeId } from "../../wire/ids.ts";
+import type { BlockId, Generation, InodeId, VolumeId } from "../../wire/ids.ts";
 import { COPY_GENERATION } from "../../wire/messages/dataserver.ts";
 import { S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
 import { changeReplicas, dropUnwritten, regularFile, truncateExtents } from "./block_operations.ts";
@@ -97,11 +97,10 @@ export class BlockRecovery {
         return false;
       }
       if (!await isExact()) return false;
-      const to = asGeneration(seen.generation + 1);
+      const to = this.#namespace.ids.generationAfter(seen.generation);
       // The copy first: if it fails, nothing has changed. Who of the others does not answer then is left behind.
       if (!await this.#setGeneration(copy, { ...seen, generation: COPY_GENERATION }, to)) return false;
-      const took = await Promise.all(seen.volumes.map((volume) => this.#setGeneration(volume, seen, to)));
-      const volumes = [...seen.volumes.filter((_, i) => took[i]), copy];
+      const volumes = [...await this.#takers(seen.volumes, seen, to), copy];
       return await this.#namespace.change((tx) => {
         const now = currentExtent(tx, ino, start, seen.block);
         if (!isSame(now)) return false;
@@ -118,7 +117,7 @@ export class BlockRecovery {
   choose(ino: InodeId, start: number, seen: Extent, doubtful: readonly VolumeId[]): Promise<boolean> {
     return this.#alone(seen.block, async () => {
       const isSame = (now: Extent) => now.generation === seen.generation;
-      const to = asGeneration(seen.generation + 1);
+      const to = this.#namespace.ids.generationAfter(seen.generation);
       // One that was chosen before, though its answer was lost, may have been read by then.
       const before = await Promise.all(doubtful.map((volume) => this.#hasGeneration(volume, seen.block, to)));
       const chosen = doubtful.filter((_, i) => before[i]);
@@ -129,8 +128,7 @@ export class BlockRecovery {
       if (!isSame(await this.#namespace.look((tx) => currentExtent(tx, ino, start, seen.block)))) {
         return false;
       }
-      const took = await Promise.all(kept.map((volume) => this.#setGeneration(volume, seen, to, true)));
-      const volumes = kept.filter((_, i) => took[i]);
+      const volumes = await this.#takers(kept, seen, to, true);
       if (volumes.length === 0) return false;
       const isChanged = await this.#namespace.change((tx) => {
         const now = currentExtent(tx, ino, start, seen.block);
@@ -197,6 +195,44 @@ export class BlockRecovery {
     if (best === undefined) return { alike: [], others: [], isSilent }; // nobody knows: as it was
     const others = volumes.filter((volume) => !best.volumes.includes(volume));
     return { alike: best.volumes, others, isSilent };
+  }
+
+  /**
+   * The block goes on with what another life of the cluster made of it: with those replicas of `volumes`, and of its own,
+   * that have the generation `found`, which is newer than the backup knows. The others are left behind.
+   */
+  adopt(
+    ino: InodeId,
+    start: number,
+    block: BlockId,
+    found: Generation,
+    volumes: readonly VolumeId[],
+  ): Promise<void> {
+    return this.#alone(block, async () => {
+      const extent = await this.#namespace.look((tx) => currentExtent(tx, ino, start, block));
+      if (found <= extent.generation) return;
+      const to = this.#namespace.ids.generationAfter(found);
+      const candidates = [...new Set([...extent.volumes, ...volumes])];
+      const newer = { ...extent, generation: found, written: true };
+      let survivors = await this.#takers(candidates, newer, to);
+      if (survivors.length === 0) {
+        // None but doubtful ones: what most of them hold counts. One that is slow may be the one that lacks nothing.
+        const { alike, isSilent } = await this.#alike(newer, candidates);
+        if (!isSilent) survivors = await this.#takers(alike, newer, to, true);
+      }
+      if (survivors.length === 0) {
+        throw new FsError("EHOSTUNREACH", `block ${block}: no replica answers`, { op: "adopt" });
+      }
+      await this.#namespace.change((tx) => {
+        const now = currentExtent(tx, ino, start, block);
+        if (now.generation !== extent.generation) return;
+        changeReplicas(tx, regularFile(tx, ino), now, survivors, to);
+      });
+      this.#log.warn("block goes on with what it became after the backup", {
+        ...{ block, ino, found, generation: to, volumes: survivors },
+      });
+      this.onReplicasLost(ino, start, block);
+    });
   }
 
   /** Runs a change of a block's replicas when the one before has ended. */
@@ -273,12 +309,9 @@ export class BlockRecovery {
     const extent = await this.#namespace.look((tx) => currentExtent(tx, ino, start, block));
     if (extent.generation !== generation) return extent;
     const candidates = extent.volumes.filter((volume) => !failed.includes(volume));
-    const to = asGeneration(extent.generation + 1);
+    const to = this.#namespace.ids.generationAfter(extent.generation);
     const written = extent.written || hasData;
-    const took = await Promise.all(
-      candidates.map((volume) => this.#setGeneration(volume, { ...extent, written }, to)),
-    );
-    const survivors = candidates.filter((_, i) => took[i]);
+    const survivors = await this.#takers(candidates, { ...extent, written }, to);
     if (survivors.length === 0) {
       // Who did not answer may have taken it, and then refuses what has the old one.
       this.onUnsettled(ino, start, block);
@@ -299,6 +332,17 @@ export class BlockRecovery {
   }
 
   /** True when the replica has the new generation (or the block has no data yet, and will be made with it). */
+  /** Those of `volumes` that took the generation. */
+  async #takers(
+    volumes: readonly VolumeId[],
+    extent: Extent,
+    to: Generation,
+    chosen = false,
+  ): Promise<VolumeId[]> {
+    const took = await Promise.all(volumes.map((volume) => this.#setGeneration(volume, extent, to, chosen)));
+    return volumes.filter((_, i) => took[i]);
+  }
+
   async #setGeneration(
     volume: VolumeId,
     extent: Extent,

@@ -1,7 +1,7 @@
 /** The nameserver's service for dataservers: registration, heartbeats, block reports. */
 
 import type { Logger } from "../../base/log.ts";
-import { asBlockId, type BlockId } from "../../wire/ids.ts";
+import { asBlockId, type BlockId, type Generation, type VolumeId } from "../../wire/ids.ts";
 import type {
   BlockReportReply,
   BlockReportRequest,
@@ -10,11 +10,12 @@ import type {
 import type { Handlers } from "../../wire/service.ts";
 import type { DeletionQueue } from "./deletions.ts";
 import { extentAt } from "./extents.ts";
-import { deletionKey, fieldRange, getU64, TABLE_REPLICA } from "./keys.ts";
+import { deletionKey, fieldRange, getU64, replicaKey, TABLE_REPLICA } from "./keys.ts";
 import type { Namespace } from "./namespace.ts";
 import { decodeReplica } from "./records.ts";
 import type { Registry } from "./registry.ts";
 import type { Repair } from "./repair.ts";
+import type { Transaction } from "./transaction.ts";
 
 const REPORT_PAGE_MAX = 100_000;
 
@@ -32,7 +33,7 @@ export function dataserverHandlers(
       else registry.heartbeat(node, volumes);
       return { ok: true };
     },
-    blockReport: (request) => compareReport(namespace, repair, log, request),
+    blockReport: (request) => compareReport(namespace, registry, repair, log, request),
     blocksDeleted: ({ volume, blocks }) => {
       deletions.deleted(volume, blocks);
       return { ok: true };
@@ -51,6 +52,7 @@ export function dataserverHandlers(
  */
 async function compareReport(
   namespace: Namespace,
+  registry: Registry,
   repair: Repair,
   log: Logger,
   { volume, from, to, replicas }: BlockReportRequest,
@@ -60,12 +62,24 @@ async function compareReport(
   const expected = new Map(records.map(([key, value]) => [asBlockId(getU64(key, 9)), decodeReplica(value)]));
   const stale: BlockId[] = [];
   const unknown: BlockId[] = [];
+  // What was moved after the backup that this namespace was restored from: a newer replica than the block has, elsewhere.
+  const hasMoved = (tx: Transaction, block: BlockId, generation: Generation): boolean => {
+    const { generationFloor } = namespace.ids;
+    if (generationFloor === 1) return false;
+    const found = findBlock(tx, registry.volumes, block);
+    if (found === undefined || found.extent.generation >= Math.min(generation, generationFloor)) return false;
+    log.warn("replica is ahead of its block, on another volume", { volume, block, generation });
+    repair.replicaAhead(found.task, volume, generation);
+    return true;
+  };
   await namespace.look((tx) => {
     for (const { block, generation, doubtful } of replicas) {
       const owner = expected.get(block);
       expected.delete(block);
       if (owner === undefined) {
-        (tx.get(deletionKey(volume, block)) === undefined ? unknown : stale).push(block);
+        if (tx.get(deletionKey(volume, block)) !== undefined) stale.push(block);
+        else if (hasMoved(tx, block, generation)) continue;
+        else unknown.push(block);
         continue;
       }
       const inode = tx.findInode(owner.ino);
@@ -73,7 +87,7 @@ async function compareReport(
       const listed = extent?.block === block && extent.volumes.includes(volume);
       if (listed && generation > extent.generation) {
         log.warn("replica is ahead of its block", { volume, block, generation, current: extent.generation });
-        repair.replicaAhead(owner.ino, owner.start, block);
+        repair.replicaAhead({ ...owner, block }, volume, generation);
       }
       if (listed && generation >= extent.generation && doubtful === true) {
         log.warn("replica may lack what was written last", { volume, block, generation });
@@ -95,4 +109,17 @@ async function compareReport(
     }
   });
   return { stale, unknown };
+}
+
+/** The block's place in its file, by the volumes that it lists. */
+function findBlock(tx: Transaction, volumes: readonly VolumeId[], block: BlockId) {
+  for (const volume of volumes) {
+    const value = tx.get(replicaKey(volume, block));
+    if (value === undefined) continue;
+    const { ino, start } = decodeReplica(value);
+    const inode = tx.findInode(ino);
+    const extent = inode === undefined ? undefined : extentAt(tx, inode, start);
+    if (extent?.block === block) return { task: { ino, start, block }, extent };
+  }
+  return undefined;
 }

@@ -5,6 +5,7 @@
  * batch as the first id of its range.
  */
 
+import { asGeneration, type Generation } from "../../wire/ids.ts";
 import { metaKey } from "./keys.ts";
 import { decodeNumbers, encodeNumbers } from "./records.ts";
 import type { Value } from "./journal.ts";
@@ -24,9 +25,26 @@ const FIRST: Readonly<Record<Counter, number>> = {
   session: 1,
 };
 
+/**
+ * More than a cluster hands out between a backup and its restoration. There is room for thousands of restorations below
+ * 2^53, and below 2^32 for volumes.
+ */
+const LEAP: Readonly<Record<Counter, number>> = {
+  inode: 2 ** 40,
+  block: 2 ** 40,
+  cookie: 2 ** 40,
+  node: 10_000,
+  volume: 100_000,
+  session: 2 ** 24,
+};
+
+/** More often than the replicas of one block change in one life of a cluster. */
+const GENERATION_LEAP = 2 ** 30;
+
 export class IdAllocator {
   readonly #next: Record<Counter, number>;
   readonly #reserved: Record<Counter, number>;
+  #generationFloor: number;
   #dirty = false;
 
   constructor(stored: Value | undefined) {
@@ -34,6 +52,20 @@ export class IdAllocator {
     const entries = COUNTERS.map((counter, i) => [counter, bounds[i] ?? FIRST[counter]] as const);
     this.#next = Object.fromEntries(entries) as Record<Counter, number>;
     this.#reserved = { ...this.#next };
+    this.#generationFloor = bounds[COUNTERS.length] ?? 1;
+  }
+
+  /**
+   * Generations from here on were given by this life of the cluster; lower ones are as of the backup that it was restored
+   * from, and the life that it was taken from may have given higher ones since. 1: it never was restored.
+   */
+  get generationFloor(): number {
+    return this.#generationFloor;
+  }
+
+  /** A block's next generation: one that no other life of the cluster has given it. */
+  generationAfter(generation: number): Generation {
+    return asGeneration(Math.max(generation + 1, this.#generationFloor));
   }
 
   static readonly key = KEY;
@@ -55,10 +87,18 @@ export class IdAllocator {
     this.#dirty = true;
   }
 
+  /** Skips what another life of the cluster may have handed out that is not known here (a restored backup). */
+  leap(): void {
+    for (const counter of COUNTERS) this.skip(counter, this.#next[counter] + LEAP[counter]);
+    this.#generationFloor = this.#generationFloor + GENERATION_LEAP;
+    this.#dirty = true;
+  }
+
   /** Puts newly reserved bounds into the batch that uses them. */
   saveTo(batch: { put(key: Uint8Array<ArrayBuffer>, value: Value): void }): void {
     if (!this.#dirty) return;
     this.#dirty = false;
-    batch.put(KEY, encodeNumbers(COUNTERS.map((counter) => this.#reserved[counter])));
+    const bounds = COUNTERS.map((counter) => this.#reserved[counter]);
+    batch.put(KEY, encodeNumbers([...bounds, this.#generationFloor]));
   }
 }

@@ -29,6 +29,8 @@ export interface JournalSnapshot {
   get(key: Key): Value | undefined;
   /** As Journal's. */
   scan(range: readonly [Key, Key], limit: number): Promise<readonly (readonly [Uint8Array, Value])[]>;
+  /** The records from `from` on in key order, some hundred KiB of them; none after the last. */
+  read(from: Key): Promise<readonly (readonly [Uint8Array, Value])[]>;
   /** Call once; nothing is read afterwards. */
   close(): Promise<void>;
 }
@@ -50,6 +52,8 @@ export interface Journal {
   snapshot(): JournalSnapshot;
   close(): Promise<void>;
 }
+
+const SNAPSHOT_PAGE_BYTES = 256 * 1024;
 
 interface Pending {
   readonly key: Key;
@@ -188,6 +192,14 @@ export class LevelJournal implements Journal {
         const iterator = level.iterator({ gte: range[0], lt: range[1], limit, snapshot });
         try {
           return await iterator.all();
+        } finally {
+          await iterator.close();
+        }
+      },
+      read: async (from) => {
+        const iterator = level.iterator({ gte: from, snapshot, highWaterMarkBytes: SNAPSHOT_PAGE_BYTES });
+        try {
+          return await iterator.nextv(10_000);
         } finally {
           await iterator.close();
         }

@@ -8,12 +8,12 @@ import { getegid, geteuid } from "../../base/libc.ts";
 import { randomHexId } from "../../base/random.ts";
 import { systemClock } from "../../base/clock.ts";
 import { FsError } from "../../wire/errno.ts";
-import { replaceFile, syncDirectory } from "./durable_files.ts";
+import { replaceFile, syncDirectory } from "../../base/durable_files.ts";
 import { LevelJournal } from "./journal.ts";
 import { Namespace } from "./namespace.ts";
 import { makeRoot } from "./operations.ts";
 
-const LAYOUT_VERSION = 1;
+export const LAYOUT_VERSION = 1;
 const KIND = "mfs-nameserver";
 const OP = "nameserver";
 
@@ -73,7 +73,26 @@ export async function formatNameserver(
   dir: string,
   options: { readonly force: boolean; readonly replication?: number },
 ): Promise<NameserverIdentity> {
-  const op = "format";
+  const clusterId = randomHexId();
+  await makeDirectory(dir, { ...options, op: "format", clusterId }, async (namespace) => {
+    const owner = { uid: geteuid(), gid: getegid() };
+    await namespace.change((tx) => makeRoot(tx, options.replication ?? 0, owner), true);
+  });
+  return { clusterId };
+}
+
+export interface MakeDirectoryOptions {
+  readonly op: string;
+  readonly force: boolean;
+  readonly clusterId: string;
+}
+
+/** Makes a nameserver's directory with what `fill` puts into an empty namespace. Errors: as formatNameserver. */
+export async function makeDirectory(
+  dir: string,
+  { op, force, clusterId }: MakeDirectoryOptions,
+  fill: (namespace: Namespace) => Promise<void>,
+): Promise<void> {
   let names: string[] = [];
   try {
     await Deno.mkdir(dir, { recursive: true });
@@ -84,9 +103,9 @@ export async function formatNameserver(
       cause: error,
     });
   }
-  const isNamespace = names.includes("nameserver.json") || names.includes("db");
-  if (isNamespace && !options.force) {
-    throw new FsError("EEXIST", `${dir} holds a cluster: --force destroys it and makes an empty one`, { op });
+  const isNamespace = names.includes(IDENTITY) || names.includes("db");
+  if (isNamespace && !force) {
+    throw new FsError("EEXIST", `${dir} holds a cluster: --force destroys it and makes another one`, { op });
   }
   names = names.filter((name) => !OURS.includes(name));
   if (names.length > 0) {
@@ -94,11 +113,10 @@ export async function formatNameserver(
       op,
     });
   }
-  const clusterId = randomHexId();
   try {
     if (isNamespace) {
       // Opening takes LevelDB's lock: a namespace that is being served is not destroyed under its server.
-      if (await exists(databasePath(dir))) await refuseIfServed(dir);
+      if (await exists(databasePath(dir))) await refuseIfServed(dir, op);
       await Deno.remove(identityPath(dir)).catch(ignoreNotFound);
       await Deno.remove(databasePath(dir), { recursive: true }).catch(ignoreNotFound);
       await Deno.remove(`${databasePath(dir)}.cut`, { recursive: true }).catch(ignoreNotFound);
@@ -107,16 +125,16 @@ export async function formatNameserver(
       createIfMissing: true,
       onFailure: () => {},
     });
-    const namespace = await Namespace.load(journal, systemClock);
-    const owner = { uid: geteuid(), gid: getegid() };
-    await namespace.change((tx) => makeRoot(tx, options.replication ?? 0, owner), true);
-    await journal.close();
+    try {
+      await fill(await Namespace.load(journal, systemClock));
+    } finally {
+      await journal.close();
+    }
     await writeIdentity(dir, { clusterId });
   } catch (error) {
     if (error instanceof FsError) throw error;
     throw new FsError("EACCES", `${dir} can't be written: ${(error as Error).message}`, { op, cause: error });
   }
-  return { clusterId };
 }
 
 /** Last: only a directory with this file counts as formatted. All of it is on disk when this returns. */
@@ -127,13 +145,13 @@ async function writeIdentity(dir: string, { clusterId }: NameserverIdentity): Pr
   await syncDirectory(`${dir}/..`);
 }
 
-async function refuseIfServed(dir: string): Promise<void> {
+async function refuseIfServed(dir: string, op: string): Promise<void> {
   let journal: LevelJournal;
   try {
     journal = await LevelJournal.open(databasePath(dir), { createIfMissing: true, onFailure: () => {} });
   } catch (error) {
     if (error instanceof FsError && error.errno === "EBUSY") {
-      throw new FsError("EBUSY", `${dir} is being served: stop its nameserver first`, { op: "format" });
+      throw new FsError("EBUSY", `${dir} is being served: stop its nameserver first`, { op });
     }
     return; // damaged: that is what --force is for
   }

@@ -9,7 +9,7 @@
  */
 
 import * as libc from "../../base/libc.ts";
-import { syncDirectory } from "./durable_files.ts";
+import { syncDirectory } from "../../base/durable_files.ts";
 
 const SEEK_END = 2;
 

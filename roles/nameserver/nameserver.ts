@@ -17,6 +17,8 @@ import { addHandlers, type CallContext } from "../../wire/service.ts";
 import { Leaseserver } from "../leaseserver/leaseserver.ts";
 import type { SessionRecord } from "../leaseserver/sessions.ts";
 import { adminHandlers } from "./admin_service.ts";
+import { AutoBackup, type AutoBackupSettings } from "./auto_backup.ts";
+import { Backups } from "./backups.ts";
 import { dropUnused } from "./block_operations.ts";
 import { BlockRecovery } from "./block_recovery.ts";
 import { clientHandlers } from "./client_service.ts";
@@ -58,6 +60,8 @@ export interface NameserverOptions {
   readonly deadAfterMs?: number;
   /** Of all copies of replicas together. */
   readonly repairBytesPerSecond?: number;
+  /** Where, how often and how many; absent: no backups are made here. */
+  readonly backup?: AutoBackupSettings;
   /** Called when the namespace can no longer be written: the process must end. */
   readonly onFailure?: (error: Error) => void;
   readonly clock?: Clock;
@@ -164,7 +168,11 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
       bytesPerSecond: options.repairBytesPerSecond ?? REPAIR_BYTES_PER_SECOND_DEFAULT,
     });
     const lingering = new Lingering(namespace, clock, log);
+    const backups = new Backups({ clusterId, namespace, clock, log });
+    const autoBackup = options.backup &&
+      new AutoBackup({ ...options.backup, clusterId, journal, clock, log: log.child("backup") });
     const status = new StatusReporter({
+      backup: () => autoBackup?.status(),
       clusterId,
       version: VERSION,
       namespace,
@@ -188,6 +196,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
         blockBytes,
         replication,
         clock,
+        backups,
       },
     };
     addHandlers(handlers, NAMESERVER, clientHandlers(parts));
@@ -206,6 +215,8 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
       deletions.run(stopping.signal),
       lingering.run(stopping.signal),
       repair.run(stopping.signal),
+      backups.run(stopping.signal),
+      autoBackup?.run(stopping.signal),
       expireSessions(leaseserver, clock, stopping.signal),
     ]);
     log.info("serving", {

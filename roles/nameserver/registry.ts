@@ -277,6 +277,13 @@ export class Registry {
     return clock.monotonicMs() - Math.max(node.lastHeardMs, this.#startedMs) >= deadAfterMs;
   }
 
+  /** Everybody has had the time to register who is going to. */
+  get isComplete(): boolean {
+    const { clock, deadAfterMs } = this.#options;
+    if (clock.monotonicMs() - this.#startedMs < deadAfterMs) return false;
+    return this.volumes.every((volume) => this.isAlive(volume) || this.isLost(volume));
+  }
+
   get volumes(): VolumeId[] {
     return [...this.#volumes.keys()];
   }

@@ -14,7 +14,15 @@
 import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
-import { asBlockId, asInodeId, type BlockId, type InodeId, type VolumeId } from "../../wire/ids.ts";
+import {
+  asBlockId,
+  asGeneration,
+  asInodeId,
+  type BlockId,
+  type Generation,
+  type InodeId,
+  type VolumeId,
+} from "../../wire/ids.ts";
 import type { CopyReplicaRequest, ReplicaStateReply } from "../../wire/messages/dataserver.ts";
 import type { RepairStatus } from "../../wire/messages/nameserver.ts";
 import type { LeaseTable } from "../leaseserver/leases.ts";
@@ -61,6 +69,16 @@ interface Task {
   readonly block: BlockId;
 }
 
+/**
+ * A block with replicas of a generation that the namespace does not name, as the server died after they had taken it, did
+ * not hear that they had, or was restored from a backup.
+ */
+interface Ahead {
+  readonly task: Task;
+  /** Those that were reported, perhaps on volumes that the block does not list. */
+  readonly replicas: Map<VolumeId, Generation>;
+}
+
 export interface RepairOptions {
   readonly namespace: Namespace;
   readonly registry: Registry;
@@ -86,11 +104,8 @@ export class Repair {
   readonly #later: { readonly task: Task; readonly atMs: number }[] = [];
   /** Replicas that were reported; true: as corrupt, false: as missing or behind, which may have been so for a moment. */
   readonly #bad = new Map<string, boolean>();
-  /**
-   * Blocks with a replica of a generation that the namespace does not name, as the server died after the replicas had taken
-   * it, or did not hear that they had; or that could not be fenced.
-   */
-  readonly #ahead = new Set<BlockId>();
+  /** Blocks that may have replicas of a newer generation than the namespace names, or that could not be fenced. */
+  readonly #ahead = new Map<BlockId, Ahead>();
   /** Blocks that had a doubtful replica, which are #bad as well. */
   readonly #doubtful = new Set<BlockId>();
   /** Walks over the replicas of lost volumes: the next block. */
@@ -110,9 +125,10 @@ export class Repair {
     this.#walkedMs = options.clock.monotonicMs();
     options.recovery.onReplicasLost = (ino, start, block) => this.#add({ ino, start, block });
     options.recovery.onUnsettled = (ino, start, block) => {
+      const task = { ino, start, block };
+      this.#noteAhead(task);
       // What is being repaired is tried again later by itself.
-      if (this.#running.has(block)) this.#noteAhead(block);
-      else this.replicaAhead(ino, start, block);
+      if (!this.#running.has(block)) this.#add(task);
     };
   }
 
@@ -192,14 +208,18 @@ export class Repair {
     }
   }
 
-  /** A dataserver has a replica of a newer generation than its block, or may have. */
-  replicaAhead(ino: InodeId, start: number, block: BlockId): void {
-    this.#noteAhead(block);
-    this.#add({ ino, start, block });
+  /** A dataserver has a replica of a newer generation than its block; perhaps on a volume that the block does not list. */
+  replicaAhead(task: Task, volume: VolumeId, generation: Generation): void {
+    this.#noteAhead(task)?.replicas.set(volume, generation);
+    this.#add(task);
   }
 
-  #noteAhead(block: BlockId): void {
-    if (this.#ahead.size < BAD_MAX) this.#ahead.add(block);
+  #noteAhead(task: Task): Ahead | undefined {
+    let ahead = this.#ahead.get(task.block);
+    if (ahead !== undefined || this.#ahead.size >= BAD_MAX) return ahead; // it is reported again after the next start
+    ahead = { task, replicas: new Map() };
+    this.#ahead.set(task.block, ahead);
+    return ahead;
   }
 
   /** Until `signal` aborts. What is under way then ends with the connections. */
@@ -257,6 +277,12 @@ export class Repair {
 
   async #walkOn(): Promise<void> {
     const { namespace } = this.#options;
+    // More of these than the queue takes are told of once and at once.
+    if (this.#queued + this.#later.length + this.#running.size === 0) {
+      for (const { task } of this.#ahead.values()) {
+        if (this.#queued < QUEUE_LOW) this.#add(task);
+      }
+    }
     for (const [volume, from] of this.#walks) {
       if (this.#queued >= QUEUE_LOW) return;
       const range = fieldRange(TABLE_REPLICA, volume, from, Number.MAX_SAFE_INTEGER + 1);
@@ -360,18 +386,10 @@ export class Repair {
       for (const volume of registry.volumes) this.#bad.delete(badKey(volume, block));
       return "done";
     }
-    if (this.#ahead.has(block)) {
-      // Who does not answer would be left behind: all that may come back are waited for.
-      if (extent.volumes.some((volume) => !registry.isAlive(volume) && !registry.isLost(volume))) {
-        return "later";
-      }
-      try {
-        await recovery.settle(ino, start, block, extent.generation);
-        this.#ahead.delete(block);
-        return "again";
-      } catch (error) {
-        if (!isErrno(error, "EAGAIN") || !this.#doubtful.has(block)) throw error;
-      }
+    const ahead = this.#ahead.get(block);
+    if (ahead !== undefined) {
+      const outcome = await this.#settle(ahead, extent);
+      if (outcome !== undefined) return outcome;
     }
     const reported = extent.volumes.filter((volume) =>
       registry.isAlive(volume) && this.#bad.has(badKey(volume, block))
@@ -414,6 +432,37 @@ export class Repair {
     if (!isChosen) return "later";
     this.#doubtful.delete(block);
     for (const volume of present) this.#bad.delete(badKey(volume, block));
+    return "again";
+  }
+
+  /**
+   * Gives a block whose replicas are ahead of it a generation that both know. Either the server died after the replicas had
+   * taken a new one: what they hold is the same under both. Or it was restored from a backup: then only those with the
+   * newest count, wherever they are. Undefined when all that is left of it may lack something.
+   */
+  async #settle({ task, replicas }: Ahead, extent: Extent): Promise<Outcome | undefined> {
+    const { namespace, registry, recovery } = this.#options;
+    const { ino, start, block } = task;
+    const { generation } = extent;
+    const newest = Math.max(0, ...replicas.values());
+    if (newest > generation && generation < namespace.ids.generationFloor) {
+      // Who comes later with a newer one would find that the block has gone on without it.
+      if (!registry.isComplete) return "later";
+      const volumes = [...replicas.keys()].filter((volume) => replicas.get(volume) === newest);
+      await recovery.adopt(ino, start, block, asGeneration(newest), volumes);
+    } else {
+      // Who does not answer would be left behind: all that may come back are waited for.
+      if (extent.volumes.some((volume) => !registry.isAlive(volume) && !registry.isLost(volume))) {
+        return "later";
+      }
+      try {
+        await recovery.settle(ino, start, block, generation);
+      } catch (error) {
+        if (isErrno(error, "EAGAIN") && this.#doubtful.has(block)) return undefined;
+        throw error;
+      }
+    }
+    this.#ahead.delete(block);
     return "again";
   }
 

@@ -4,7 +4,7 @@
  */
 
 import type { Clock } from "../../base/clock.ts";
-import type { StatusReply } from "../../wire/messages/nameserver.ts";
+import type { BackupStatus, StatusReply } from "../../wire/messages/nameserver.ts";
 import type { Leaseserver } from "../leaseserver/leaseserver.ts";
 import { asInodeId } from "../../wire/ids.ts";
 import { getU64, type Key, TABLE_DELETION, TABLE_EXTENTS, tableRange } from "./keys.ts";
@@ -23,6 +23,7 @@ interface Health {
 }
 
 export interface StatusOptions {
+  readonly backup?: () => BackupStatus | undefined;
   readonly clusterId: string;
   readonly version: string;
   readonly namespace: Namespace;
@@ -53,6 +54,7 @@ export class StatusReporter {
       this.#health = this.#walk();
     }
     const health = await this.#health;
+    const backup = this.#options.backup?.();
     return {
       clusterId,
       version,
@@ -67,6 +69,7 @@ export class StatusReporter {
       repair: repair.status(),
       residentBytes: Deno.memoryUsage().rss,
       dataservers: registry.status(),
+      ...(backup === undefined ? {} : { backup }),
     };
   }
 

@@ -175,6 +175,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
       writeLeases: 5,
       counters,
     }],
+    backup: { dir: "/b", everySeconds: 3600, lastFile: "mfs-1", lastSecondsAgo: 5, error: "no room" },
     leases: {
       read: 1,
       write: 2,
@@ -320,6 +321,9 @@ const admin: Samples<typeof ADMIN> = {
     { problems: [problem] },
     { outcomes: [{ outcome: "repaired", message: "done" }] },
   ],
+  backupOpen: [{}, { backup: 1, clusterId: "c1", timeMs: 1.7e12, inodes: 9 }],
+  backupRead: [{ backup: 1, page: 2 }, { body, isLast: false }],
+  backupClose: [{ backup: 1 }, { ok: true }],
 };
 
 /** Every service with the samples of its methods. */

@@ -6,6 +6,7 @@
 
 import type { InodeId } from "../ids.ts";
 import { defineService, method } from "../service.ts";
+import type { BackupOpenReply, BackupReadReply, BackupReadRequest } from "./backup.ts";
 import type { FsckProblem, FsckRepaired, FsckStartRequest, FsckStep } from "./fsck.ts";
 
 /** Replicas of a block at most. */
@@ -45,4 +46,12 @@ export const ADMIN = defineService("admin", {
     { readonly problems: readonly FsckProblem[] },
     { readonly outcomes: readonly FsckRepaired[] }
   >(84),
+  /**
+   * Takes hold of the metadata as it is now, to be read as a backup. It is let go when it was read or closed, with the
+   * connection, and when nobody reads for a minute. EBUSY: too many at a time.
+   */
+  backupOpen: method<Record<string, never>, BackupOpenReply>(90),
+  /** ESTALE: it was let go. */
+  backupRead: method<BackupReadRequest, BackupReadReply>(91),
+  backupClose: method<{ readonly backup: number }, { readonly ok: true }>(92),
 });

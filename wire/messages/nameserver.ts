@@ -321,6 +321,18 @@ export interface StatusReply {
   readonly repair: RepairStatus;
   readonly residentBytes: number;
   readonly dataservers: readonly DataserverStatus[];
+  /** Of the backups that the nameserver makes; absent when it makes none. */
+  readonly backup?: BackupStatus;
+}
+
+export interface BackupStatus {
+  readonly dir: string;
+  readonly everySeconds: number;
+  /** The newest whole one; absent when there is none. */
+  readonly lastFile?: string;
+  readonly lastSecondsAgo?: number;
+  /** Why the last attempt failed, if it did. */
+  readonly error?: string;
 }
 
 /** Giving blocks the replicas that they should have. */

@@ -176,7 +176,7 @@ function slowDown(world: FsckWorld, random: Random): void {
       await wait();
       return await taken.scan(range, limit);
     };
-    return { get: (key) => taken.get(key), scan, close: () => taken.close() };
+    return { ...taken, scan };
   };
   for (const volume of world.volumes) volume.onList = wait;
 }

@@ -85,7 +85,7 @@ export class FakeVolume {
 export interface FsckWorld extends Service {
   readonly volumes: readonly FakeVolume[];
   readonly dialer: Dialer;
-  readonly admin: Handlers<typeof ADMIN>;
+  readonly admin: ReturnType<typeof fsckHandlers> & ReturnType<typeof replicationHandlers>;
 }
 
 export async function makeFsckWorld(hosts: readonly string[] = ["a", "b", "c"]): Promise<FsckWorld> {
@@ -106,7 +106,7 @@ export async function makeFsckWorld(hosts: readonly string[] = ["a", "b", "c"]):
     ...fsckHandlers(service),
     ...replicationHandlers({ ...service, replication: REPLICATION }),
   };
-  addHandlers(table, ADMIN, admin);
+  addHandlers(table, ADMIN, admin as Handlers<typeof ADMIN>); // backups are not asked for here
   const dialer = {
     dial: () => Promise.resolve({ channel: new LocalChannel(table, "admin", "test"), clusterId: "c" }),
   } as unknown as Dialer;

@@ -89,6 +89,10 @@ export class MemoryJournal implements Journal {
     return Promise.resolve(this.list(range).slice(0, limit));
   }
 
+  read(from: Key): Promise<readonly (readonly [Uint8Array, Value])[]> {
+    return Promise.resolve(this.list([from, new Uint8Array([0xff])]).slice(0, 10));
+  }
+
   snapshot(): JournalSnapshot {
     const copy = new MemoryJournal();
     copy.append(this.list());
