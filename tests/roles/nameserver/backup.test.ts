@@ -8,7 +8,7 @@ import { BackupReader, encodeBackup } from "../../../roles/nameserver/backup_fil
 import { backupOf, Backups } from "../../../roles/nameserver/backups.ts";
 import { allocateBlock, markWritten } from "../../../roles/nameserver/block_operations.ts";
 import { LevelJournal, type Write } from "../../../roles/nameserver/journal.ts";
-import { deletionKey, retryKey, sessionKey, TABLE_INODE } from "../../../roles/nameserver/keys.ts";
+import { deletionKey, type Key, retryKey, sessionKey, TABLE_INODE } from "../../../roles/nameserver/keys.ts";
 import { databasePath, readIdentity } from "../../../roles/nameserver/layout.ts";
 import { Namespace } from "../../../roles/nameserver/namespace.ts";
 import * as operations from "../../../roles/nameserver/operations.ts";
@@ -229,7 +229,7 @@ Deno.test("backups: one is let go when it was read, with its connection, and whe
       snapshot: () => {
         open++;
         const snapshot = journal.snapshot();
-        return { next: snapshot.next, close: () => Promise.resolve(void open--) };
+        return { read: (from: Key) => snapshot.read(from), close: () => Promise.resolve(void open--) };
       },
     }),
   });
