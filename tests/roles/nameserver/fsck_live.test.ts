@@ -176,7 +176,12 @@ function slowDown(world: FsckWorld, random: Random): void {
       await wait();
       return await taken.scan(range, limit);
     };
-    return { ...taken, scan };
+    return {
+      get: (key) => taken.get(key),
+      scan,
+      read: (from) => taken.read(from),
+      close: () => taken.close(),
+    };
   };
   for (const volume of world.volumes) volume.onList = wait;
 }
