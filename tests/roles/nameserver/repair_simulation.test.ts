@@ -131,9 +131,18 @@ class FakeDataserver {
     }
     if (op === OPS.copyReplica.op) return await this.#copy(message as CopyReplicaRequest);
     if (op === OPS.deleteBlocks.op) {
-      for (const block of (message as { blocks: BlockId[] }).blocks) this.replicas.delete(block);
+      void this.#delete((message as { blocks: BlockId[] }).blocks);
     }
     return { ok: true };
+  }
+
+  /** Answered before it is done, as by a real one. */
+  async #delete(blocks: readonly BlockId[]): Promise<void> {
+    const { schedule, handlers, random, service } = this.#world;
+    await service.clock.sleep(randomInt(random, 4_000));
+    for (const block of blocks) this.replicas.delete(block);
+    await schedule.delay();
+    if (this.isUp) handlers.blocksDeleted({ volume: this.volume, blocks }, this.#peer!.context);
   }
 
   async #copy({ block, generation, source }: CopyReplicaRequest): Promise<unknown> {
@@ -163,6 +172,7 @@ interface World {
   readonly schedule: Schedule;
   readonly service: Service;
   readonly repair: Repair;
+  readonly deletions: DeletionQueue;
   readonly handlers: ReturnType<typeof dataserverHandlers>;
   readonly servers: FakeDataserver[];
   readonly files: File[];
@@ -280,7 +290,10 @@ async function makeWorld(random: Random): Promise<World> {
   const deletions = new DeletionQueue(service.journal, registry, clock, silentLogger);
   const handlers = dataserverHandlers(namespace, registry, deletions, repair, silentLogger);
   const schedule = new Schedule(random, clock);
-  const world: World = { lost: 0.03, random, schedule, service, repair, handlers, servers: [], files: [] };
+  const world: World = {
+    ...{ lost: 0.03, random, schedule, service, repair, deletions, handlers },
+    ...{ servers: [], files: [] },
+  };
   for (const host of HOSTS) world.servers.push(new FakeDataserver(world, host));
   return world;
 }
@@ -372,7 +385,7 @@ async function simulate(random: Random): Promise<number> {
     })(),
     tick,
   );
-  const repairing = repair.run(stopping.signal);
+  const repairing = Promise.all([repair.run(stopping.signal), world.deletions.run(stopping.signal)]);
   let isTrouble = true;
   const keepWriting = async (file: File) => {
     for (let value = 1; isTrouble; value++) {
