@@ -25,16 +25,13 @@ export function* readRecords(log: Uint8Array): Generator<LogRecord> {
   for (let at = 0;;) {
     const left = BLOCK_BYTES - at % BLOCK_BYTES;
     if (left < HEADER_BYTES) at += left; // a block's last bytes, too few for a header
-    if (at + HEADER_BYTES > log.length) return;
-    const length = view.getUint16(at + 4, true);
+    const end = endOfFragment(log, view, at);
+    if (end === null) return;
     const type = log[at + 6]!;
-    const end = at + HEADER_BYTES + length;
-    const isInBlock = at % BLOCK_BYTES + HEADER_BYTES + length <= BLOCK_BYTES;
     const isInOrder = fragments.length === 0
       ? type === FULL || type === FIRST
       : type === MIDDLE || type === LAST;
-    if (!isInBlock || !isInOrder || end > log.length) return;
-    if (unmask(view.getUint32(at, true)) !== crc32c(log.subarray(at + 6, end))) return;
+    if (!isInOrder) return;
     if (fragments.length === 0) start = at;
     fragments.push(log.subarray(at + HEADER_BYTES, end));
     at = end;
@@ -42,6 +39,25 @@ export function* readRecords(log: Uint8Array): Generator<LogRecord> {
     yield { offset: start, data: fragments.length === 1 ? fragments[0]! : joined(fragments) };
     fragments = [];
   }
+}
+
+/** Whether a fragment of a record that is whole begins anywhere at or after `from`. */
+export function hasFragment(log: Uint8Array, from: number): boolean {
+  const view = new DataView(log.buffer, log.byteOffset, log.byteLength);
+  for (let at = from; at < log.length; at++) {
+    if (endOfFragment(log, view, at) !== null) return true;
+  }
+  return false;
+}
+
+/** Where the fragment at `at` ends; null when there is none that is whole. */
+function endOfFragment(log: Uint8Array, view: DataView, at: number): number | null {
+  if (at + HEADER_BYTES > log.length) return null;
+  const type = log[at + 6]!;
+  const end = at + HEADER_BYTES + view.getUint16(at + 4, true);
+  const isInBlock = Math.floor(at / BLOCK_BYTES) === Math.floor((end - 1) / BLOCK_BYTES);
+  if (type < FULL || type > LAST || !isInBlock || end > log.length) return null;
+  return unmask(view.getUint32(at, true)) === crc32c(log.subarray(at + 6, end)) ? end : null;
 }
 
 /** Bytes of the log up to and with the record that begins at `offset` and holds `length` bytes. */

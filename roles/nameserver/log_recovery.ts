@@ -5,10 +5,14 @@
  * without those that went before. Here the logs end at the first gap.
  * Invariant: what was durable (LogFiles) lies before every gap, so nothing that was promised is cut off.
  *
+ * The MANIFEST's last edit may be torn as well, and then LevelDB doesn't open the database. Until an edit is durable
+ * LevelDB removes nothing that only the state before it needs, so that without it the database is whole. Of an edit that
+ * has others behind it this isn't so: such a MANIFEST is left to LevelDB to refuse.
+ *
  * A gap can also be a damaged disk's doing: what is cut off is kept beside the database until the next time.
  */
 
-import { endOfRecord, readRecords } from "./leveldb_log.ts";
+import { endOfRecord, hasFragment, readRecords } from "./leveldb_log.ts";
 import { logName, logNumbers } from "./log_files.ts";
 
 // db/version_edit.cc of LevelDB
@@ -35,14 +39,26 @@ export interface LogCut {
  * database open. Whatever else is wrong with it is left to LevelDB to say.
  */
 export async function cutLogsAtGap(path: string): Promise<LogCut | null> {
-  const first = await firstLog(path);
-  if (first === null) return null;
+  const kept = `${path}.cut`;
+  const manifest = await readManifest(path);
+  if (manifest === null) return null;
+  const { first } = manifest;
   const logs = logNumbers(path).filter((number) => number >= first);
   let nextSequence: number | null = null;
   let isCut = false;
   let bytes = 0;
   let batches = 0;
-  const kept = `${path}.cut`;
+  const cut = async (name: string, content: Uint8Array, end: number): Promise<void> => {
+    if (bytes === 0) await Deno.remove(kept, { recursive: true }).catch(ignoreNotFound);
+    bytes += content.length - end;
+    await Deno.mkdir(kept, { recursive: true });
+    await Deno.writeFile(`${kept}/${name}`, content);
+    using file = await Deno.open(`${path}/${name}`, { write: true });
+    await file.truncate(end);
+    await file.sync();
+  };
+  const { name, content, end } = manifest;
+  if (end < content.length && !hasFragment(content, end + 1)) await cut(name, content, end);
   for (const number of logs) {
     const name = logName(number);
     const content = await Deno.readFile(`${path}/${name}`);
@@ -59,28 +75,34 @@ export async function cutLogsAtGap(path: string): Promise<LogCut | null> {
       }
     }
     if (end === content.length) continue;
-    if (bytes === 0) await Deno.remove(kept, { recursive: true }).catch(ignoreNotFound);
-    bytes += content.length - end;
     isCut = true;
-    await Deno.mkdir(kept, { recursive: true });
-    await Deno.writeFile(`${kept}/${name}`, content);
-    using file = await Deno.open(`${path}/${name}`, { write: true });
-    await file.truncate(end);
-    await file.sync();
+    await cut(name, content, end);
   }
   return bytes === 0 ? null : { bytes, batches, kept };
 }
 
-/** The number of the first log that is not all in tables; null when CURRENT or its MANIFEST can't be read. */
-async function firstLog(path: string): Promise<number | null> {
+interface Manifest {
+  readonly name: string;
+  readonly content: Uint8Array;
+  /** Where the last edit that is whole ends. */
+  readonly end: number;
+  /** The number of the first log that is not all in tables. */
+  readonly first: number;
+}
+
+/** Null when CURRENT or the MANIFEST that it names can't be read. */
+async function readManifest(path: string): Promise<Manifest | null> {
   try {
     const name = (await Deno.readTextFile(`${path}/CURRENT`)).trimEnd();
     if (!/^MANIFEST-\d+$/.test(name)) return null;
-    let number: number | null = null;
-    for (const { data } of readRecords(await Deno.readFile(`${path}/${name}`))) {
-      number = logNumberOf(data) ?? number;
+    const content = await Deno.readFile(`${path}/${name}`);
+    let first: number | null = null;
+    let end = 0;
+    for (const edit of readRecords(content)) {
+      first = logNumberOf(edit.data) ?? first;
+      end = endOfRecord(edit);
     }
-    return number;
+    return first === null ? null : { name, content, end, first };
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof RangeError) return null;
     throw error;
