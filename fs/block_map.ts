@@ -86,11 +86,19 @@ export class BlockMap {
     return this.#blocks.find((block) => block.id === id);
   }
 
-  /** Puts in a new block, or the new state of one. */
+  /**
+   * Puts in a new block, or the new state of one. A block that holds data does so for good: an answer that says otherwise
+   * is from before that was reported.
+   */
   put(block: Block): void {
     this.version++;
     const index = this.#index(block.start);
-    if (this.#blocks[index]?.start === block.start) this.#blocks[index] = block;
-    else this.#blocks.splice(index + 1, 0, block);
+    const known = this.#blocks[index];
+    if (known?.start !== block.start) {
+      this.#blocks.splice(index + 1, 0, block);
+      return;
+    }
+    const isWritten = block.written || (known.id === block.id && known.written);
+    this.#blocks[index] = block.written === isWritten ? block : { ...block, written: true };
   }
 }

@@ -144,3 +144,15 @@ Deno.test("block map: a block that has grown into what is learned is known once,
   assert.deepEqual(map.at(120), grown);
   assert.equal(map.nextStart(0), Infinity);
 });
+
+Deno.test("block map: that a block holds data is not taken back by an answer from before it was reported", () => {
+  const map = new BlockMap();
+  const block = blockOf(0, 50);
+  map.learn(0, 100, [block]);
+  map.put({ ...block, written: true });
+  map.put({ ...block, generation: asGeneration(2) });
+  assert.deepEqual(map.at(0), { ...block, generation: 2, written: true });
+  const other = blockOf(0, 50);
+  map.put(other);
+  assert.deepEqual(map.at(0), other, "another block at its place has none yet");
+});
