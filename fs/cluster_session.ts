@@ -17,9 +17,10 @@ import { FsError, isTransportError } from "../wire/errno.ts";
 import type { Dialer } from "../wire/dialer.ts";
 import { helloOf } from "../wire/hello.ts";
 import type { InodeId, SessionId } from "../wire/ids.ts";
-import type { LeaseMode } from "../wire/messages/inode.ts";
+import type { InodeReply, LeaseMode } from "../wire/messages/inode.ts";
 import {
   type ClientCounters,
+  type CommitRequest,
   type Held,
   LEASE_PUSHES,
   LEASESERVER,
@@ -186,6 +187,17 @@ export class ClusterSession {
     return this.#flushSlots.use(send);
   }
 
+  /**
+   * The nameserver's `commit`. `onSend` is called in the step in which it leaves, each time: what is sent after that over
+   * the same connection, such as the answer to a recall, comes after it. What it throws ends the call.
+   */
+  commit(
+    request: CommitRequest,
+    onSend: () => void,
+  ): Promise<InodeReply> {
+    return this.#call(NAMESERVER.methods.commit.op, request, {}, onSend) as Promise<InodeReply>;
+  }
+
   /** Tells what is held from now on. Once only: what was not heard must be looked at anew before it is told again. */
   async release(held: readonly Held[], unused: readonly InodeId[]): Promise<void> {
     const link = this.#link;
@@ -216,7 +228,12 @@ export class ClusterSession {
   }
 
   /** Sends until it is answered, or `call.signal` aborts: who asked is being killed. */
-  async #call(op: number, request: unknown, call: CallOptions = {}): Promise<unknown> {
+  async #call(
+    op: number,
+    request: unknown,
+    call: CallOptions = {},
+    onSend?: () => void,
+  ): Promise<unknown> {
     const startMs = this.#options.clock.monotonicMs();
     const isChange = (request as { retry?: RetryTag }).retry !== undefined;
     this.#count(op);
@@ -230,6 +247,7 @@ export class ClusterSession {
         }
         sentIn = link.session;
         const sentMs = this.#options.clock.monotonicMs();
+        onSend?.();
         const reply = await link.channel.call(op, request, call);
         if (this.#link === link) this.#heard(sentMs);
         return reply;

@@ -232,11 +232,13 @@ export class Writer {
     const { reach, mtime, killSuidGid, written } = report;
     const { tenure } = file;
     const shown = file.shown();
+    let isSent = false;
     const reply = await session.flushChange((retry) => {
-      if (file.tenure !== tenure) throw leaseLost();
       const request = { retry, ino: file.ino, size: reach, mtime, killSuidGid, durable, written };
-      const reported = session.nameserver.commit(request);
-      if (onSent !== undefined) {
+      return session.commit(request, () => {
+        if (file.tenure !== tenure) throw leaseLost();
+        if (onSent === undefined || isSent) return;
+        isSent = true;
         // From here on it is the server's: what it makes of it is asked when somebody wants to know.
         const { inode } = file;
         inode.attributes = shown;
@@ -245,8 +247,7 @@ export class Writer {
         inode.handedOverAt = table.moment;
         this.#reported(file, report);
         onSent();
-      }
-      return reported;
+      });
     });
     if (file.tenure !== tenure) throw leaseLost();
     if (onSent === undefined) {

@@ -35,6 +35,7 @@ import type { ChainReply } from "../../wire/messages/dataserver.ts";
 import type { Attributes, Block, InodeReply, LeaseMode } from "../../wire/messages/inode.ts";
 import type {
   AcquireReply,
+  CommitRequest,
   EntryReply,
   Held,
   LookupReply,
@@ -204,6 +205,8 @@ interface Told {
 /** Stands for a ClusterSession. */
 export class FakeSession {
   isValid = true;
+  /** There is no connection until it resolves. */
+  connected: Promise<void> = Promise.resolve();
   readonly nameserver: Client<typeof NAMESERVER>;
   /** Releases as they were told. */
   readonly told: Told[] = [];
@@ -250,6 +253,12 @@ export class FakeSession {
 
   async flushChange<T>(send: (retry: RetryTag) => Promise<T>): Promise<T> {
     return await send({ slot: 0, sequence: ++this.#sequence });
+  }
+
+  async commit(request: CommitRequest, onSend: () => void): Promise<InodeReply> {
+    await this.connected;
+    onSend();
+    return await this.nameserver.commit(request);
   }
 
   release(held: readonly Held[], unused: readonly InodeId[]): Promise<void> {

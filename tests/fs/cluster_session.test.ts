@@ -253,6 +253,36 @@ Deno.test("session: recalls are answered by who was asked for that", async () =>
   await started.end();
 });
 
+Deno.test("session: who commits is told in the step in which it leaves, each time, and may end it", async () => {
+  const started = await start();
+  const { server, session, clock } = started;
+  const request = { ino: INO, size: 1, mtime: clock.now(), killSuidGid: false, durable: false, written: [] };
+  const sends: number[] = [];
+  server.isRefusing = true;
+  server.breakAll();
+  await quiet();
+  const committing = watch(session.change((retry) =>
+    session.commit({ ...request, retry }, () => {
+      sends.push(server.count("commit"));
+      if (sends.length === 3) throw new FsError("EIO", "enough");
+    })
+  ));
+  await clock.advance(1_000);
+  assert.deepEqual(sends, [], "there is no connection yet");
+  server.isRefusing = false;
+  server.onCall = (name) => name === "commit" ? new Promise(() => {}) : undefined;
+  await clock.advance(1_000);
+  assert.deepEqual([sends, server.count("commit")], [[0], 1]);
+  server.breakAll();
+  await clock.advance(1_000);
+  assert.deepEqual([sends, server.count("commit"), committing.state], [[0, 1], 2, "waits"]);
+  server.breakAll();
+  await clock.advance(1_000);
+  assert.deepEqual([sends, server.count("commit")], [[0, 1, 2], 2]);
+  assert.ok(isErrno(committing.error, "EIO"));
+  await started.end();
+});
+
 // ---- validity
 
 Deno.test("session: is valid for less than the TTL after what was sent last and answered", async () => {

@@ -320,6 +320,38 @@ Deno.test("recall of WRITE that leaves READ: writes end, what is written is comm
   await late.end();
 });
 
+Deno.test("recall over a connection that has just come up: is acknowledged when the report has left on it", async () => {
+  const under = await startUnder("write");
+  const { client, file } = under;
+  const connected = gate();
+  client.session.connected = connected.opened;
+  file.wrote(10, time(5), 0);
+  const recalled = recall(client, { keep: "read" });
+  await quiet();
+  assert.equal(recalled.state, "waits");
+  assert.deepEqual([client.nameserver.asked, file.inode.lease], [[], "write"]);
+  await connected.open();
+  const commit = await client.nameserver.next("commit");
+  assert.deepEqual([recalled.state, file.inode.lease], ["done", "read"]);
+  await commit.answer(inodeReply(INO, "none", { version: 2, size: 10, mtime: time(5) }));
+});
+
+Deno.test("lost session: what waits for a connection to be reported is not reported in another session", async () => {
+  const under = await startUnder("write");
+  const { client, handle } = under;
+  const { nameserver, recalls, files, session } = client;
+  await acceptWrite(under);
+  await quiet();
+  const connected = gate();
+  session.connected = connected.opened;
+  const flushing = watch(files.flush(handle));
+  await quiet();
+  await recalls.lost();
+  await connected.open();
+  assert.ok(isErrno(flushing.error, "EIO"));
+  assert.deepEqual(nameserver.asked, []);
+});
+
 Deno.test("recall of all: waits for accesses in flight, reports, and acknowledges when the kernel has nothing", async () => {
   const under = await startUnder("write");
   const { client, file } = under;
