@@ -402,7 +402,6 @@ export class Repair {
     const good = this.#good(extent);
     // What it has comes back, or never; unless all that is left may lack something.
     if (good.length === 0) return this.#doubtful.has(block) ? await this.#choose(task, extent) : "done";
-    this.#doubtful.delete(block);
     if (bad.length > 0) {
       const changed = await recovery.replicasFailed(ino, start, block, extent.generation, bad);
       for (const volume of bad) {
@@ -410,6 +409,8 @@ export class Repair {
       }
       return "again";
     }
+    // Not before they are off the block: the one that counts as good may be gone, too, and not have said so yet.
+    this.#doubtful.delete(block);
     const kept = extent.volumes.filter((volume) => !registry.isLost(volume));
     const wanted = this.wanted(namespace.begin().findInode(ino));
     if (kept.length > wanted && good.length === kept.length) {

@@ -31,6 +31,8 @@ export interface FakeReplica {
   /** Equal for equal bytes. */
   digest: string;
   corrupt?: string;
+  /** Its machine has stopped while it was written: it is stale to all, and takes a generation only when it is chosen. */
+  isDoubtful?: boolean;
 }
 
 /** A dataserver of one volume. */
@@ -58,22 +60,28 @@ export class FakeVolume {
       await this.onList();
       return { replicas: listed };
     }
-    const { block, generation, from, to } = message as {
+    const { block, generation, from, to, chosen, digest: isAsked } = message as {
       block: BlockId;
       generation?: number;
       from?: number;
       to?: number;
+      chosen?: boolean;
+      digest?: boolean;
     };
     const replica = this.replicas.get(block);
     if (replica === undefined) throw new FsError("ENOENT", "no such replica");
+    if (replica.isDoubtful === true && chosen !== true && isAsked !== true) {
+      throw new FsError("ESTALE", "doubtful");
+    }
     if (op === OPS.setGeneration.op) {
+      replica.isDoubtful = false;
       if (replica.generation !== to && replica.generation !== from) throw new FsError("ESTALE", "generation");
       replica.generation = to!;
       return { length: replica.length };
     }
     if (replica.generation !== generation) throw new FsError("ESTALE", "generation");
     const state = { state: `${replica.digest}.${replica.generation}`, length: replica.length };
-    if (op === OPS.replicaState.op) return state;
+    if (op === OPS.replicaState.op) return isAsked === true ? { ...state, digest: replica.digest } : state;
     if (op === OPS.verifyReplica.op) {
       const { digest, length: bytes, corrupt } = replica;
       return { digest, bytes, state: state.state, ...corrupt === undefined ? {} : { corrupt } };
