@@ -24,8 +24,9 @@ export interface ClusterOptions {
   readonly trace: boolean;
 }
 
-export const SESSION_TTL_MS = 10_000;
-export const DEAD_AFTER_MS = 30_000;
+/** Shorter than usual, so that it happens in a short run that sessions end and servers are given up. */
+const SESSION_TTL_MS = 4_000;
+const DEAD_AFTER_MS = 10_000;
 
 /** A dataserver's machine. */
 export class DataserverHost {

@@ -94,6 +94,11 @@ export class SimDisk {
     this.writing.clear();
   }
 
+  /** After a power cut it may be found in the state of being written. */
+  isWriting(block: BlockId): boolean {
+    return [this.records, this.#durableRecords].some((records) => records.get(block)?.state === "writing");
+  }
+
   /** What is left when the machine comes back. */
   powerCut(): void {
     const simulation = this.#simulation;

@@ -50,7 +50,7 @@ export class Faults {
   async run(): Promise<void> {
     const { simulation } = this.#cluster;
     while (!this.isStopping) {
-      await this.#pause(simulation.chance(0.3) ? simulation.between(0, 300) : simulation.between(0, 6_000));
+      await this.#pause(simulation.chance(0.3) ? simulation.between(0, 100) : simulation.between(0, 2_500));
       if (this.isStopping) break;
       const kind = simulation.pick(this.#kinds);
       if (await this[kind]() === false) continue;
@@ -61,7 +61,7 @@ export class Faults {
 
   /** All is well again. */
   heal(): void {
-    const { cluster } = { cluster: this.#cluster };
+    const cluster = this.#cluster;
     cluster.network.mend();
     for (const host of cluster.dataservers) {
       host.disk.slownessMs = 0;
@@ -77,8 +77,8 @@ export class Faults {
     return dice < 0.5
       ? simulation.between(10, 2_000)
       : dice < 0.85
-      ? simulation.between(2_000, 15_000)
-      : 40_000;
+      ? simulation.between(2_000, 8_000)
+      : 15_000;
   }
 
   // ---- dataservers
@@ -111,9 +111,14 @@ export class Faults {
     return true;
   }
 
-  /** Something of this block is on this machine, but not yet on its disk. */
+  /**
+   * Something of this block is on this machine, but not yet on its disk; or nobody can tell that it is, as the replica is
+   * still being written.
+   */
   #mayLose(host: DataserverHost, { extent }: PlacedBlock): boolean {
-    return extent.volumes.includes(host.volume!) && (host.fileOf(extent.block)?.unsynced.length ?? 0) > 0;
+    const { block, volumes } = extent;
+    return volumes.includes(host.volume!) &&
+      ((host.fileOf(block)?.unsynced.length ?? 0) > 0 || host.disk.isWriting(block));
   }
 
   /** Another machine that works has all that was acknowledged. */
@@ -157,7 +162,7 @@ export class Faults {
     this.#cluster.killNameserver();
     const { simulation } = this.#cluster;
     this.#later(
-      simulation.between(10, simulation.chance(0.8) ? 2_000 : 15_000),
+      simulation.between(10, simulation.chance(0.8) ? 1_000 : 8_000),
       () => this.#cluster.nameserver === null ? this.#cluster.startNameserver() : undefined,
     );
     return true;
@@ -169,7 +174,7 @@ export class Faults {
     if (client.life === null || client.fs === null) return false;
     this.#cluster.killClient(client);
     this.#workload.died(client);
-    this.#later(simulation.between(10, 5_000), async () => {
+    this.#later(simulation.between(10, 3_000), async () => {
       if (client.life !== null) return;
       await this.#cluster.startClient(client);
       if (!this.#workload.isStopping) void this.#workload.run(client);
@@ -192,7 +197,7 @@ export class Faults {
     const from = simulation.chance(0.5) ? others : [simulation.pick(others)];
     this.#cluster.trace(`${one} is cut off from ${from}`);
     for (const other of from) network.cut(one, other);
-    this.#later(simulation.between(200, simulation.chance(0.6) ? 3_000 : 25_000), () => {
+    this.#later(simulation.between(200, simulation.chance(0.6) ? 2_000 : 10_000), () => {
       this.#cluster.trace("the network is whole again");
       network.mend();
     });
@@ -214,7 +219,7 @@ export class Faults {
     const host = simulation.pick(dataservers);
     if (simulation.chance(0.5)) host.disk.slownessMs = ms;
     else network.slowness.set(simulation.pick(this.#hosts()), ms);
-    this.#later(simulation.between(500, 8_000), () => {
+    this.#later(simulation.between(200, 4_000), () => {
       host.disk.slownessMs = 0;
       network.slowness.clear();
     });

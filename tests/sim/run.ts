@@ -10,9 +10,12 @@ export interface Outcome {
   readonly problems: readonly string[];
   readonly counts: Readonly<Record<string, number>>;
   readonly events: number;
+  /** Of all events: equal when two runs were alike. */
+  readonly hash: string;
 }
 
-const WORK_MS = 40_000;
+/** Most runs are short, so that there are more of them; a few are long enough for servers to die and come back. */
+const WORK_MS = [3_000, 3_000, 6_000, 6_000, 12_000, 24_000];
 const PROGRAMS_END_MS = 200_000;
 const SETTLE_MS = 300_000;
 
@@ -85,12 +88,13 @@ async function run(seed: number, trace: boolean): Promise<Outcome> {
     problems,
     counts: { ...workload.counts, ...faults.counts },
     events: simulation.events,
+    hash: simulation.hash,
   });
   try {
     await cluster.start();
     for (const client of cluster.clients) void workload.run(client);
     void faults.run();
-    await simulation.run(() => problems.length > 0, WORK_MS);
+    await simulation.run(() => problems.length > 0, simulation.pick(WORK_MS));
     workload.isStopping = faults.isStopping = true;
     await simulation.run(() => faults.isOver || problems.length > 0, 20_000);
     faults.heal();

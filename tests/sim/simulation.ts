@@ -14,6 +14,9 @@ interface Event {
   run: (() => void) | null;
 }
 
+const NOTED = new Float64Array(1);
+const NOTED_WORDS = new Uint32Array(NOTED.buffer);
+
 /** Never resolves: what a dead process waits for. */
 export const NEVER: Promise<never> = new Promise(() => {});
 
@@ -23,6 +26,7 @@ export class Simulation {
   #nowMs = 0;
   #order = 0;
   events = 0;
+  #hash = 0x811c9dc5;
 
   constructor(seed: number) {
     this.random = new SeededRandom(seed);
@@ -35,6 +39,18 @@ export class Simulation {
   /** A number that grows with each call: when something happened, for the history. */
   tick(): number {
     return ++this.#order;
+  }
+
+  /** Of all that has happened: each event's time and place in the order, and what was noted. */
+  get hash(): string {
+    return (this.#hash >>> 0).toString(16).padStart(8, "0");
+  }
+
+  /** Something that two runs of a seed must agree on. */
+  note(value: number): void {
+    NOTED[0] = value;
+    // FNV-1a, a word at a time.
+    this.#hash = Math.imul(Math.imul(this.#hash ^ NOTED_WORDS[0]!, 0x01000193) ^ NOTED_WORDS[1]!, 0x01000193);
   }
 
   below(count: number): number {
@@ -64,8 +80,6 @@ export class Simulation {
   async run(isDone: () => boolean, limitMs: number): Promise<boolean> {
     const untilMs = this.#nowMs + limitMs;
     for (;;) {
-      // The second turn is for what takes one of its own.
-      await settle();
       await settle();
       if (isDone()) return true;
       const event = pop(this.#heap);
@@ -77,6 +91,8 @@ export class Simulation {
       }
       this.#nowMs = event.atMs;
       this.events++;
+      this.note(event.atMs);
+      this.note(event.order);
       event.run();
     }
   }

@@ -74,7 +74,7 @@ export class Workload {
     life!.onEnd.add(() => this.running--);
     try {
       while (!this.isStopping) {
-        await life!.wait(this.#cluster.simulation.between(0, 400));
+        await life!.wait(this.#cluster.simulation.between(0, 200));
         await program.step();
       }
       await program.closeAll();
