@@ -269,9 +269,10 @@ class RunningDataserver implements Dataserver {
         this.#deletions.add(this.#volumes.find(volume), blocks, { report: true });
         return OK;
       },
-      setGeneration: async ({ volume, block, from, to, chosen }) => ({
-        length: await this.#volumes.find(volume).setGeneration(block, from, to, chosen === true),
-      }),
+      setGeneration: async ({ volume, block, from, to, chosen, create }) => {
+        const how = { isChosen: chosen === true, create: create === true };
+        return { length: await this.#volumes.find(volume).setGeneration(block, from, to, how) };
+      },
       replicaState: ({ volume, block, generation, digest }) =>
         this.#volumes.find(volume).stateOf(block, generation, digest === true),
       copyReplica: (request) =>

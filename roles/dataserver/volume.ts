@@ -200,9 +200,22 @@ export class Volume implements ReplicaHost {
     return await this.#with(block, null, (replica) => replica.changesSince(generation, since));
   }
 
-  async setGeneration(block: BlockId, from: Generation, to: Generation, isChosen = false): Promise<number> {
+  /** As Replica's; `create` makes a missing one, of generation `to`. */
+  async setGeneration(
+    block: BlockId,
+    from: Generation,
+    to: Generation,
+    { isChosen = false, create = false } = {},
+  ): Promise<number> {
     this.#checkWritable(block);
-    return await this.#with(block, null, (replica) => replica.setGeneration(from, to, isChosen));
+    const set = (replica: Replica) => replica.setGeneration(from, to, isChosen);
+    try {
+      return await this.#with(block, null, set);
+    } catch (error) {
+      if (!create || !isErrno(error, "ENOENT")) throw error;
+    }
+    // Made with another generation meanwhile: ESTALE, or it takes this one.
+    return await this.#with(block, to, set);
   }
 
   /** Deletes replicas; those that are not there are no error. */

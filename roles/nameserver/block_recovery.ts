@@ -331,7 +331,6 @@ export class BlockRecovery {
     return changed;
   }
 
-  /** True when the replica has the new generation (or the block has no data yet, and will be made with it). */
   /** Those of `volumes` that took the generation. */
   async #takers(
     volumes: readonly VolumeId[],
@@ -343,6 +342,10 @@ export class BlockRecovery {
     return volumes.filter((_, i) => took[i]);
   }
 
+  /**
+   * True when the replica has the new generation. Of a block without data yet it may not have been made: it is made now, or
+   * a write that is still on its way would make it with the old one.
+   */
   async #setGeneration(
     volume: VolumeId,
     extent: Extent,
@@ -358,11 +361,11 @@ export class BlockRecovery {
         from: extent.generation,
         to,
         ...chosen ? { chosen } : {},
+        ...extent.written ? {} : { create: true },
       };
       await dataserver.setGeneration(request, { timeoutMs: GENERATION_TIMEOUT_MS });
       return true;
     } catch (error) {
-      if (isErrno(error, "ENOENT") && !extent.written) return true;
       this.#log.warn("replica did not take a new generation", { volume, block: extent.block, error });
       return false;
     }

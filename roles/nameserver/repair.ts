@@ -275,6 +275,10 @@ export class Repair {
     }
   }
 
+  get #isAwayUnseen(): boolean {
+    return [...this.#alive].some((volume) => !this.#options.registry.isAlive(volume));
+  }
+
   async #walkOn(): Promise<void> {
     const { namespace } = this.#options;
     // More of these than the queue takes are told of once and at once.
@@ -367,6 +371,8 @@ export class Repair {
       outcome = "later";
     }
     this.#running.delete(task.block);
+    // A volume that comes back before the next look at all of them was never seen to be away: no walk follows.
+    if (outcome === "done" && this.#isAwayUnseen) outcome = "later";
     if (outcome === "again" || outcome === "busy") this.#add(task);
     if (outcome === "later" && this.#later.length < QUEUE_MAX) {
       this.#later.push({ task, atMs: clock.monotonicMs() + RETRY_MS });

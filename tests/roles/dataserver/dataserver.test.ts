@@ -270,6 +270,15 @@ Deno.test("generations: an older or a newer request is ESTALE, setGeneration is 
         push.setGeneration({ volume, block: asBlockId(99), from: two, to: three }),
         errno("ENOENT"),
       );
+      // One that may not have been made is made, so that a late write can't make it with the old generation.
+      const missing = { volume, block: asBlockId(99) };
+      deepEqual(await push.setGeneration({ ...missing, from: two, to: three, create: true }), { length: 0 });
+      const late = { ...missing, generation: two, chain: [], offset: 0, create: true, body };
+      await rejects(client.call.writeBlock(late), errno("ESTALE"));
+      await client.call.writeBlock({ ...late, generation: three });
+      deepEqual(await push.setGeneration({ ...missing, from: two, to: three, create: true }), {
+        length: 1000,
+      });
       await rejects(write(2), errno("ESTALE"));
       await write(3);
       await rejects(readAll(client, server, BLOCK, 10, two), errno("ESTALE"));

@@ -38,14 +38,33 @@ export interface FakeReplica {
 /** A dataserver of one volume. */
 export class FakeVolume {
   readonly host: string;
+  readonly #label: string;
   readonly replicas = new Map<BlockId, FakeReplica>();
   volume = 0 as VolumeId;
-  peer = new FakePeer((op, message) => this.#answer(op, message));
+  peer = new FakePeer();
   /** Before it answers a list. */
   onList: () => Promise<void> | void = () => {};
+  /** Before it says what a replica holds. */
+  onState: () => void = () => {};
 
-  constructor(host: string) {
+  constructor(host: string, label: string) {
     this.host = host;
+    this.#label = label;
+  }
+
+  /** Comes, or is back over another connection. */
+  async register({ registry }: Pick<Service, "registry">): Promise<void> {
+    this.peer = new FakePeer((op, message) => this.#answer(op, message));
+    const { volumes: [id] } = await registry.register({
+      label: this.#label,
+      host: this.host,
+      address: `${this.host}:1`,
+      volumes: [{
+        ...(this.volume === 0 ? {} : { volume: this.volume }),
+        ...{ label: `${this.#label}.v`, path: "/v", totalBytes: 1e9, freeBytes: 1e9 },
+      }],
+    }, this.peer);
+    this.volume = id!;
   }
 
   async #answer(op: number, message: unknown): Promise<unknown> {
@@ -60,14 +79,19 @@ export class FakeVolume {
       await this.onList();
       return { replicas: listed };
     }
-    const { block, generation, from, to, chosen, digest: isAsked } = message as {
+    const { block, generation, from, to, chosen, create, digest: isAsked } = message as {
       block: BlockId;
       generation?: number;
       from?: number;
       to?: number;
       chosen?: boolean;
+      create?: boolean;
       digest?: boolean;
     };
+    if (op === OPS.replicaState.op) this.onState();
+    if (create === true && !this.replicas.has(block)) {
+      this.replicas.set(block, { generation: to!, length: 0, fileBytes: 0, digest: "" });
+    }
     const replica = this.replicas.get(block);
     if (replica === undefined) throw new FsError("ENOENT", "no such replica");
     if (replica.isDoubtful === true && chosen !== true && isAsked !== true) {
@@ -98,16 +122,8 @@ export interface FsckWorld extends Service {
 
 export async function makeFsckWorld(hosts: readonly string[] = ["a", "b", "c"]): Promise<FsckWorld> {
   const service = await makeService();
-  const volumes = hosts.map((host) => new FakeVolume(host));
-  for (const [i, volume] of volumes.entries()) {
-    const { volumes: [id] } = await service.registry.register({
-      label: `${i}`,
-      host: volume.host,
-      address: `${volume.host}:1`,
-      volumes: [{ label: `${i}.v`, path: "/v", totalBytes: 1e9, freeBytes: 1e9 }],
-    }, volume.peer);
-    volume.volume = id!;
-  }
+  const volumes = hosts.map((host, i) => new FakeVolume(host, `${i}`));
+  for (const volume of volumes) await volume.register(service);
   const table = new Map<number, (request: unknown, context: CallContext) => unknown>();
   addHandlers(table, NAMESERVER, service.handlers);
   const admin = {

@@ -91,10 +91,12 @@ class FakeDataserver {
     return replica;
   }
 
+  #make(block: BlockId, generation: number): void {
+    this.replicas.set(block, { generation, words: Array(WORDS).fill(0), version: 0, isCorrupt: false });
+  }
+
   async write({ id, generation }: Block, value: number, create: boolean): Promise<void> {
-    if (create && this.isUp && !this.replicas.has(id)) {
-      this.replicas.set(id, { generation, words: Array(WORDS).fill(0), version: 0, isCorrupt: false });
-    }
+    if (create && this.isUp && !this.replicas.has(id)) this.#make(id, generation);
     for (let i = 0; i < WORDS; i++) {
       await this.#world.schedule.delay();
       const replica = this.find(id, generation);
@@ -119,10 +121,15 @@ class FakeDataserver {
 
   async #run(op: number, message: unknown): Promise<unknown> {
     if (op === OPS.setGeneration.op) {
-      const { block, from, to } = message as { block: BlockId; from: number; to: number };
+      const { block, from, to, create } = message as {
+        block: BlockId;
+        from: number;
+        to: number;
+        create?: boolean;
+      };
       const replica = this.replicas.get(block);
-      if (replica?.generation === to) return { length: WORDS };
-      this.find(block, from).generation = to;
+      if (this.isUp && replica === undefined && create === true) this.#make(block, to);
+      else if (replica?.generation !== to) this.find(block, from).generation = to;
       return { length: WORDS };
     }
     if (op === OPS.replicaState.op) {
