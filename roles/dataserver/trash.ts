@@ -64,13 +64,19 @@ export class Trash {
     }
   }
 
-  /** Removes the oldest, one after the other, until there is enough room or nothing left. */
+  /** Removes the oldest replicas, one after the other, until there is enough room or nothing left. */
   async makeRoom(isEnough: () => boolean): Promise<void> {
-    const oldestFirst = [...this.#kept].sort(([, a], [, b]) => a.sinceMs - b.sinceMs);
+    const oldestFirst = [...this.#kept].sort(([nameOfA, a], [nameOfB, b]) =>
+      a.sinceMs - b.sinceMs || (nameOfA < nameOfB ? -1 : 1)
+    );
     let files = 0;
     let bytes = 0;
+    let replica = "";
     for (const [name, kept] of oldestFirst) {
-      if (isEnough()) break;
+      // Both files of one: neither is of use without the other.
+      const its = name.slice(0, name.lastIndexOf("."));
+      if (its !== replica && isEnough()) break;
+      replica = its;
       await this.#remove(name);
       files++;
       bytes += kept.bytes;
