@@ -357,7 +357,10 @@ export class ClusterSession {
       }
       this.#session = session;
       // Of a new session it knows nothing either: what is open here must not be taken for closed.
-      if (run !== this.#run || (isLost && this.#options.held().length > 0)) await this.#reclaim(leaseserver);
+      if (run !== this.#run || (isLost && this.#options.held().length > 0)) {
+        this.#run = ""; // if it fails, all is to be said over the next connection
+        await this.#reclaim(leaseserver);
+      }
       this.#run = run;
       this.#checkStopping();
       const link = { channel, session };

@@ -102,11 +102,16 @@ export class Recalls {
 
   /** What this mount holds, for a server that has forgotten it. */
   held(): Held[] {
+    const { table } = this.#options;
     const held: Held[] = [];
-    for (const inode of this.#options.table.values()) {
+    for (const inode of table.values()) {
       const open = openMode(inode);
-      if (inode.lease === "none" && open === "no") continue;
-      held.push({ ino: inode.ino, lease: inode.lease, open });
+      // A report that left with an acknowledgement may not have arrived: until it is answered nobody else may look. Unless
+      // it left in a session that is over.
+      const isHandingOver = inode.handingOver !== null && !table.isLost(inode.handedOverAt);
+      const lease = isHandingOver ? "write" : inode.lease;
+      if (lease === "none" && open === "no") continue;
+      held.push({ ino: inode.ino, lease, open });
       if (open !== "no") inode.isRegistered = true;
     }
     return held;

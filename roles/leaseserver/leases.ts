@@ -81,7 +81,7 @@ export class LeaseTable {
   readonly #told = new Map<InodeId, number>();
   readonly #evicting = new Set<SessionId>();
   /** Of sessions that have not said what they hold: what they held WRITE on before the restart. */
-  readonly #presumed: Map<SessionId, readonly InodeId[]>;
+  readonly #presumed = new Map<SessionId, ReadonlySet<InodeId>>();
   #granted = 0;
   #recalls = 0;
   #recalledInodes = 0;
@@ -93,7 +93,7 @@ export class LeaseTable {
 
   constructor(options: LeaseTableOptions) {
     this.#options = options;
-    this.#presumed = new Map(options.presumed);
+    for (const [session, inodes] of options.presumed ?? []) this.#presumed.set(session, new Set(inodes));
   }
 
   status(): LeaseStatus {
@@ -497,14 +497,27 @@ export class LeaseTable {
   /** After a restart the session says what it holds: granted again, as far as others did not say otherwise before. */
   reclaim(session: SessionId, { ino, lease, open }: Held): LeaseMode {
     const others = this.#holders.get(ino)?.filter((holder) => holder.session !== session) ?? [];
-    const isTaken = others.some((holder) =>
-      holder.lease === "write" || (lease === "write" && holder.lease !== "none")
-    );
+    // Who gave WRITE back and does not know whether that was heard claims it. Others may have READ by then; or WRITE, which
+    // is known of them before they say so.
+    const isWrittenByOthers = others.some((holder) => holder.lease === "write") ||
+      (lease === "write" && this.#isPresumedOther(ino, session));
+    const most: LeaseMode = isWrittenByOthers
+      ? "none"
+      : others.some((holder) => holder.lease === "read")
+      ? "read"
+      : "write";
     const holder = this.#register(ino, session);
     holder.open = open;
-    this.#grant(holder, isTaken ? "none" : lease);
+    this.#grant(holder, LEASE_RANK[lease] > LEASE_RANK[most] ? most : lease);
     if (holder.lease === "none" && open === "no") this.#unregister(holder);
     return holder.lease;
+  }
+
+  #isPresumedOther(ino: InodeId, session: SessionId): boolean {
+    for (const [other, inodes] of this.#presumed) {
+      if (other !== session && inodes.has(ino)) return true;
+    }
+    return false;
   }
 
   /** The session has said all that it holds: nothing more is presumed. */

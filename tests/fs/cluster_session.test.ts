@@ -578,6 +578,23 @@ Deno.test("session: lost on a server that goes on, it tells what is open here", 
   await started.end();
 });
 
+Deno.test("session: lost on a server that goes on, it tells what is open here though it has to connect twice", async () => {
+  const started = await start();
+  const { server, clock, events } = started;
+  started.held = [{ ino: INO, lease: "none", open: "read" }];
+  server.onCall = (name) => name === "reclaim" ? new Promise(() => {}) : undefined;
+  server.change({ session: 2 });
+  await clock.advance(200);
+  server.onCall = () => undefined;
+  server.breakAll();
+  await clock.advance(200);
+  assert.deepEqual(
+    events,
+    ["openSession", "lost (not valid)", "reclaim", "openSession", "reclaim", "reclaimed"],
+  );
+  await started.end();
+});
+
 // ---- calls
 
 Deno.test("session: calls are counted by operation, once however often they are sent", async () => {

@@ -20,6 +20,7 @@ import {
   recall,
   ROOT,
   startClient,
+  time,
   watch,
   WRITING,
 } from "./client.ts";
@@ -233,6 +234,27 @@ Deno.test("held: all leases and what is open, and nothing else", async () => {
   assert.deepEqual([file.inode.isRegistered, closed.isRegistered], [true, false]);
   await recall(client, { keep: "none" }).promise;
   assert.deepEqual(client.recalls.held()[1], { ino: INO, lease: "none", open: "write" });
+});
+
+Deno.test("held: a write lease that was given back stays claimed until what left with it is answered", async () => {
+  const client = startClient();
+  const { file } = await opened(client, WRITING);
+  const lease = () => client.recalls.held().map(({ lease }) => lease);
+  file.wrote(10, time(5), 0);
+  assert.deepEqual(await recall(client, { keep: "read" }).promise, { open: ["write"] });
+  assert.deepEqual([file.inode.lease, lease()], ["read", ["write"]]);
+  await client.nameserver.answer("commit", inodeReply(INO, "none", { version: 2, size: 10, mtime: time(5) }));
+  assert.deepEqual(lease(), ["read"]);
+});
+
+Deno.test("held: what was given back in a session that is over is not claimed in the next", async () => {
+  const client = startClient();
+  const { file } = await opened(client, WRITING);
+  file.wrote(10, time(5), 0);
+  await recall(client, { keep: "read" }).promise;
+  await client.recalls.lost();
+  assert.notEqual(file.inode.handingOver, null);
+  assert.deepEqual(client.recalls.held(), [{ ino: INO, lease: "none", open: "write" }]);
 });
 
 Deno.test("reclaimed: what was not granted again is given up, what was stays as it is", async () => {

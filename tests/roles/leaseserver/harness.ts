@@ -17,12 +17,14 @@ export interface Tables {
   readonly leases: LeaseTable;
 }
 
-export interface TablesOptions extends Partial<Pick<LeaseTableOptions, "perSessionMax" | "fence">> {
+export interface TablesOptions
+  extends Partial<Pick<LeaseTableOptions, "perSessionMax" | "fence" | "presumed">> {
   readonly stored?: readonly SessionRecord[];
 }
 
 export function makeTables(options: TablesOptions = {}): Tables {
-  const { stored = [], perSessionMax = 1_000_000, fence = () => Promise.resolve() } = options;
+  const { stored = [], perSessionMax = 1_000_000, fence = () => Promise.resolve(), presumed = new Map() } =
+    options;
   const clock = new FakeClock();
   let next = 1;
   const store = { nextId: () => next++, save: () => Promise.resolve(), remove: () => {} };
@@ -30,7 +32,7 @@ export function makeTables(options: TablesOptions = {}): Tables {
     { ttlMs: TTL_MS, clock, store, log: silentLogger, onEnd: (session) => leases.dropSession(session) },
     stored,
   );
-  const leases: LeaseTable = new LeaseTable({ sessions, clock, perSessionMax, fence });
+  const leases: LeaseTable = new LeaseTable({ sessions, clock, perSessionMax, fence, presumed });
   return { clock, sessions, leases };
 }
 

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { bytesOf } from "../../../base/bytes.ts";
 import { asInodeId, asSessionId, type InodeId } from "../../../wire/ids.ts";
-import { gate, Member, rest, startMembers, watch } from "./harness.ts";
+import { gate, makeTables, Member, rest, startMembers, watch } from "./harness.ts";
 
 const INO = asInodeId(5);
 const OTHER = asInodeId(6);
@@ -297,7 +297,7 @@ Deno.test("leases: reclaimed is what does not contradict what others have reclai
     leases.reclaim(member.session, { ino: INO, lease, open: "no" });
   assert.equal(reclaim(a, "read"), "read");
   assert.equal(reclaim(b, "read"), "read");
-  assert.equal(reclaim(c, "write"), "none");
+  assert.equal(reclaim(c, "write"), "read", "it has given WRITE back, and did not hear that this was heard");
   assert.equal(leases.reclaim(a.session, { ino: OTHER, lease: "write", open: "write" }), "write");
   assert.equal(
     leases.reclaim(a.session, { ino: OTHER, lease: "write", open: "write" }),
@@ -306,5 +306,23 @@ Deno.test("leases: reclaimed is what does not contradict what others have reclai
   );
   assert.equal(leases.reclaim(b.session, { ino: OTHER, lease: "read", open: "read" }), "none");
   assert.ok(leases.isOpenIn(OTHER, b.session));
-  assert.deepEqual(leases.countOf(c.session), { read: 0, write: 0 });
+  assert.deepEqual(leases.countOf(c.session), { read: 1, write: 0 });
+});
+
+Deno.test("leases: WRITE is not reclaimed by who has given it back where another is known to have got it since", async () => {
+  const presumed = new Map([[asSessionId(70), [INO]], [asSessionId(71), [OTHER]]]);
+  const stored = [...STORED, { ...STORED[0]!, session: asSessionId(71), clientId: "former" }];
+  const { sessions, leases } = makeTables({ stored, presumed });
+  const old = await Member.join({ sessions, leases }, "old");
+  const former = await Member.join({ sessions, leases }, "former");
+  const reclaim = (member: Member, ino: InodeId) =>
+    leases.reclaim(member.session, { ino, lease: "write", open: "write" });
+  assert.equal(reclaim(former, INO), "none");
+  assert.equal(reclaim(old, INO), "write");
+  assert.equal(reclaim(former, OTHER), "write", "its own");
+  // Who was presumed to has said all, and that it is not so.
+  assert.equal(reclaim(old, DIR), "write");
+  leases.endPresumed(former.session);
+  leases.lower(former.session, [{ ino: OTHER, lease: "none", open: "no" }]);
+  assert.equal(reclaim(old, OTHER), "write");
 });
