@@ -6,16 +6,17 @@
 
 import type { BlockId, VolumeId } from "../../wire/ids.ts";
 import type { BlockReportReply, BlockReportRequest } from "../../wire/messages/dataserver.ts";
+import type { DoomedReplica } from "./deletions.ts";
 import type { Volume } from "./volume.ts";
 
 export const REPORT_PAGE = 5_000;
 
 export interface ReportActions {
   send(page: BlockReportRequest): Promise<BlockReportReply>;
-  /** The nameserver has no use for these replicas. */
-  onStale(blocks: readonly BlockId[]): void;
+  /** The nameserver has no use for these replicas, as they were reported. */
+  onStale(replicas: readonly DoomedReplica[]): void;
   /** The nameserver does not know these blocks. */
-  onUnknown(blocks: readonly BlockId[]): Promise<void>;
+  onUnknown(replicas: readonly DoomedReplica[]): Promise<void>;
 }
 
 /** Reports `volume`; rejects when a page could not be sent. Gives the number of replicas. */
@@ -36,8 +37,12 @@ export async function reportBlocks(
     }));
     const reply = await actions.send({ volume: id, from, to, replicas });
     count += replicas.length;
-    if (reply.stale.length > 0) actions.onStale(reply.stale);
-    if (reply.unknown.length > 0) await actions.onUnknown(reply.unknown);
+    // By the time that the answer is here, a copy may have become a replica of the block.
+    const reported = new Map(replicas.map(({ block, generation }) => [block, generation]));
+    const doomed = (blocks: readonly BlockId[]) =>
+      blocks.map((block) => ({ block, upTo: reported.get(block)! }));
+    if (reply.stale.length > 0) actions.onStale(doomed(reply.stale));
+    if (reply.unknown.length > 0) await actions.onUnknown(doomed(reply.unknown));
     if (isLast) break;
     from = to;
   }

@@ -10,7 +10,7 @@ import { type Random, systemRandom } from "../../base/random.ts";
 import { parseAddress } from "../../wire/client.ts";
 import type { Dialer, LocalServer, ProcessDialer } from "../../wire/dialer.ts";
 import { FsError } from "../../wire/errno.ts";
-import type { BlockId, NodeId, VolumeId } from "../../wire/ids.ts";
+import { asGeneration, type BlockId, type NodeId, type VolumeId } from "../../wire/ids.ts";
 import { DATASERVER_PUSHES } from "../../wire/messages/dataserver.ts";
 import { type RunningServer, serve } from "../../wire/server.ts";
 import { createPushHandler, type PushHandler } from "../../wire/service.ts";
@@ -265,8 +265,12 @@ class RunningDataserver implements Dataserver {
 
   #pushHandler(): PushHandler {
     return createPushHandler(DATASERVER_PUSHES, {
-      deleteBlocks: ({ volume, blocks }) => {
-        this.#deletions.add(this.#volumes.find(volume), blocks, { report: true });
+      deleteBlocks: ({ volume, blocks, upTo }) => {
+        const doomed = blocks.map((block, i) => ({
+          block,
+          upTo: upTo?.[i] ?? asGeneration(Number.MAX_SAFE_INTEGER),
+        }));
+        this.#deletions.add(this.#volumes.find(volume), doomed, { report: true });
         return OK;
       },
       setGeneration: async ({ volume, block, from, to, chosen, create }) => {
@@ -290,9 +294,9 @@ class RunningDataserver implements Dataserver {
       for (const { volume } of this.#volumes.all) {
         const replicas = await reportBlocks(volume, volume.id, {
           send: (page) => registry.blockReport(page),
-          onStale: (blocks) => this.#deletions.add(volume, blocks, { report: false }),
-          onUnknown: async (blocks) => {
-            for (const block of blocks) await volume.keepAside(block);
+          onStale: (doomed) => this.#deletions.add(volume, doomed, { report: false }),
+          onUnknown: async (replicas) => {
+            for (const { block, upTo } of replicas) await volume.keepAside(block, upTo);
           },
         }, signal);
         this.#options.log.info("blocks reported", { volume: volume.id, replicas });

@@ -6,7 +6,7 @@
 
 import type { Logger } from "../../base/log.ts";
 import { FsError } from "../../wire/errno.ts";
-import type { BlockId, VolumeId } from "../../wire/ids.ts";
+import type { BlockId, Generation, VolumeId } from "../../wire/ids.ts";
 import type { Volume } from "./volume.ts";
 
 const PENDING_MAX = 200_000;
@@ -17,7 +17,13 @@ interface Work {
   readonly volume: Volume;
   /** Tell the nameserver when it is done. */
   readonly report: boolean;
-  readonly blocks: readonly BlockId[];
+  readonly doomed: readonly DoomedReplica[];
+}
+
+export interface DoomedReplica {
+  readonly block: BlockId;
+  /** It stays when its generation is higher: it has been made anew. */
+  readonly upTo: Generation;
 }
 
 export type ReportDeleted = (volume: VolumeId, blocks: readonly BlockId[]) => Promise<void>;
@@ -36,13 +42,13 @@ export class Deletions {
     this.#log = log;
   }
 
-  add(volume: Volume, blocks: readonly BlockId[], options: { readonly report: boolean }): void {
-    if (this.#pending + blocks.length > PENDING_MAX) {
+  add(volume: Volume, doomed: readonly DoomedReplica[], options: { readonly report: boolean }): void {
+    if (this.#pending + doomed.length > PENDING_MAX) {
       throw new FsError("EBUSY", `${this.#pending} deletions are pending: ask again`, { op: "deleteBlocks" });
     }
-    this.#pending += blocks.length;
-    for (let i = 0; i < blocks.length; i += BATCH) {
-      this.#queue.push({ volume, report: options.report, blocks: blocks.slice(i, i + BATCH) });
+    this.#pending += doomed.length;
+    for (let i = 0; i < doomed.length; i += BATCH) {
+      this.#queue.push({ volume, report: options.report, doomed: doomed.slice(i, i + BATCH) });
     }
     this.#running ??= this.#run().finally(() => this.#running = null);
   }
@@ -63,11 +69,11 @@ export class Deletions {
   async #run(): Promise<void> {
     for (let work = this.#queue.shift(); work !== undefined && !this.#stopped; work = this.#queue.shift()) {
       const gone: BlockId[] = [];
-      for (let i = 0; i < work.blocks.length; i += PARALLEL) {
+      for (let i = 0; i < work.doomed.length; i += PARALLEL) {
         await Promise.all(
-          work.blocks.slice(i, i + PARALLEL).map(async (block) => {
+          work.doomed.slice(i, i + PARALLEL).map(async ({ block, upTo }) => {
             try {
-              await work!.volume.delete(block);
+              await work!.volume.delete(block, upTo);
               gone.push(block);
             } catch (error) {
               this.#log.warn("replica not deleted", { block, error });
@@ -75,7 +81,7 @@ export class Deletions {
           }),
         );
       }
-      this.#pending -= work.blocks.length;
+      this.#pending -= work.doomed.length;
       if (work.report && gone.length > 0) await this.#tell(work.volume.id, gone);
     }
   }

@@ -218,18 +218,20 @@ export class Volume implements ReplicaHost {
     return await this.#with(block, to, set);
   }
 
-  /** Deletes replicas; those that are not there are no error. */
-  async delete(block: BlockId): Promise<void> {
+  /** Deletes a replica, unless its generation is above `upTo`; one that is not there is no error. */
+  async delete(block: BlockId, upTo?: Generation): Promise<void> {
     await this.#remove(
       block,
+      upTo,
       (_record, data, crc) => Promise.all([this.disk.remove(data), this.disk.remove(crc)]),
     );
   }
 
-  /** Keeps a replica's files in trash/ and forgets it. */
-  async keepAside(block: BlockId): Promise<void> {
+  /** Keeps a replica's files in trash/ and forgets it, unless its generation is above `upTo`. */
+  async keepAside(block: BlockId, upTo?: Generation): Promise<void> {
     await this.#remove(
       block,
+      upTo,
       (record, data, crc) => this.trash.take(block, record?.generation ?? "none", data, crc),
     );
   }
@@ -389,6 +391,7 @@ export class Volume implements ReplicaHost {
 
   async #remove(
     block: BlockId,
+    upTo: Generation | undefined,
     takeAway: (record: ReplicaRecord | undefined, data: string, crc: string) => Promise<unknown>,
   ): Promise<void> {
     await this.#exclusive(block, async () => {
@@ -396,12 +399,17 @@ export class Volume implements ReplicaHost {
       const replica = this.open.get(block);
       if (replica !== undefined) {
         const hold = await replica.lock.acquire(0, WHOLE, true);
-        length = replica.length;
-        replica.close();
-        this.open.delete(block);
+        const isNewer = upTo !== undefined && replica.record.generation > upTo;
+        if (!isNewer) {
+          length = replica.length;
+          replica.close();
+          this.open.delete(block);
+        }
         replica.lock.release(hold);
+        if (isNewer) return;
       }
       const record = await this.records.get(block);
+      if (record !== undefined && upTo !== undefined && record.generation > upTo) return;
       // The record first: a crash in between leaves a stray file, not a record without a file.
       if (record !== undefined) {
         await this.records.delete(block);

@@ -5,7 +5,14 @@
  */
 
 import { FsError } from "../../wire/errno.ts";
-import { asBlockId, type BlockId, type Generation, type InodeId, type VolumeId } from "../../wire/ids.ts";
+import {
+  asBlockId,
+  asGeneration,
+  type BlockId,
+  type Generation,
+  type InodeId,
+  type VolumeId,
+} from "../../wire/ids.ts";
 import { FILE_BYTES_MAX, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
 import {
   extentAt,
@@ -19,6 +26,8 @@ import {
 import { deletionKey, replicaKey } from "./keys.ts";
 import { encodeNumbers, encodeReplica, type Extent, type InodeRecord } from "./records.ts";
 import type { Transaction } from "./transaction.ts";
+
+const ANY_GENERATION = asGeneration(Number.MAX_SAFE_INTEGER);
 
 /** The regular file; EINVAL for anything else. */
 export function regularFile(tx: Transaction, ino: InodeId): InodeRecord {
@@ -123,7 +132,9 @@ export function changeReplicas(
 ): Extent {
   const changed: Extent = { ...extent, volumes, generation };
   tx.change(inode);
-  removeReplicas(tx, extent, extent.volumes.filter((volume) => !volumes.includes(volume)));
+  // One that falls out may have taken the new generation, as the others did.
+  const removed = extent.volumes.filter((volume) => !volumes.includes(volume));
+  removeReplicas(tx, extent, removed, generation);
   addReplicas(tx, inode.ino, changed, volumes.filter((volume) => !extent.volumes.includes(volume)));
   replaceExtent(tx, inode, changed);
   return changed;
@@ -139,17 +150,31 @@ function addReplicas(tx: Transaction, ino: InodeId, extent: Extent, volumes: rea
   tx.count("replicas", volumes.length);
 }
 
-function removeReplicas(tx: Transaction, extent: Extent, volumes: readonly VolumeId[]): void {
+/**
+ * A volume is told to delete what it has of a block, up to a generation: the block may have got a replica there again before
+ * it comes to that.
+ */
+export function leaveDeletion(tx: Transaction, volume: VolumeId, block: BlockId, upTo: Generation): void {
+  tx.put(deletionKey(volume, block), encodeNumbers([upTo]));
+}
+
+/** `upTo`: the highest generation that one of them can have, and lower than what is made on their volumes later. */
+function removeReplicas(
+  tx: Transaction,
+  { block }: Extent,
+  volumes: readonly VolumeId[],
+  upTo: Generation,
+): void {
   for (const volume of volumes) {
-    tx.delete(replicaKey(volume, extent.block));
-    tx.put(deletionKey(volume, extent.block), encodeNumbers([extent.generation]));
+    tx.delete(replicaKey(volume, block));
+    leaveDeletion(tx, volume, block, upTo);
   }
   tx.count("replicas", -volumes.length);
 }
 
 function dropExtent(tx: Transaction, inode: InodeRecord, extent: Extent): void {
   removeExtent(tx, inode, extent.start);
-  removeReplicas(tx, extent, extent.volumes);
+  removeReplicas(tx, extent, extent.volumes, ANY_GENERATION); // no block has its id again
   tx.count("blocks", -1);
 }
 

@@ -22,7 +22,13 @@ import { FsError, isErrno, isTransportError } from "../../wire/errno.ts";
 import type { BlockId, Generation, InodeId, VolumeId } from "../../wire/ids.ts";
 import { COPY_GENERATION } from "../../wire/messages/dataserver.ts";
 import { S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
-import { changeReplicas, dropUnwritten, regularFile, truncateExtents } from "./block_operations.ts";
+import {
+  changeReplicas,
+  dropUnwritten,
+  leaveDeletion,
+  regularFile,
+  truncateExtents,
+} from "./block_operations.ts";
 import { extentAt, extentsIn } from "./extents.ts";
 import type { Namespace } from "./namespace.ts";
 import type { Extent } from "./records.ts";
@@ -102,8 +108,12 @@ export class BlockRecovery {
       if (!await this.#setGeneration(copy, { ...seen, generation: COPY_GENERATION }, to)) return false;
       const volumes = [...await this.#takers(seen.volumes, seen, to), copy];
       return await this.#namespace.change((tx) => {
-        const now = currentExtent(tx, ino, start, seen.block);
-        if (!isSame(now)) return false;
+        const now = tx.findInode(ino) === undefined ? undefined : extentAt(tx, regularFile(tx, ino), start);
+        if (now?.block !== seen.block || !isSame(now)) {
+          // The file was removed, or cut, meanwhile: nobody else knows of the copy, which has a generation by now.
+          leaveDeletion(tx, copy, seen.block, to);
+          return false;
+        }
         changeReplicas(tx, regularFile(tx, ino), now, volumes);
         return true;
       }, true);

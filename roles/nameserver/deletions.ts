@@ -5,8 +5,9 @@
 
 import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
-import { asBlockId, type BlockId, type VolumeId } from "../../wire/ids.ts";
+import { asBlockId, asGeneration, type BlockId, type VolumeId } from "../../wire/ids.ts";
 import type { Journal } from "./journal.ts";
+import { decodeNumbers } from "./records.ts";
 import { deletionKey, getU64, prefixRange, TABLE_DELETION } from "./keys.ts";
 import type { Registry } from "./registry.ts";
 
@@ -50,9 +51,10 @@ export class DeletionQueue {
     const dataserver = this.#registry.dataserver(volume);
     if (records.length === 0 || dataserver === null) return;
     const blocks = records.map(([key]) => asBlockId(getU64(key, 9)));
+    const upTo = records.map(([, value]) => asGeneration(decodeNumbers(value)[0] ?? Number.MAX_SAFE_INTEGER));
     this.#sentMs.set(volume, this.#clock.monotonicMs());
     try {
-      await dataserver.deleteBlocks({ volume, blocks });
+      await dataserver.deleteBlocks({ volume, blocks, upTo });
     } catch (error) {
       this.#sentMs.delete(volume);
       throw error;

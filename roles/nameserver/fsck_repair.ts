@@ -8,12 +8,13 @@
 import { FsError } from "../../wire/errno.ts";
 import type { FsckProblem, FsckRepaired } from "../../wire/messages/fsck.ts";
 import { asBlockId, asVolumeId } from "../../wire/ids.ts";
+import { leaveDeletion } from "./block_operations.ts";
 import { extentNow, type FsckParts } from "./fsck_context.ts";
 import { GONE, refused, repaired } from "./fsck_outcomes.ts";
 import { repairEntry, repairOrder } from "./fsck_repair_names.ts";
 import { repairLinks, repairNameless, repairOrphan, repairXattrs } from "./fsck_repair_inodes.ts";
 import { deletionKey, getU64, replicaKey } from "./keys.ts";
-import { decodeReplica, encodeNumbers, encodeReplica, type Extent, type InodeRecord } from "./records.ts";
+import { decodeReplica, encodeReplica, type Extent, type InodeRecord } from "./records.ts";
 import { TOTAL_NAMES } from "./totals.ts";
 import type { Transaction } from "./transaction.ts";
 
@@ -106,7 +107,7 @@ function repairStray(parts: FsckParts, { block, volume }: FsckProblem): FsckRepa
       const { ino, start } = decodeReplica(owner);
       const extent = extentNow(tx, ino, start, block);
       if (extent === undefined || !isSafeWithout(parts, extent, volume)) continue;
-      tx.put(deletionKey(volume, block), encodeNumbers([extent.generation]));
+      leaveDeletion(tx, volume, block, tx.ids.generationAfter(extent.generation));
       return repaired("it is deleted: the block has its replicas elsewhere");
     }
     return refused("its dataserver puts it into its trash when it registers the next time");
@@ -137,7 +138,7 @@ function repairIndex(parts: FsckParts, problem: FsckProblem): FsckRepaired | Pro
       return refused("no other replica of the block can be read: this one may be all that is left");
     }
     tx.delete(key);
-    tx.put(deletionKey(volume, block), encodeNumbers([extent.generation]));
+    leaveDeletion(tx, volume, block, tx.ids.generationAfter(extent.generation));
     return repaired("the replica is deleted: the block has its replicas elsewhere");
   });
 }

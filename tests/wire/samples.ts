@@ -265,7 +265,7 @@ const pushes: Samples<typeof LEASE_PUSHES> = {
 };
 
 const dataserverPushes: Samples<typeof DATASERVER_PUSHES> = {
-  deleteBlocks: [{ volume: 2, blocks: [7, 8] }, { ok: true }],
+  deleteBlocks: [{ volume: 2, blocks: [7, 8], upTo: [3, 4] }, { ok: true }],
   copyReplica: [
     {
       volume: 2,

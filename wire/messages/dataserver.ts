@@ -248,9 +248,16 @@ export interface VerifyReplicaReply {
 
 /** What the nameserver pushes to a dataserver over the connection that it registered on. */
 export const DATASERVER_PUSHES = defineService("dataserverPushes", {
-  /** Delete these replicas; answered when accepted, reported by blocksDeleted when done. */
+  /**
+   * Delete these replicas, each if its generation is not above that of `upTo` in the same place (absent: whatever it is): a
+   * newer one has been made since. Answered when accepted, reported by blocksDeleted when done.
+   */
   deleteBlocks: method<
-    { readonly volume: VolumeId; readonly blocks: readonly BlockId[] },
+    {
+      readonly volume: VolumeId;
+      readonly blocks: readonly BlockId[];
+      readonly upTo?: readonly Generation[];
+    },
     { readonly ok: true }
   >(160),
   /**

@@ -85,7 +85,10 @@ export class FakeRegistry implements AsyncDisposable {
   readonly reports: BlockReportRequest[] = [];
   readonly deleted: BlockId[] = [];
   readonly corrupt: { readonly block: BlockId; readonly message: string }[] = [];
-  answerReport: (page: BlockReportRequest) => BlockReportReply = () => ({ stale: [], unknown: [] });
+  answerReport: (page: BlockReportRequest) => BlockReportReply | Promise<BlockReportReply> = () => ({
+    stale: [],
+    unknown: [],
+  });
   refuse: FsError | null = null;
   readonly #ids = new Map<string, number>();
   readonly #handlers: HandlerTable;
