@@ -11,6 +11,7 @@ import { sh } from "../harness/command.ts";
 
 /** Of each kind of file system; sparse, so that nothing is used before it is written. */
 const VOLUME_MIB = 2048;
+const FULL_TRIES = 100;
 const DAMAGED_MAX = 6;
 const REPLICAS_MAX = 10_000;
 
@@ -27,8 +28,14 @@ export async function prepareVolume(path: string, dataserver: number): Promise<v
 
 /** Of a tmpfs: nothing more fits, or again as much as before. */
 export async function setFull(path: string, full: boolean): Promise<void> {
-  const used = `$(df --output=used -k ${path} | tail -n 1)k`;
-  await sh(`mount -o remount,size=${full ? used : `${VOLUME_MIB}M`} ${path}`);
+  if (!full) return void await sh(`mount -o remount,size=${VOLUME_MIB}M ${path}`);
+  // The kernel refuses less than what is used, and that grows while it is asked for.
+  await sh(`for i in {1..${FULL_TRIES}}; do
+      used=$(df --output=used -k ${path} | tail -n 1)
+      ! mount -o remount,size=$((used))k ${path} 2> ${path}.full || exit 0
+    done
+    cat ${path}.full >&2
+    exit 1`);
 }
 
 /** Of an ext4: from now on every write is refused with EROFS; what was not yet on the disk is lost. */
