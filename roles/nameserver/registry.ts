@@ -263,6 +263,11 @@ export class Registry {
     return node !== undefined && node.peer !== null && this.#beats(node);
   }
 
+  /** New replicas may be made there. */
+  isPlace(volumeId: VolumeId): boolean {
+    return this.isAlive(volumeId) && this.#hasRoom(this.#volumes.get(volumeId)!);
+  }
+
   /**
    * It is not to be counted on any more: its disk has failed, its dataserver came back without it, or has not been heard
    * of for the dead time.

@@ -2,7 +2,7 @@
  * Gives blocks the replicas that they should have: copies where there are too few, takes off what is corrupt or too many.
  *
  * Where blocks come from: a walk over the replicas of each volume that is lost, a walk over all blocks after a start and
- * whenever volumes have come, and reports of single replicas (corrupt, missing, failed under a writer). What is to be done
+ * whenever volumes have come, or have room again that was missed, and reports of single replicas (corrupt, missing, failed under a writer). What is to be done
  * about a block is decided when its turn comes, from what is so then: a block may be told of twice, or for nothing.
  *
  * Invariants:
@@ -50,6 +50,8 @@ const QUEUE_LOW = 10_000;
 const PAGE = 1_000;
 /** All blocks are looked at again after so long, whatever was heard. */
 const WALK_MS = 60 * 60_000;
+/** And that often at most as there is room again: a volume that is nearly full may have some and none in turn. */
+const ROOM_WALK_MS = 10_000;
 const RETRY_MS = 5_000;
 /** Copies at once in all, and from or to one volume. */
 const COPIES_MAX = 16;
@@ -114,6 +116,11 @@ export class Repair {
   #walk: Key | null = null;
   #walkedMs: number;
   #alive: ReadonlySet<VolumeId> = new Set();
+  /** Those that have room. */
+  #places: ReadonlySet<VolumeId> = new Set();
+  /** Since the last walk began: a block found no place for another replica; a volume that was full has room again. */
+  #lacksPlace = false;
+  #hasNewRoom = false;
   #lost: ReadonlySet<VolumeId> = new Set();
   #copied = 0;
   #copiedBytes = 0;
@@ -264,11 +271,17 @@ export class Repair {
     }
     const nowMs = clock.monotonicMs();
     const hasCome = [...alive].some((volume) => !this.#alive.has(volume));
-    if (hasCome || nowMs - this.#walkedMs > WALK_MS) {
+    const places = new Set([...alive].filter((volume) => registry.isPlace(volume)));
+    this.#hasNewRoom ||= [...places].some((volume) => !this.#places.has(volume));
+    const isRoomDue = this.#hasNewRoom && this.#lacksPlace && this.#walk === null &&
+      nowMs - this.#walkedMs > ROOM_WALK_MS;
+    if (hasCome || isRoomDue || nowMs - this.#walkedMs > WALK_MS) {
       this.#walkedMs = nowMs;
       this.#walk = tableRange(TABLE_EXTENTS)[0];
+      this.#lacksPlace = this.#hasNewRoom = false;
     }
     this.#alive = alive;
+    this.#places = places;
     this.#lost = lost;
     while (this.#later.length > 0 && (hasCome || this.#later[0]!.atMs <= nowMs)) {
       this.#add(this.#later.shift()!.task);
@@ -510,7 +523,11 @@ export class Repair {
       if (this.#options.namespace.journal.get(deletionKey(volume, block)) === undefined) return false;
       return isDeleting = true;
     });
-    if (target === undefined) return isDeleting ? "later" : "done"; // until a volume comes
+    if (target === undefined && isDeleting) return "later";
+    if (target === undefined) {
+      this.#lacksPlace = true; // until a volume comes, or has room
+      return "done";
+    }
     if (isBusy(target)) return "busy";
     this.#count(source, 1);
     this.#count(target, 1);

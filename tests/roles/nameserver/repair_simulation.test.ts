@@ -26,6 +26,7 @@ import { FakePeer } from "./fake_peer.ts";
 import { makeService, REPLICATION, type Service, ServiceClient } from "./service.ts";
 
 const HOSTS = ["a", "b", "c", "d"];
+const TOTAL_BYTES = 1e9;
 /** Words of a replica; written and copied one after the other. */
 const WORDS = 3;
 const OPS = DATASERVER_PUSHES.methods;
@@ -43,6 +44,7 @@ class FakeDataserver {
   readonly host: string;
   readonly replicas = new Map<BlockId, FakeReplica>();
   isUp = false;
+  freeBytes = TOTAL_BYTES;
   node = 0 as NodeId;
   volume = 0 as VolumeId;
   #peer: FakePeer | null = null;
@@ -61,8 +63,8 @@ class FakeDataserver {
       ...(this.volume === 0 ? {} : { volume: this.volume }),
       label: `${this.host}.v`,
       path: "/v",
-      totalBytes: 1e9,
-      freeBytes: 1e9,
+      totalBytes: TOTAL_BYTES,
+      freeBytes: this.freeBytes,
     };
     const registration = { label: this.host, host: this.host, address: `${this.host}:1`, volumes: [volume] };
     const reply = await service.registry.register(registration, this.#peer);
@@ -138,16 +140,20 @@ class FakeDataserver {
     }
     if (op === OPS.copyReplica.op) return await this.#copy(message as CopyReplicaRequest);
     if (op === OPS.deleteBlocks.op) {
-      void this.#delete((message as { blocks: BlockId[] }).blocks);
+      const { blocks, upTo } = message as { blocks: BlockId[]; upTo: number[] };
+      void this.#delete(blocks, upTo);
     }
     return { ok: true };
   }
 
   /** Answered before it is done, as by a real one. */
-  async #delete(blocks: readonly BlockId[]): Promise<void> {
+  async #delete(blocks: readonly BlockId[], upTo: readonly number[]): Promise<void> {
     const { schedule, handlers, random, service } = this.#world;
     await service.clock.sleep(randomInt(random, 4_000));
-    for (const block of blocks) this.replicas.delete(block);
+    blocks.forEach((block, i) => {
+      // One that is newer has been made since.
+      if ((this.replicas.get(block)?.generation ?? 0) <= upTo[i]!) this.replicas.delete(block);
+    });
     await schedule.delay();
     if (this.isUp) handlers.blocksDeleted({ volume: this.volume, blocks }, this.#peer!.context);
   }
@@ -494,6 +500,39 @@ seededTest(
         };
         files.push(await File.make(world, "f", lose));
         await service.clock.sleep(10_000);
+      })(),
+      tick,
+    );
+    assertRepaired(world);
+    stopping.abort();
+    await schedule.run(repairing, tick);
+  },
+);
+
+seededTest(
+  "repair: a block that found no place gets its replica when a full volume has room again",
+  async (random) => {
+    const world = await makeWorld(random);
+    world.lost = 0;
+    const { service, schedule, servers, files, repair } = world;
+    const tick = () => {
+      for (const { isUp, node, volume, freeBytes } of servers) {
+        const stats = { volume, totalBytes: TOTAL_BYTES, freeBytes, usedBytes: 0, blocks: 0 };
+        if (isUp && node !== 0) service.registry.heartbeat(node, [stats]);
+      }
+    };
+    const full = servers.slice(REPLICATION - 1);
+    for (const server of full) server.freeBytes = 0;
+    await schedule.run(Promise.all(servers.map((server) => server.start())), tick);
+    const stopping = new AbortController();
+    const repairing = repair.run(stopping.signal);
+    await schedule.run(
+      (async () => {
+        files.push(await File.make(world, "f"));
+        await service.clock.sleep(60_000);
+        assert.equal(files[0]!.extent().volumes.length, REPLICATION - 1);
+        pick(random, full).freeBytes = TOTAL_BYTES;
+        await service.clock.sleep(30_000);
       })(),
       tick,
     );
