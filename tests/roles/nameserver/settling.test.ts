@@ -1,0 +1,265 @@
+/**
+ * Replicas that may differ, since their writer or their machines died: what counts is settled before anybody reads, and
+ * what differs is taken off.
+ */
+
+import assert from "node:assert/strict";
+import { silentLogger } from "../../../base/log.ts";
+import { dataserverHandlers } from "../../../roles/nameserver/dataserver_service.ts";
+import { DeletionQueue } from "../../../roles/nameserver/deletions.ts";
+import { regularFile, truncateExtents } from "../../../roles/nameserver/block_operations.ts";
+import { extentAt } from "../../../roles/nameserver/extents.ts";
+import { deletionKey } from "../../../roles/nameserver/keys.ts";
+import { decodeNumbers } from "../../../roles/nameserver/records.ts";
+import { FsError } from "../../../wire/errno.ts";
+import { type BlockId, type InodeId, ROOT_INODE, type VolumeId } from "../../../wire/ids.ts";
+import { COPY_GENERATION, DATASERVER_PUSHES } from "../../../wire/messages/dataserver.ts";
+import type { Block } from "../../../wire/messages/inode.ts";
+import { FakePeer } from "./fake_peer.ts";
+import { makeService, type Service, ServiceClient } from "./service.ts";
+
+const OPS = DATASERVER_PUSHES.methods;
+
+/** Of the one block; `digest` stands for its bytes. */
+interface Replica {
+  generation: number;
+  length: number;
+  digest: string;
+  isDoubtful?: boolean;
+}
+
+interface Request {
+  readonly volume: VolumeId;
+  readonly block: BlockId;
+  readonly generation: number;
+  readonly from: number;
+  readonly to: number;
+  readonly chosen?: boolean;
+  readonly digest?: boolean;
+  readonly source: { readonly volume: VolumeId };
+}
+
+/** A file of one block that client "c" has under WRITE, with data in it, and dataservers whose replicas are as a test says. */
+class World {
+  readonly service: Service;
+  readonly handlers: ReturnType<typeof dataserverHandlers>;
+  readonly replicas = new Map<VolumeId, Replica>();
+  client!: ServiceClient;
+  ino!: InodeId;
+  block!: Block;
+  /** Before a dataserver says what it holds, or takes a generation. */
+  onState: (volume: VolumeId, digest?: boolean) => Promise<void> = () => Promise.resolve();
+  onGeneration: (volume: VolumeId) => Promise<void> = () => Promise.resolve();
+
+  private constructor(service: Service) {
+    this.service = service;
+    const { namespace, registry, repair, journal, clock } = service;
+    const deletions = new DeletionQueue(journal, registry, clock, silentLogger);
+    this.handlers = dataserverHandlers(namespace, registry, deletions, repair, silentLogger);
+  }
+
+  static async make(...hosts: string[]): Promise<World> {
+    const world = new World(await makeService());
+    for (const host of hosts) {
+      const peer = new FakePeer((op, message) => world.#answer(op, message as Request));
+      const volumes = [{ label: `${host}.v`, path: "/v", totalBytes: 1e9, freeBytes: 1e9 }];
+      await world.service.registry.register({ label: host, host, address: `${host}:1`, volumes }, peer);
+    }
+    const client = world.client = await ServiceClient.connect(world.service, "c");
+    const ino = world.ino = await client.create("f", ROOT_INODE, true);
+    const request = { retry: client.tag(), ino, offset: 0, host: "a", avoid: [] };
+    world.block = (await client.call("allocateBlock", request)).block;
+    await client.call("commit", {
+      retry: client.tag(),
+      ino,
+      size: 8,
+      mtime: { seconds: 9, nanoseconds: 0 },
+      written: [{ block: world.block.id, start: 0 }],
+      durable: false,
+      killSuidGid: false,
+    });
+    return world;
+  }
+
+  /** The block's volumes as it was made. */
+  get volumes(): [VolumeId, VolumeId] {
+    return this.block.replicas.map(({ volume }) => volume) as [VolumeId, VolumeId];
+  }
+
+  /** The block's volumes now. */
+  get listed(): readonly VolumeId[] {
+    const tx = this.service.namespace.begin();
+    return extentAt(tx, tx.inode(this.ino), 0)?.volumes ?? [];
+  }
+
+  hold(volume: VolumeId, length: number, digest: string, isDoubtful = false): void {
+    this.replicas.set(volume, { generation: this.block.generation, length, digest, isDoubtful });
+  }
+
+  /** The volume's dataserver has come back, and says what it has. */
+  async report(volume: VolumeId): Promise<void> {
+    const { generation, isDoubtful } = this.replicas.get(volume)!;
+    const request = {
+      ...{ volume, from: 0, to: Number.MAX_SAFE_INTEGER },
+      replicas: [{ block: this.block.id, generation, doubtful: isDoubtful }],
+    };
+    await this.handlers.blockReport(request as never, new FakePeer().context);
+  }
+
+  async repairFor(ms: number): Promise<void> {
+    const stopping = new AbortController();
+    const repairing = this.service.repair.run(stopping.signal);
+    await this.service.clock.advance(ms);
+    stopping.abort();
+    await this.service.clock.advance(1_000);
+    await repairing;
+  }
+
+  async #answer(op: number, request: Request): Promise<unknown> {
+    const { volume } = request;
+    if (op === OPS.deleteBlocks.op) return { ok: true };
+    if (op === OPS.copyReplica.op) {
+      const source = this.#find(request.source.volume, request.generation);
+      this.replicas.set(volume, { ...source, generation: COPY_GENERATION });
+      return { length: source.length, state: source.digest };
+    }
+    if (op === OPS.replicaState.op) {
+      await this.onState(volume, request.digest);
+      const replica = this.#find(volume, request.generation, request.digest);
+      return { length: replica.length, state: replica.digest, digest: replica.digest };
+    }
+    assert.equal(op, OPS.setGeneration.op);
+    await this.onGeneration(volume);
+    if (this.replicas.get(volume)?.generation === request.to) return { length: 0 };
+    const replica = this.#find(volume, request.from, request.chosen);
+    replica.generation = request.to;
+    replica.isDoubtful = false;
+    return { length: replica.length };
+  }
+
+  #find(volume: VolumeId, generation: number, evenDoubtful = false): Replica {
+    const replica = this.replicas.get(volume);
+    if (replica === undefined) throw new FsError("ENOENT", "no such replica");
+    if (replica.generation !== generation || (replica.isDoubtful === true && !evenDoubtful)) {
+      throw new FsError("ESTALE", "not that generation");
+    }
+    return replica;
+  }
+}
+
+/** Ends the writer's session by silence, while `other` lives. */
+async function endWriter({ service, client }: World, other: ServiceClient): Promise<void> {
+  client.onRecall = () => new Promise<void>(() => {});
+  const { sessions } = service.leaseserver;
+  await service.clock.advance(9_000);
+  sessions.of(other.peer);
+  await service.clock.advance(1_500);
+  sessions.expire();
+  await service.clock.advance(1_000);
+}
+
+Deno.test("settling: a writer died with its last write on one replica: one of the two is left before anybody reads", async () => {
+  const world = await World.make("a", "b");
+  const [first, second] = world.volumes;
+  world.hold(first, 8, "before");
+  world.hold(second, 9, "after");
+  const gate = Promise.withResolvers<void>();
+  world.onState = () => gate.promise;
+  const other = await ServiceClient.connect(world.service, "d");
+  let isGranted = false;
+  const acquired = other.callNow("acquire", { ino: world.ino, mode: "read" }).then(() => isGranted = true);
+  await endWriter(world, other);
+  assert.equal(isGranted, false, "nobody reads while replicas are compared");
+  gate.resolve();
+  await acquired;
+  assert.deepEqual(world.listed, [second], "of as many the longer one");
+});
+
+Deno.test("settling: a writer died: replicas that hold the same stay", async () => {
+  const world = await World.make("a", "b");
+  for (const volume of world.volumes) world.hold(volume, 8, "same");
+  const other = await ServiceClient.connect(world.service, "d");
+  const acquired = other.callNow("acquire", { ino: world.ino, mode: "read" });
+  await endWriter(world, other);
+  await acquired;
+  assert.deepEqual(world.listed, world.volumes);
+  const generations = [...world.replicas.values()].map(({ generation }) => generation);
+  assert.deepEqual(generations, [world.block.generation + 1, world.block.generation + 1], "it can't write");
+});
+
+Deno.test("settling: a doubtful replica gives way to one that is not, however short that is", async () => {
+  const world = await World.make("a", "b", "c");
+  const [first, second] = world.volumes;
+  world.hold(first, 8, "whole");
+  world.hold(second, 9, "torn", true);
+  await world.report(second);
+  await world.repairFor(2_000);
+  assert.equal(world.listed.length, 2);
+  assert.ok(world.listed.includes(first) && !world.listed.includes(second), `${world.listed}`);
+  for (const volume of world.listed) assert.equal(world.replicas.get(volume)!.digest, "whole");
+});
+
+Deno.test("settling: of doubtful replicas alone, what one holds is the block's, and the others get that", async () => {
+  const world = await World.make("a", "b", "c");
+  const [first, second] = world.volumes;
+  world.hold(first, 8, "one", true);
+  world.hold(second, 9, "two", true);
+  await world.report(first);
+  await world.report(second);
+  await world.repairFor(2_000);
+  assert.equal(world.listed.length, 2);
+  assert.ok(world.listed.includes(second) && !world.listed.includes(first), `${world.listed}`);
+  for (const volume of world.listed) assert.equal(world.replicas.get(volume)!.digest, "two");
+});
+
+Deno.test("settling: nothing is chosen of doubtful replicas while one that may be better does not say what it holds", async () => {
+  const world = await World.make("a", "b");
+  const [first, second] = world.volumes;
+  world.hold(first, 8, "one", true);
+  world.hold(second, 9, "two", true);
+  let isSlow = true;
+  world.onState = async (volume, digest) => {
+    if (volume === second && digest && isSlow) throw new FsError("ETIMEDOUT", "slow");
+  };
+  await world.report(first);
+  await world.report(second);
+  await world.repairFor(20_000);
+  assert.deepEqual(world.listed, world.volumes);
+  isSlow = false;
+  await world.repairFor(20_000);
+  assert.deepEqual(world.listed, [second]);
+});
+
+Deno.test("settling: an only replica is doubtful: it is the block's", async () => {
+  const world = await World.make("a", "b");
+  const [first, second] = world.volumes;
+  world.hold(first, 8, "gone");
+  world.hold(second, 8, "torn");
+  const { ino, block, service } = world;
+  await service.recovery.replicasFailed(ino, 0, block.id, block.generation, [first]);
+  world.replicas.get(second)!.isDoubtful = true;
+  await world.report(second);
+  await world.repairFor(2_000);
+  assert.ok(world.listed.includes(second));
+  assert.equal(world.replicas.get(second)!.isDoubtful, false);
+});
+
+Deno.test("repair: a file goes while a copy becomes a replica of its block: the copy is deleted, as it has a generation by then", async () => {
+  const world = await World.make("a", "b", "c");
+  const [first, second] = world.volumes;
+  world.hold(first, 8, "same");
+  world.hold(second, 8, "same");
+  const { ino, block, service } = world;
+  const { generation } = await service.recovery.replicasFailed(ino, 0, block.id, block.generation, [second]);
+  let copy: VolumeId | undefined;
+  world.onGeneration = async (volume) => {
+    if (volume === first) return;
+    copy ??= volume;
+    // As when it was removed before, and whoever had it open has closed it.
+    await service.namespace.change((tx) => truncateExtents(tx, regularFile(tx, ino), 0));
+  };
+  await world.repairFor(10_000);
+  assert.equal(world.replicas.get(copy!)?.generation, generation + 1);
+  const deletion = service.journal.get(deletionKey(copy!, block.id));
+  assert.deepEqual(deletion && decodeNumbers(deletion), [generation + 1]);
+});
