@@ -1,14 +1,20 @@
 /**
- * Random tests that can be repeated: each runs from a seed, taken from MFS_TEST_SEED if set, else from the
- * clock, and a failure says which it was.
+ * Random tests that can be repeated: each runs from the same seed every time, so that what fails is what was changed, or from
+ * MFS_TEST_SEED; a failure says which it was.
  */
 
 import { type Random, SeededRandom } from "../../base/random.ts";
 
+const SEED_DEFAULT = 1;
+
+export function testSeed(): number {
+  return Number(Deno.env.get("MFS_TEST_SEED") ?? SEED_DEFAULT) >>> 0;
+}
+
 /** A test that draws from `random`; its failure names the seed that repeats it. */
 export function seededTest(name: string, run: (random: Random) => Promise<void> | void): void {
   Deno.test(name, async () => {
-    const seed = Number(Deno.env.get("MFS_TEST_SEED") ?? Date.now() % 1_000_000_007) >>> 0;
+    const seed = testSeed();
     try {
       await run(new SeededRandom(seed));
     } catch (error) {

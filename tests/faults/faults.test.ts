@@ -4,6 +4,7 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
+import { testSeed } from "../base/seeded.ts";
 import { eventually, sleep } from "../harness/command.ts";
 import { makeScratch, removeScratch } from "../harness/scratch.ts";
 import { whatIsMissing } from "./available.ts";
@@ -13,7 +14,7 @@ import { buildWorker, Workers } from "./workers.ts";
 
 const missing = await whatIsMissing();
 if (missing !== undefined) console.log(`faults: skipped, as there is no ${missing}`);
-const SEED = Number(Deno.env.get("MFS_TEST_SEED") ?? 1);
+const SEED = testSeed();
 
 function test(name: string, fn: () => Promise<void>): void {
   Deno.test({

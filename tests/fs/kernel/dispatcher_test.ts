@@ -12,6 +12,7 @@ import * as P from "../../../fs/kernel/protocol.ts";
 import type { ReplyBuffer } from "../../../fs/kernel/reply.ts";
 import { RequestBuffer } from "../../../fs/kernel/request.ts";
 import { ERRNO, FsError } from "../../../wire/errno.ts";
+import { testSeed } from "../../base/seeded.ts";
 import { answeredLater, MemoryFs } from "./memory_fs.ts";
 import { encodeRequest, EXAMPLES, fixed, nameBytes, type RequestFields } from "./requests.ts";
 
@@ -156,7 +157,7 @@ for (const mode of ["at once", "later"] as const) {
   });
 
   Deno.test(`dispatcher: random bytes never break it, ${mode}`, async () => {
-    const seed = Number(Deno.env.get("SEED") ?? Date.now() % 1e9);
+    const seed = testSeed();
     const random = new SeededRandom(seed);
     const harness = newHarness();
     let expected = 0;
@@ -178,7 +179,7 @@ for (const mode of ["at once", "later"] as const) {
       assert.equal(harness.replies.length, expected);
       await sleep(150); // an INTERRUPT may have hit: the look at the caller ends with its request
     } catch (error) {
-      console.log(`SEED=${seed}`);
+      console.log(`MFS_TEST_SEED=${seed}`);
       throw error;
     }
   });

@@ -7,6 +7,7 @@ import { FsError } from "../../../wire/errno.ts";
 import { asBlockId, asGeneration, asVolumeId } from "../../../wire/ids.ts";
 import { DATASERVER } from "../../../wire/messages/dataserver.ts";
 import { serve } from "../../../wire/server.ts";
+import { testSeed } from "../../base/seeded.ts";
 import {
   connectTo,
   FakeRegistry,
@@ -64,9 +65,7 @@ Deno.test("a replica is written, read, synced, and found again after a restart",
 
 Deno.test("random writes, reads, truncates, syncs and pauses agree with a simple model", () =>
   withDirectory(async (directory) => {
-    const seed = Number(Deno.env.get("MFS_SEED") ?? Math.floor(Math.random() * 2 ** 31));
-    console.log(`seed ${seed}`);
-    const random = new SeededRandom(seed);
+    const random = new SeededRandom(testSeed());
     const LENGTH_MAX = 1_000_000;
     const BLOCKS = 6;
     await using registry = new FakeRegistry();

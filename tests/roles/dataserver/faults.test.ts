@@ -6,6 +6,7 @@ import { FsError } from "../../../wire/errno.ts";
 import { asBlockId, asGeneration, asVolumeId } from "../../../wire/ids.ts";
 import { LevelRecords } from "../../../roles/dataserver/replica_records.ts";
 import { systemDisk } from "../../../roles/dataserver/disk.ts";
+import { testSeed } from "../../base/seeded.ts";
 import {
   type BlockClient,
   connectTo,
@@ -171,9 +172,7 @@ Deno.test("a missing block file or a missing crc file is EIO; a file without a r
 
 Deno.test("kill -9 in the middle of writes: everything that was acknowledged is there", () =>
   withDirectory(async (directory) => {
-    const seed = Number(Deno.env.get("MFS_SEED") ?? Math.floor(Math.random() * 2 ** 31));
-    console.log(`seed ${seed}`);
-    const random = new SeededRandom(seed);
+    const random = new SeededRandom(testSeed());
     await using registry = new FakeRegistry();
     const path = `${directory}/v`;
     const LENGTH_MAX = 600_000;
