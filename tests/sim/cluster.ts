@@ -21,7 +21,8 @@ export interface ClusterOptions {
   readonly clients: number;
   readonly replication: number;
   readonly blockBytes: number;
-  readonly trace: boolean;
+  /** Is told all that happens, a line each. */
+  readonly trace: ((line: string) => void) | null;
 }
 
 /** Shorter than usual, so that it happens in a short run that sessions end and servers are given up. */
@@ -80,6 +81,8 @@ export class Cluster {
   nameserver: Life | null = null;
   readonly dataservers: DataserverHost[] = [];
   readonly clients: ClientHost[] = [];
+  /** The nameserver does not count on a volume any more. */
+  onVolumeLost: (volume: VolumeId) => void = () => {};
   /** Things that must never happen, as they are seen. */
   readonly problems: string[] = [];
 
@@ -88,7 +91,7 @@ export class Cluster {
     this.simulation = new Simulation(options.seed);
     this.network = new Network(this.simulation);
     this.level = new SimLevel(this.simulation);
-    if (options.trace) this.network.trace = (text) => this.trace(text);
+    if (options.trace !== null) this.network.trace = (text) => this.trace(text);
     for (let i = 1; i <= options.dataservers; i++) {
       this.dataservers.push(new DataserverHost(`d${i}`, this.simulation));
     }
@@ -96,13 +99,14 @@ export class Cluster {
   }
 
   trace(text: string): void {
-    if (this.options.trace) console.log(`${this.simulation.nowMs.toFixed(2).padStart(10)} ${text}`);
+    this.options.trace?.(`${this.simulation.nowMs.toFixed(2).padStart(10)} ${text}`);
   }
 
   #logger(host: string): Logger {
     const write = (level: string) => (message: string, fields: LogFields = {}) => {
       if (message === "request failed") this.problems.push(`${host}: ${JSON.stringify(fields)}`);
-      if (!this.options.trace) return;
+      if (message.startsWith("volume is lost")) this.onVolumeLost(fields.volume as VolumeId);
+      if (this.options.trace === null) return;
       const text = Object.entries(fields).map(([key, value]) =>
         `${key}=${value instanceof Error ? value.message : JSON.stringify(value)}`
       );

@@ -1,6 +1,9 @@
 /** What goes wrong in a simulated cluster, one thing after another, as the seed says. In the end all is well again. */
 
+import type { Extent } from "../../roles/nameserver/records.ts";
+import type { BlockId, VolumeId } from "../../wire/ids.ts";
 import type { Cluster, DataserverHost, PlacedBlock } from "./cluster.ts";
+import type { SimFile } from "./disk.ts";
 import { PAGE, PAGES, type Workload } from "./workload.ts";
 
 type Fault =
@@ -32,15 +35,24 @@ export class Faults {
   isOver = false;
   /** Replicas that may lack what was acknowledged, as "VOLUME BLOCK GENERATION". */
   readonly #suspect = new Set<string>();
-  readonly #rotten = new Set<string>();
-  /** Blocks whose only replicas lost their power before they were synced. */
-  readonly unsafe = new Set<number>();
+  /** Files of replicas that have rotted, by "VOLUME BLOCK". */
+  readonly #rotten = new Map<string, SimFile>();
+  /** Blocks whose only replicas lost their power before they were synced, or were given up for lost beside such. */
+  readonly #unsafe = new Set<number>();
   readonly counts: Record<string, number> = {};
 
   constructor(cluster: Cluster, workload: Workload, kinds: readonly Fault[]) {
     this.#cluster = cluster;
     this.#workload = workload;
     this.#kinds = kinds;
+    // Whoever is left is settled on then, though all of them may have lost their power before.
+    cluster.onVolumeLost = (volume) => {
+      const host = cluster.hostOf(volume);
+      const blocks = cluster.blocks().filter(({ extent }) =>
+        extent.volumes.includes(volume) && extent.volumes.some((other) => this.#isSuspect(other, extent))
+      );
+      this.#noteLost(blocks.filter((block) => !this.#isElsewhere(host, block)));
+    };
   }
 
   #pause(ms: number): Promise<void> {
@@ -50,7 +62,7 @@ export class Faults {
   async run(): Promise<void> {
     const { simulation } = this.#cluster;
     while (!this.isStopping) {
-      await this.#pause(simulation.chance(0.3) ? simulation.between(0, 100) : simulation.between(0, 2_500));
+      await this.#pause(simulation.chance(0.3) ? simulation.between(0, 100) : simulation.between(0, 1_800));
       if (this.isStopping) break;
       const kind = simulation.pick(this.#kinds);
       if (await this[kind]() === false) continue;
@@ -96,19 +108,23 @@ export class Faults {
     const { simulation, dataservers } = this.#cluster;
     const host = simulation.pick(dataservers);
     if (!host.isUp || host.volume === null) return false;
-    const at = simulation.tick();
     const losing = this.#cluster.blocks().filter((block) => this.#mayLose(host, block));
-    const lost = losing.filter((block) => !this.#isElsewhere(host, block));
-    for (const { ino, extent } of lost) {
-      this.unsafe.add(extent.block);
-      const first = Math.floor(extent.start / PAGE);
-      const end = Math.min(PAGES, Math.ceil((extent.start + extent.length) / PAGE));
-      for (let page = first; page < end; page++) this.#workload.register(ino, page).cut(at);
-    }
+    this.#noteLost(losing.filter((block) => !this.#isElsewhere(host, block)));
     for (const { extent } of losing) this.#suspect.add(`${host.volume} ${extent.block} ${extent.generation}`);
     this.#cluster.killDataserver(host, true);
     this.#later(this.#downMs() + 500, () => host.isUp ? undefined : this.#cluster.startDataserver(host));
     return true;
+  }
+
+  /** What these blocks hold may fall back to what was synced. */
+  #noteLost(blocks: readonly PlacedBlock[]): void {
+    const at = this.#cluster.simulation.tick();
+    for (const { ino, extent } of blocks) {
+      this.#unsafe.add(extent.block);
+      const first = Math.floor(extent.start / PAGE);
+      const end = Math.min(PAGES, Math.ceil((extent.start + extent.length) / PAGE));
+      for (let page = first; page < end; page++) this.#workload.register(ino, page).cut(at);
+    }
   }
 
   /**
@@ -127,11 +143,31 @@ export class Faults {
       const other = this.#cluster.hostOf(volume);
       return other !== host && other.isUp && other.fileOf(extent.block) !== undefined &&
         (other.disk.records.get(extent.block)?.generation ?? -1) >= extent.generation &&
-        !this.#suspect.has(`${volume} ${extent.block} ${extent.generation}`) &&
-        !this.#rotten.has(`${volume} ${extent.block}`);
+        !this.#isSuspect(volume, extent) &&
+        !this.#isRotten(other, extent.block);
     });
   }
 
+  #isRotten(host: DataserverHost, block: BlockId): boolean {
+    const file = host.fileOf(block);
+    return file !== undefined && this.#rotten.get(`${host.volume} ${block}`) === file;
+  }
+
+  /**
+   * All that the block has is lost: a power cut took its replicas before anything of them was on disk, or they have rotted
+   * and the others were left behind before that was found.
+   */
+  isGone({ block, volumes }: Extent): boolean {
+    const hosts = volumes.map((volume) => this.#cluster.hostOf(volume));
+    return hosts.every((host) => this.#isRotten(host, block)) ||
+      (this.#unsafe.has(block) && hosts.every((host) => !host.disk.records.has(block)));
+  }
+
+  #isSuspect(volume: VolumeId, { block, generation }: Extent): boolean {
+    return this.#suspect.has(`${volume} ${block} ${generation}`);
+  }
+
+  /** Where another replica is good. That one may be gone before anybody looks: see `isGone`. */
   rot(): boolean {
     const { simulation, dataservers } = this.#cluster;
     const host = simulation.pick(dataservers);
@@ -150,7 +186,7 @@ export class Faults {
     const at = simulation.below(bytes.length);
     bytes[at] = bytes[at]! ^ (1 << simulation.below(8));
     file.bytes = file.durable = bytes;
-    this.#rotten.add(`${host.volume} ${block}`);
+    this.#rotten.set(`${host.volume} ${block}`, file);
     this.#cluster.trace(`${host.host}: block ${block} rots`);
     return true;
   }

@@ -2,7 +2,6 @@
 
 import { randomInt, SeededRandom } from "../../base/random.ts";
 import { Cluster } from "./cluster.ts";
-import type { Extent } from "../../roles/nameserver/records.ts";
 import { ALL_FAULTS, Faults } from "./faults.ts";
 import { PAGE, versionOf, Workload } from "./workload.ts";
 
@@ -15,12 +14,14 @@ export interface Outcome {
 }
 
 /** Most runs are short, so that there are more of them; a few are long enough for servers to die and come back. */
-const WORK_MS = [3_000, 3_000, 6_000, 6_000, 12_000, 24_000];
+const WORK_MS = [2_000, 2_000, 4_000, 4_000, 8_000, 20_000];
 const PROGRAMS_END_MS = 200_000;
 const SETTLE_MS = 300_000;
 
-/** Runs one seed. The same seed gives the same events, to the last. */
-export async function simulate(seed: number, trace = false): Promise<Outcome> {
+type Trace = (line: string) => void;
+
+/** Runs one seed. The same seed gives the same events, to the last. `trace` is told them. */
+export async function simulate(seed: number, trace: Trace | null = null): Promise<Outcome> {
   const restore = closeSources(seed);
   try {
     return await run(seed, trace);
@@ -61,7 +62,7 @@ function closeSources(seed: number): () => void {
   };
 }
 
-async function run(seed: number, trace: boolean): Promise<Outcome> {
+async function run(seed: number, trace: Trace | null): Promise<Outcome> {
   const cluster = new Cluster({
     seed,
     dataservers: 3 + seed % 2,
@@ -77,7 +78,7 @@ async function run(seed: number, trace: boolean): Promise<Outcome> {
     problems.push(
       `a promise that nobody waits for failed: ${reason instanceof Error ? reason.stack : reason}`,
     );
-    if (trace) console.log(problems.at(-1));
+    trace?.(problems.at(-1)!);
   };
   globalThis.addEventListener("unhandledrejection", onRejection);
   const workload = new Workload(cluster);
@@ -103,11 +104,11 @@ async function run(seed: number, trace: boolean): Promise<Outcome> {
     }
     if (problems.length > 0) return outcome();
     let wrong = "";
-    if (!await simulation.run(() => (wrong = whatIsWrong(cluster, faults.unsafe)) === "", SETTLE_MS)) {
+    if (!await simulation.run(() => (wrong = whatIsWrong(cluster, faults)) === "", SETTLE_MS)) {
       problems.push(wrong);
     }
     const gone = new Set(
-      cluster.blocks().filter(({ extent }) => isGone(cluster, extent, faults.unsafe)).map(({ ino }) => ino),
+      cluster.blocks().filter(({ extent }) => faults.isGone(extent)).map(({ ino }) => ino),
     );
     for (const client of cluster.clients) {
       if (client.life === null) void cluster.startClient(client);
@@ -128,16 +129,11 @@ async function run(seed: number, trace: boolean): Promise<Outcome> {
   return outcome();
 }
 
-/** A power cut took the block's only replicas, before anything of them was on disk. */
-function isGone(cluster: Cluster, { block, volumes }: Extent, unsafe: ReadonlySet<number>): boolean {
-  return unsafe.has(block) && volumes.every((volume) => !cluster.hostOf(volume).disk.records.has(block));
-}
-
 /** Empty when every block has its replicas, all alike. */
-function whatIsWrong(cluster: Cluster, unsafe: ReadonlySet<number>): string {
+function whatIsWrong(cluster: Cluster, faults: Faults): string {
   const wanted = Math.min(cluster.options.replication, cluster.dataservers.length);
   for (const { ino, extent } of cluster.blocks()) {
-    if (!extent.written || isGone(cluster, extent, unsafe)) continue;
+    if (!extent.written || faults.isGone(extent)) continue;
     const { block, volumes, generation, length } = extent;
     const what = `block ${block} of ${ino} generation ${generation} on ${volumes}`;
     if (volumes.length !== wanted) return `${what}: ${volumes.length} replicas`;

@@ -13,6 +13,6 @@ const scope = self as unknown as {
 };
 
 scope.onmessage = async ({ data: { seed, trace } }) => {
-  const outcome = await simulate(seed, trace);
+  const outcome = await simulate(seed, trace ? console.log : null);
   scope.postMessage({ seed, outcome });
 };

@@ -74,7 +74,7 @@ export class Workload {
     life!.onEnd.add(() => this.running--);
     try {
       while (!this.isStopping) {
-        await life!.wait(this.#cluster.simulation.between(0, 200));
+        await life!.wait(this.#cluster.simulation.between(0, 120));
         await program.step();
       }
       await program.closeAll();
@@ -228,7 +228,7 @@ class Program {
     const how = { append: false, isWriteback: false, killSuidGid: false };
     const what = `write ${ino}.${first}+${count}`;
     const isDone = await this.#succeeds(
-      this.#cluster.options.trace ? what : "write",
+      this.#cluster.options.trace !== null ? what : "write",
       () => this.#fs.files.write(handle, first * PAGE, data, how, PATIENT),
     );
     const to = this.#tick;
@@ -259,7 +259,7 @@ class Program {
   async #readPages({ handle, ino }: OpenHandle, first: number, count: number): Promise<boolean> {
     const from = this.#tick;
     const what = `read ${ino}.${first}+${count}`;
-    return await this.#succeeds(this.#cluster.options.trace ? what : "read", async () => {
+    return await this.#succeeds(this.#cluster.options.trace !== null ? what : "read", async () => {
       const views = await this.#fs.files.read(handle, first * PAGE, count * PAGE, true, PATIENT);
       const to = this.#tick;
       const data = new Uint8Array(count * PAGE);
