@@ -31,6 +31,8 @@ export interface BackupHead {
 
 type Records = readonly (readonly [key: Uint8Array, value: Uint8Array])[];
 
+const PIECE_BYTES = 256 * 1024;
+
 /** A backup's bytes, piece by piece (some hundred KiB each). The caller closes the snapshot. */
 export async function* encodeBackup(snapshot: JournalSnapshot, head: BackupHead): AsyncGenerator<Uint8Array> {
   let crc = 0;
@@ -40,19 +42,27 @@ export async function* encodeBackup(snapshot: JournalSnapshot, head: BackupHead)
     return bytes;
   };
   const text = bytesOf(JSON.stringify(head));
+  let pages: Uint8Array[] = [];
+  let bytes = 0;
   yield summed(Buffer.concat([MAGIC, u32(text.length), text]));
   for (let from: Key = new Uint8Array(0);;) {
     const page = await snapshot.read(from);
     const last = page.at(-1)?.[0];
     if (last === undefined) break;
     count += page.length;
-    yield summed(encodePage(page));
+    pages.push(summed(encodePage(page)));
+    bytes += pages.at(-1)!.length;
+    if (bytes >= PIECE_BYTES) {
+      yield Buffer.concat(pages);
+      pages = [];
+      bytes = 0;
+    }
     from = new Uint8Array(last.length + 1); // the first key after it
     from.set(last);
   }
   const end = new Uint8Array(END_BYTES);
   new DataView(end.buffer).setBigUint64(4, BigInt(count), true);
-  yield Buffer.concat([summed(end), u32(crc)]);
+  yield Buffer.concat([...pages, summed(end), u32(crc)]);
 }
 
 function encodePage(records: Records): Uint8Array {

@@ -29,7 +29,7 @@ export interface JournalSnapshot {
   get(key: Key): Value | undefined;
   /** As Journal's. */
   scan(range: readonly [Key, Key], limit: number): Promise<readonly (readonly [Uint8Array, Value])[]>;
-  /** The records from `from` on in key order, some hundred KiB of them; none after the last. */
+  /** Some hundred records from `from` on in key order; none after the last. */
   read(from: Key): Promise<readonly (readonly [Uint8Array, Value])[]>;
   /** Call once; nothing is read afterwards. */
   close(): Promise<void>;
@@ -53,7 +53,12 @@ export interface Journal {
   close(): Promise<void>;
 }
 
-const SNAPSHOT_PAGE_BYTES = 256 * 1024;
+/**
+ * Each record is an object of its own: of pages this small none outlives the young generation's next collection, while of
+ * larger ones the heap grows by hundreds of megabytes when a large namespace is read.
+ */
+const SNAPSHOT_PAGE_RECORDS = 500;
+const SNAPSHOT_PAGE_BYTES = 64 * 1024;
 
 interface Pending {
   readonly key: Key;
@@ -199,7 +204,7 @@ export class LevelJournal implements Journal {
       read: async (from) => {
         const iterator = level.iterator({ gte: from, snapshot, highWaterMarkBytes: SNAPSHOT_PAGE_BYTES });
         try {
-          return await iterator.nextv(10_000);
+          return await iterator.nextv(SNAPSHOT_PAGE_RECORDS);
         } finally {
           await iterator.close();
         }

@@ -47,12 +47,15 @@ function parse(args: readonly string[]): Options {
   Deno.exit(2);
 }
 
-/** Resident memory in MiB: now, and the most that it was. */
-function memory(pid: number): { readonly nowMiB: number; readonly maxMiB: number } {
+/**
+ * Resident memory in MiB: the process's own, and with the pages of the database that it has mapped, which are the page
+ * cache's and go when anybody needs the room.
+ */
+function memory(pid: number): { readonly ownMiB: number; readonly residentMiB: number } {
   const status = Deno.readTextFileSync(`/proc/${pid}/status`);
   const of = (name: string) =>
     Math.round(Number(new RegExp(`${name}:\\s+(\\d+)`).exec(status)![1]) / PAGE_KIB_PER_MIB);
-  return { nowMiB: of("VmRSS"), maxMiB: of("VmHWM") };
+  return { ownMiB: of("RssAnon"), residentMiB: of("VmRSS") };
 }
 
 const directoryName = (number: number) => bytesOf(`directory-${number}`);
@@ -126,7 +129,7 @@ async function storm(address: string, pid: number, directories: readonly InodeId
     const parent = directories[Math.floor(number / FILES_PER_DIRECTORY)]!;
     await nameserver.lookup({ parent, name: fileName(number) });
   });
-  const lookedMiB = memory(pid).nowMiB;
+  const lookedMemory = memory(pid);
   const listings = await inParallel(LISTINGS, 4, async (i) => {
     const ino = directories[i % directories.length]!;
     for (let cookie = 0;;) {
@@ -137,7 +140,7 @@ async function storm(address: string, pid: number, directories: readonly InodeId
   });
   clearInterval(renewal);
   channel.close();
-  return { lookups, lookedMiB, listings };
+  return { lookups, lookedMemory, listings };
 }
 
 async function main(): Promise<void> {
@@ -159,31 +162,48 @@ async function main(): Promise<void> {
     await fetchStatus(address);
     const afterStatus = memory(server.pid);
     const savedMs = performance.now();
+    let duringBackup = memory(server.pid);
+    const sampling = setInterval(() => {
+      const now = memory(server!.pid);
+      if (now.ownMiB > duringBackup.ownMiB) duringBackup = now;
+    }, 100);
     const saved = await backup(address, `${scratch}/backup`, { force: true });
+    clearInterval(sampling);
     const result = {
       files,
       fillSeconds,
       startMs,
-      startMiB: atStart.nowMiB,
       lookupsPerSecond: LOOKUPS / stormed.lookups,
       entriesListedPerSecond: LISTINGS * FILES_PER_DIRECTORY / stormed.listings,
-      lookupsMiB: stormed.lookedMiB,
-      listingsMiB: afterStorm.nowMiB,
-      statusMiB: afterStatus.nowMiB,
       backupSeconds: (performance.now() - savedMs) / 1000,
       backupMiB: saved.bytes / 1024 / 1024,
-      maxMiB: memory(server.pid).maxMiB,
     };
-    if (json) console.log(JSON.stringify(result));
-    else {for (const [name, value] of Object.entries(result)) {
-        console.log(`${name.padEnd(24)}${Math.round(value)}`);
-      }}
+    const memories = {
+      atStart,
+      afterLookups: stormed.lookedMemory,
+      afterListings: afterStorm,
+      afterStatus,
+      duringBackup,
+      afterBackup: memory(server.pid),
+    };
+    if (json) console.log(JSON.stringify({ ...result, memory: memories }));
+    else tell(result, memories);
   } catch (error) {
     console.error(server?.log ?? "");
     throw error;
   } finally {
     await server?.stop();
     if (given === undefined) Deno.removeSync(scratch, { recursive: true });
+  }
+}
+
+function tell(
+  numbers: Readonly<Record<string, number>>,
+  memories: Readonly<Record<string, ReturnType<typeof memory>>>,
+): void {
+  for (const [name, value] of Object.entries(numbers)) console.log(`${name.padEnd(24)}${Math.round(value)}`);
+  for (const [name, { ownMiB, residentMiB }] of Object.entries(memories)) {
+    console.log(`${`MiB ${name}`.padEnd(24)}${ownMiB} (${residentMiB} with mapped pages of the database)`);
   }
 }
 
