@@ -193,10 +193,16 @@ export class Faults {
 
   // ---- the others
 
-  killNameserver(): boolean {
+  /** Often while much is on its way to it, which is lost with it. */
+  async killNameserver(): Promise<boolean> {
+    const { simulation, network } = this.#cluster;
+    if (this.#cluster.nameserver !== null && simulation.chance(0.5)) {
+      network.slowness.set("n", simulation.between(20, 500));
+      await this.#pause(simulation.between(20, 500));
+      network.slowness.delete("n");
+    }
     if (this.#cluster.nameserver === null) return false;
     this.#cluster.killNameserver();
-    const { simulation } = this.#cluster;
     this.#later(
       simulation.between(10, simulation.chance(0.8) ? 1_000 : 8_000),
       () => this.#cluster.nameserver === null ? this.#cluster.startNameserver() : undefined,
@@ -204,10 +210,18 @@ export class Faults {
     return true;
   }
 
+  /** Often one whose writes are on their way, and some of them for longer. */
   killClient(): boolean {
-    const { simulation, clients } = this.#cluster;
-    const client = simulation.pick(clients);
-    if (client.life === null || client.fs === null) return false;
+    const { simulation, clients, dataservers, network } = this.#cluster;
+    const living = clients.filter(({ life, fs }) => life !== null && fs !== null);
+    const writing = living.filter((client) => this.#workload.unstored(client).size > 0);
+    if (living.length === 0) return false;
+    const client = simulation.pick(writing.length > 0 && simulation.chance(0.8) ? writing : living);
+    if (simulation.chance(0.4)) {
+      const { host } = simulation.pick(dataservers);
+      network.cut(host, simulation.pick([client, ...dataservers]).host);
+      this.#later(simulation.between(200, 8_000), () => network.mend());
+    }
     this.#cluster.killClient(client);
     this.#workload.died(client);
     this.#later(simulation.between(10, 3_000), async () => {

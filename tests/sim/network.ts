@@ -111,10 +111,16 @@ export class Network {
     return this.#cuts.size > 0 && this.#cuts.has(`${a} ${b}`);
   }
 
-  /** The process has died. `isSilent`: with its machine, so that no peer is told before long. */
+  /**
+   * The process has died. `isSilent`: with its machine, so that no peer is told before long; else what it had sent may
+   * still arrive.
+   */
   kill(life: Life, isSilent: boolean): void {
     for (const connection of this.connections) {
-      if (connection.client.life === life || connection.server.life === life) connection.break(isSilent);
+      const { client, server } = connection;
+      if (client.life !== life && server.life !== life) continue;
+      if (isSilent || this.#simulation.chance(0.5)) connection.break(isSilent);
+      else connection.drain(client.life === life ? client : server);
     }
   }
 }
@@ -291,6 +297,8 @@ export class Connection {
   readonly server: End;
   readonly #directions: readonly Direction[];
   #isBroken = false;
+  /** The end of a process that has died: the connection breaks when what it had sent has arrived. */
+  #drained: End | null = null;
 
   constructor(network: Network, life: Life, listener: Listener, options: DialOptions) {
     this.#network = network;
@@ -337,6 +345,7 @@ export class Connection {
       if (this.#network.isCut(from.name, to.name)) return;
       const message = queue.shift()!;
       this.#move(direction);
+      if (from === this.#drained && queue.length === 0) this.break();
       if (to.life.isOver || to.isClosed) return;
       const { trace } = this.#network;
       if (trace !== null) trace(`${from.name} -> ${to.name} ${describe(message)}`);
@@ -348,6 +357,11 @@ export class Connection {
   failed(error: unknown): void {
     const text = error instanceof Error ? error.stack ?? error.message : String(error);
     this.#network.trace?.(`request failed: ${text}`);
+  }
+
+  drain(end: End): void {
+    this.#drained = end;
+    if (this.#directions.find(({ from }) => from === end)!.queue.length === 0) this.break();
   }
 
   /** What is on its way is lost; each end is told at a time of its own. */
