@@ -104,16 +104,21 @@ export class Faults {
     return true;
   }
 
+  /** Of one machine, or of the room. */
   cutPower(): boolean {
     const { simulation, dataservers } = this.#cluster;
-    const host = simulation.pick(dataservers);
-    if (!host.isUp || host.volume === null) return false;
+    const up = dataservers.filter(({ isUp, volume }) => isUp && volume !== null);
+    if (up.length === 0) return false;
+    for (const host of simulation.chance(0.25) ? up : [simulation.pick(up)]) this.#cutPowerOf(host);
+    return true;
+  }
+
+  #cutPowerOf(host: DataserverHost): void {
     const losing = this.#cluster.blocks().filter((block) => this.#mayLose(host, block));
     this.#noteLost(losing.filter((block) => !this.#isElsewhere(host, block)));
     for (const { extent } of losing) this.#suspect.add(`${host.volume} ${extent.block} ${extent.generation}`);
     this.#cluster.killDataserver(host, true);
     this.#later(this.#downMs() + 500, () => host.isUp ? undefined : this.#cluster.startDataserver(host));
-    return true;
   }
 
   /** What these blocks hold may fall back to what was synced. */
