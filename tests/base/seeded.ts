@@ -7,8 +7,8 @@ import { type Random, SeededRandom } from "../../base/random.ts";
 
 const SEED_DEFAULT = 1;
 
-export function testSeed(): number {
-  return Number(Deno.env.get("MFS_TEST_SEED") ?? SEED_DEFAULT) >>> 0;
+export function testSeed(otherwise = SEED_DEFAULT): number {
+  return Number(Deno.env.get("MFS_TEST_SEED") ?? otherwise) >>> 0;
 }
 
 /** A test that draws from `random`; its failure names the seed that repeats it. */

@@ -14,7 +14,8 @@ import { buildWorker, Workers } from "./workers.ts";
 
 const missing = await whatIsMissing();
 if (missing !== undefined) console.log(`faults: skipped, as there is no ${missing}`);
-const SEED = testSeed();
+/** Kills a mount, then another one with the nameserver and a dataserver, and parts those that are left. */
+const SEED = testSeed(4);
 
 function test(name: string, fn: () => Promise<void>): void {
   Deno.test({
