@@ -10,7 +10,7 @@ import { type Random, systemRandom } from "../../base/random.ts";
 import { parseAddress } from "../../wire/client.ts";
 import type { Dialer, LocalServer, ProcessDialer } from "../../wire/dialer.ts";
 import { FsError } from "../../wire/errno.ts";
-import { asGeneration, type BlockId, type NodeId, type VolumeId } from "../../wire/ids.ts";
+import { type BlockId, type NodeId, type VolumeId } from "../../wire/ids.ts";
 import { DATASERVER_PUSHES } from "../../wire/messages/dataserver.ts";
 import { type RunningServer, serve } from "../../wire/server.ts";
 import { createPushHandler, type PushHandler } from "../../wire/service.ts";
@@ -266,17 +266,13 @@ class RunningDataserver implements Dataserver {
   #pushHandler(): PushHandler {
     return createPushHandler(DATASERVER_PUSHES, {
       deleteBlocks: ({ volume, blocks, upTo }) => {
-        const doomed = blocks.map((block, i) => ({
-          block,
-          upTo: upTo?.[i] ?? asGeneration(Number.MAX_SAFE_INTEGER),
-        }));
+        const doomed = blocks.map((block, i) => ({ block, upTo: upTo?.[i] }));
         this.#deletions.add(this.#volumes.find(volume), doomed, { report: true });
         return OK;
       },
-      setGeneration: async ({ volume, block, from, to, chosen, create }) => {
-        const how = { isChosen: chosen === true, create: create === true };
-        return { length: await this.#volumes.find(volume).setGeneration(block, from, to, how) };
-      },
+      setGeneration: async ({ volume, block, from, to, ...how }) => ({
+        length: await this.#volumes.find(volume).setGeneration(block, from, to, how),
+      }),
       replicaState: ({ volume, block, generation, digest }) =>
         this.#volumes.find(volume).stateOf(block, generation, digest === true),
       copyReplica: (request) =>

@@ -22,8 +22,8 @@ interface Work {
 
 export interface DoomedReplica {
   readonly block: BlockId;
-  /** It stays when its generation is higher: it has been made anew. */
-  readonly upTo: Generation;
+  /** It stays when its generation is higher: it has been made anew. Undefined: whatever it is. */
+  readonly upTo: Generation | undefined;
 }
 
 export type ReportDeleted = (volume: VolumeId, blocks: readonly BlockId[]) => Promise<void>;

@@ -9,7 +9,11 @@ import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import type { BlockId, Generation, VolumeId } from "../../wire/ids.ts";
-import type { ReplicaChangesReply, ReplicaStateReply } from "../../wire/messages/dataserver.ts";
+import {
+  COPY_GENERATION,
+  type ReplicaChangesReply,
+  type ReplicaStateReply,
+} from "../../wire/messages/dataserver.ts";
 import type { Disk } from "./disk.ts";
 import { WHOLE } from "./range_lock.ts";
 import { Replica, ReplicaClosed, type ReplicaHost, staleError } from "./replica.ts";
@@ -24,6 +28,9 @@ export const BLOCK_BYTES_MAX = 16 * 1024 ** 3;
 const LOOKUPS_MAX = 100;
 const CORRUPT_MAX = 10_000;
 const COUNT_PAGE = 5_000;
+/** A write that was begun before its block was deleted comes within this time, if it comes. */
+const BURIED_MS = 60_000;
+const BURIED_MAX = 20_000;
 
 export interface VolumeParts {
   readonly path: string;
@@ -64,6 +71,8 @@ export class Volume implements ReplicaHost {
   readonly #clock: Clock;
   readonly #busy = new Map<BlockId, Promise<unknown>>();
   readonly #corrupt = new Map<BlockId, string>();
+  /** What was deleted lately, and up to which generation; the oldest first. */
+  readonly #buried = new Map<BlockId, { readonly upTo: Generation; readonly atMs: number }>();
   #failed: string | undefined;
   #closing = false;
   #emptying: Promise<void> | null = null;
@@ -200,26 +209,30 @@ export class Volume implements ReplicaHost {
     return await this.#with(block, null, (replica) => replica.changesSince(generation, since));
   }
 
-  /** As Replica's; `create` makes a missing one, of generation `to`. */
+  /** As the message: wire/messages/dataserver.ts. */
   async setGeneration(
     block: BlockId,
     from: Generation,
     to: Generation,
-    { isChosen = false, create = false } = {},
+    { chosen = false, create = false }: { readonly chosen?: boolean; readonly create?: boolean } = {},
   ): Promise<number> {
     this.#checkWritable(block);
-    const set = (replica: Replica) => replica.setGeneration(from, to, isChosen);
+    const set = (replica: Replica) => replica.setGeneration(from, to, chosen);
     try {
       return await this.#with(block, null, set);
     } catch (error) {
       if (!create || !isErrno(error, "ENOENT")) throw error;
+      // If a write makes it meanwhile, with another generation, this finds that one.
+      return await this.#with(block, to, set);
     }
-    // Made with another generation meanwhile: ESTALE, or it takes this one.
-    return await this.#with(block, to, set);
   }
 
-  /** Deletes a replica, unless its generation is above `upTo`; one that is not there is no error. */
+  /**
+   * Deletes a replica, unless its generation is above `upTo`; one that is not there is no error. For a while no late write
+   * makes it again with a generation up to that.
+   */
   async delete(block: BlockId, upTo?: Generation): Promise<void> {
+    if (upTo !== undefined) this.#bury(block, upTo);
     await this.#remove(
       block,
       upTo,
@@ -379,6 +392,7 @@ export class Volume implements ReplicaHost {
       let opened: Replica;
       if (record === undefined) {
         this.#checkWritable(block);
+        this.#checkBuried(block, create!);
         opened = await createReplica(this, this.trash, this.#pathsOf(block), create!);
         this.#blocks++;
       } else {
@@ -387,6 +401,25 @@ export class Volume implements ReplicaHost {
       this.open.set(block, opened);
       return opened;
     });
+  }
+
+  #bury(block: BlockId, upTo: Generation): void {
+    this.#buried.delete(block);
+    this.#buried.set(block, { upTo, atMs: this.#clock.monotonicMs() });
+    // The oldest first. What a late write makes after that goes with the next block report.
+    for (const [oldest, { atMs }] of this.#buried) {
+      if (this.#buried.size <= BURIED_MAX && this.#clock.monotonicMs() - atMs < BURIED_MS) break;
+      this.#buried.delete(oldest);
+    }
+  }
+
+  #checkBuried(block: BlockId, create: Generation): void {
+    const buried = this.#buried.get(block);
+    // A copy is made when the nameserver has heard that the block was deleted here, and has no generation yet.
+    if (buried === undefined || create === COPY_GENERATION || create > buried.upTo) return;
+    if (this.#clock.monotonicMs() - buried.atMs < BURIED_MS) {
+      throw new FsError("ESTALE", `block ${block} was deleted here up to generation ${buried.upTo}`);
+    }
   }
 
   async #remove(

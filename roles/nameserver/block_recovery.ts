@@ -5,6 +5,7 @@
  * Invariants:
  * - The new generation is durable on every survivor before the namespace names it: a replica that missed the
  *   change can never be taken for a current one.
+ * - So it is of a block that has no data yet: a write that comes late finds a replica, and is refused.
  * - And it is on the nameserver's disk before it is answered: after a power cut that forgot it, who was left behind would
  *   be listed again, and take the generation that the others have (Repair.replicaAhead) without what they have.
  * - A block keeps at least one replica; when no survivor answers, nothing changes and the caller tries again.

@@ -280,10 +280,7 @@ const dataserverPushes: Samples<typeof DATASERVER_PUSHES> = {
     { volume: 2, block: 7, generation: 3, digest: true },
     { length: 4096, state: "a.1", digest: "4096.1f" },
   ],
-  setGeneration: [
-    { volume: 2, block: 7, from: 1, to: 2, chosen: true, create: true },
-    { length: 4096 },
-  ],
+  setGeneration: [{ volume: 2, block: 7, from: 1, to: 2, chosen: true, create: true }, { length: 4096 }],
   verifyReplica: [
     { volume: 2, block: 7, generation: 3, length: 4096, bytesPerSecond: 1e9 },
     { digest: "d", state: "a.1", bytes: 4096, corrupt: "why" },

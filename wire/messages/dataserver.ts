@@ -263,8 +263,8 @@ export const DATASERVER_PUSHES = defineService("dataserverPushes", {
   /**
    * The replica takes generation `to` (idempotent; ESTALE when it has neither `from` nor `to`) and answers its
    * length in bytes. Writes with an older generation are refused from then on. ESTALE of a doubtful one, unless it is
-   * `chosen` to be what its block holds. ENOENT of a missing one, unless `create`: then an empty one is made, so that what
-   * is still on its way with an older generation does not make it.
+   * `chosen` to be what its block holds. `create`: a missing one is made, empty, so that no late write makes it with an
+   * older generation; else ENOENT.
    */
   setGeneration: method<
     {

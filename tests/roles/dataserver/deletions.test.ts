@@ -1,6 +1,6 @@
 /** Replicas that were made anew before the order to delete the old one was carried out. */
 
-import { ok, rejects } from "node:assert/strict";
+import { equal, ok, rejects } from "node:assert/strict";
 import { bytesEqual } from "../../../base/bytes.ts";
 import { FsError } from "../../../wire/errno.ts";
 import { asBlockId, asGeneration } from "../../../wire/ids.ts";
@@ -26,11 +26,12 @@ async function write(
   server: Dataserver,
   offset: number,
   body: Uint8Array,
+  generation = GENERATION,
 ): Promise<void> {
   const [{ volume }] = server.volumes as [Dataserver["volumes"][0]];
   await client.call.writeBlock({
     block: BLOCK,
-    generation: GENERATION,
+    generation,
     volume,
     offset,
     chain: [],
@@ -56,6 +57,64 @@ Deno.test("deletions: a replica that was made anew since the order was given sta
     await registry.pushes().deleteBlocks({ volume, blocks: [BLOCK], upTo: [newer] });
     await until(() => registry.deleted.length === 2, "answered");
     await rejects(readAll(client, server, BLOCK, LENGTH, newer), errno("ENOENT"));
+  }));
+
+Deno.test("deletions: a write that comes late does not make a replica again", () =>
+  withDirectory(async (directory) => {
+    await using registry = new FakeRegistry();
+    await using server = await start(registry, [`${directory}/v`]);
+    using client = await connectTo(server);
+    const bytes = pattern(LENGTH, 1);
+    await write(client, server, 0, bytes);
+    const { volume } = server.volumes[0]!;
+    const newer = asGeneration(GENERATION + 1);
+    await registry.pushes().deleteBlocks({ volume, blocks: [BLOCK], upTo: [GENERATION] });
+    await until(() => registry.deleted.length === 1, "answered");
+    await rejects(write(client, server, 0, bytes), errno("ESTALE"));
+    await rejects(readAll(client, server, BLOCK, LENGTH), errno("ENOENT"));
+    // Where it is one of the block's again, it has a newer one.
+    await registry.pushes().setGeneration({
+      volume,
+      block: BLOCK,
+      from: GENERATION,
+      to: newer,
+      create: true,
+    });
+    await write(client, server, 0, bytes, newer);
+    ok(bytesEqual(await readAll(client, server, BLOCK, LENGTH, newer), bytes));
+  }));
+
+Deno.test("generations: a replica that is yet to be made is made with the new one, and late writes are refused", () =>
+  withDirectory(async (directory) => {
+    const bytes = pattern(LENGTH, 1);
+    await using registry = new FakeRegistry();
+    const newer = asGeneration(GENERATION + 1);
+    {
+      await using server = await start(registry, [`${directory}/v`]);
+      using client = await connectTo(server);
+      const { volume } = server.volumes[0]!;
+      const request = { volume, block: BLOCK, from: GENERATION, to: newer };
+      await rejects(registry.pushes().setGeneration(request), errno("ENOENT"));
+      for (let i = 0; i < 2; i++) {
+        equal((await registry.pushes().setGeneration({ ...request, create: true })).length, 0);
+      }
+      await rejects(write(client, server, 0, bytes), errno("ESTALE"));
+      await write(client, server, 0, bytes, newer);
+    }
+    await using server = await start(registry, [`${directory}/v`]);
+    using client = await connectTo(server);
+    ok(bytesEqual(await readAll(client, server, BLOCK, LENGTH, newer), bytes));
+    // One that is there takes it as ever.
+    const { volume } = server.volumes[0]!;
+    const to = asGeneration(newer + 1);
+    const { length } = await registry.pushes().setGeneration({
+      volume,
+      block: BLOCK,
+      from: newer,
+      to,
+      create: true,
+    });
+    equal(length, LENGTH);
   }));
 
 for (const field of ["stale", "unknown"] as const) {

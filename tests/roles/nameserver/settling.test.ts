@@ -35,6 +35,7 @@ interface Request {
   readonly from: number;
   readonly to: number;
   readonly chosen?: boolean;
+  readonly create?: boolean;
   readonly digest?: boolean;
   readonly source: { readonly volume: VolumeId };
 }
@@ -58,7 +59,8 @@ class World {
     this.handlers = dataserverHandlers(namespace, registry, deletions, repair, silentLogger);
   }
 
-  static async make(...hosts: string[]): Promise<World> {
+  /** Nobody knows of data in it: it may just be written to for the first time. */
+  static async makeUnwritten(...hosts: string[]): Promise<World> {
     const world = new World(await makeService());
     for (const host of hosts) {
       const peer = new FakePeer((op, message) => world.#answer(op, message as Request));
@@ -69,6 +71,12 @@ class World {
     const ino = world.ino = await client.create("f", ROOT_INODE, true);
     const request = { retry: client.tag(), ino, offset: 0, host: "a", avoid: [] };
     world.block = (await client.call("allocateBlock", request)).block;
+    return world;
+  }
+
+  static async make(...hosts: string[]): Promise<World> {
+    const world = await World.makeUnwritten(...hosts);
+    const { client, ino } = world;
     await client.call("commit", {
       retry: client.tag(),
       ino,
@@ -131,6 +139,10 @@ class World {
     assert.equal(op, OPS.setGeneration.op);
     await this.onGeneration(volume);
     if (this.replicas.get(volume)?.generation === request.to) return { length: 0 };
+    if (request.create === true && !this.replicas.has(volume)) {
+      this.replicas.set(volume, { generation: request.to, length: 0, digest: "" });
+      return { length: 0 };
+    }
     const replica = this.#find(volume, request.from, request.chosen);
     replica.generation = request.to;
     replica.isDoubtful = false;
@@ -242,6 +254,16 @@ Deno.test("settling: an only replica is doubtful: it is the block's", async () =
   await world.repairFor(2_000);
   assert.ok(world.listed.includes(second));
   assert.equal(world.replicas.get(second)!.isDoubtful, false);
+});
+
+Deno.test("settling: a replica fails before the block's first write has reached the others: they are there with the new generation, so that it comes too late", async () => {
+  const world = await World.makeUnwritten("a", "b");
+  const [first, second] = world.volumes;
+  const { ino, block, service } = world;
+  const changed = await service.recovery.replicasFailed(ino, 0, block.id, block.generation, [first]);
+  assert.deepEqual(changed.volumes, [second]);
+  assert.equal(world.replicas.get(second)?.generation, changed.generation);
+  assert.ok(changed.generation > block.generation);
 });
 
 Deno.test("repair: a file goes while a copy becomes a replica of its block: the copy is deleted, as it has a generation by then", async () => {
