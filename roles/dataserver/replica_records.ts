@@ -6,6 +6,8 @@
  * - Record and marker change in one batch.
  * - A record in state "writing" names the boot of the machine under which it was written. Found under another one, its
  *   replica is doubtful, and stays so until its record is put anew.
+ * - Nothing is written after a batch that failed: LevelDB may have left a part of it in its log, as a full disk does, and
+ *   the next start reads no further than that. So one batch is written at a time, and the first that fails is the last.
  *
  * LevelDB's own synced writes would hold up the serving thread for as long as the disk takes, one after the other. So
  * batches are written without a sync, which puts them into LevelDB's log file with one write(2), and `sync` flushes the
@@ -127,6 +129,11 @@ export class LevelRecords implements ReplicaRecords {
   readonly #path: string;
   readonly #boot: number;
   readonly #syncing = new SharedSync(() => this.#syncOnce());
+  /** Not written yet. */
+  #operations: BatchOperation[] = [];
+  readonly #writing = new SharedSync(() => this.#writeOnce());
+  /** Why nothing is written any more. */
+  #broken: FsError | null = null;
   /** Log files whose names are on disk. */
   #namedLogs: ReadonlySet<string> = new Set();
 
@@ -190,18 +197,37 @@ export class LevelRecords implements ReplicaRecords {
           : { type: "del", key: marker },
       );
     }
-    await this.#run("write", this.#db.batch(operations));
+    await this.#write(operations);
     if (durable) await this.sync();
   }
 
   async delete(block: BlockId): Promise<void> {
-    await this.#run(
-      "write",
-      this.#db.batch([{ type: "del", key: keyOf(RECORD, block) }, {
-        type: "del",
-        key: keyOf(WRITING, block),
-      }]),
-    );
+    await this.#write([
+      { type: "del", key: keyOf(RECORD, block) },
+      { type: "del", key: keyOf(WRITING, block) },
+    ]);
+  }
+
+  #write(operations: readonly BatchOperation[]): Promise<void> {
+    this.#operations.push(...operations);
+    return this.#writing.run();
+  }
+
+  async #writeOnce(): Promise<void> {
+    const operations = this.#operations;
+    this.#operations = [];
+    if (this.#broken !== null) throw this.#broken;
+    try {
+      await this.#db.batch(operations);
+    } catch (error) {
+      throw this.#broken = new FsError(
+        "EIO",
+        `the volume's database can't be written: ${
+          messageOf(error)
+        }: when that is mended, start the dataserver again`,
+        { cause: error },
+      );
+    }
   }
 
   sync(): Promise<void> {
@@ -239,13 +265,15 @@ export class LevelRecords implements ReplicaRecords {
     await this.#db.close();
   }
 
-  async #run<T>(what: string, operation: Promise<T>): Promise<T> {
+  async #run<T>(what: "read" | "sync", operation: Promise<T>): Promise<T> {
     try {
       return await operation;
     } catch (error) {
-      const message = error instanceof Error ? error.message : String(error);
-      const errno = message.includes("No space left") ? "ENOSPC" : "EIO";
-      throw new FsError(errno, `${what} of the volume's database: ${message}`, { cause: error });
+      throw new FsError("EIO", `${what} of the volume's database: ${messageOf(error)}`, { cause: error });
     }
   }
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

@@ -7,7 +7,7 @@
 
 import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
-import { FsError, isErrno } from "../../wire/errno.ts";
+import { asFsError, FsError, isErrno } from "../../wire/errno.ts";
 import type { BlockId, Generation, VolumeId } from "../../wire/ids.ts";
 import {
   COPY_GENERATION,
@@ -445,7 +445,9 @@ export class Volume implements ReplicaHost {
       if (record !== undefined && upTo !== undefined && record.generation > upTo) return;
       // The record first: a crash in between leaves a stray file, not a record without a file.
       if (record !== undefined) {
-        await this.records.delete(block);
+        await this.records.delete(block).catch((error) => {
+          throw this.writeFailed(asFsError(error, "delete"));
+        });
         this.#blocks--;
         this.#usedBytes -= replica === undefined ? record.length : length;
       }
