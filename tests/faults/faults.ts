@@ -10,6 +10,7 @@ import { eventually, sleep } from "../harness/command.ts";
 import type { RoleCluster } from "../harness/role_cluster.ts";
 import { destroy, type Destruction } from "./destruction.ts";
 import { setFull } from "./damage.ts";
+import { hasFailed } from "./health.ts";
 
 export const FAULT_KINDS = [
   /** kill -9 of one process, which is away for a while. */
@@ -212,6 +213,11 @@ export class Injector {
           await setFull(cluster.volumeOf(1), true);
           await pause(ms, signal);
           await setFull(cluster.volumeOf(1), false);
+          // Its database may have found no room: then the volume has failed until a restart.
+          if (await hasFailed(cluster, cluster.volumeOf(1))) {
+            await cluster.kill("dataserver1");
+            await this.#comeBack("dataserver1");
+          }
         });
       }
       case "gone": {

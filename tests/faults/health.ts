@@ -8,6 +8,7 @@ import type { StatusReply } from "../../wire/messages/nameserver.ts";
 export const COUNTED_MS = 2_000;
 /** So many counts with the same deletions pending: they are those of lost volumes. */
 const STEADY_TIMES = 5;
+const NAMESERVER_BACK_MS = 60_000;
 
 export async function statusOf(cluster: RoleCluster): Promise<StatusReply> {
   const { code, stdout, stderr } = await cluster.mfs([
@@ -18,6 +19,21 @@ export async function statusOf(cluster: RoleCluster): Promise<StatusReply> {
   ]);
   if (code !== 0) throw new Error(`mfs status: ${stderr}`);
   return JSON.parse(stdout);
+}
+
+/** As far as the nameserver says so, which may be away just now. */
+export async function hasFailed(cluster: RoleCluster, path: string): Promise<boolean> {
+  let failed: string | undefined;
+  await eventually(NAMESERVER_BACK_MS, "mfs status", async () => {
+    try {
+      const { dataservers } = await statusOf(cluster);
+      failed = dataservers.flatMap(({ volumes }) => volumes).find((volume) => volume.path === path)?.failed;
+      return true;
+    } catch {
+      return false;
+    }
+  });
+  return failed !== undefined;
 }
 
 /** Every block has all its replicas, and all dataservers live; one that got a new disk is another from then on. */
