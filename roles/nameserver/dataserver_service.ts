@@ -27,7 +27,11 @@ export function dataserverHandlers(
   log: Logger,
 ): Handlers<typeof DATASERVER_REGISTRY> {
   return {
-    register: (request, { peer }) => registry.register(request, peer),
+    register: async (request, { peer }) => {
+      const reply = await registry.register(request, peer);
+      deletions.registered(reply.volumes);
+      return reply;
+    },
     heartbeat: ({ node, volumes, leaving }) => {
       if (leaving === true) registry.leave(node);
       else registry.heartbeat(node, volumes);

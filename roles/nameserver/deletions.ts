@@ -61,6 +61,11 @@ export class DeletionQueue {
     }
   }
 
+  /** Its dataserver has come (back): what it was told before may be forgotten. */
+  registered(volumes: readonly VolumeId[]): void {
+    for (const volume of volumes) this.#sentMs.delete(volume);
+  }
+
   /** The dataserver says that these replicas are gone. */
   deleted(volume: VolumeId, blocks: readonly BlockId[]): void {
     this.#journal.append(blocks.map((block) => [deletionKey(volume, block), null]));

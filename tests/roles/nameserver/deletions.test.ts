@@ -1,0 +1,47 @@
+/** Deletions are delivered to whoever has the volume now. */
+
+import assert from "node:assert/strict";
+import { silentLogger } from "../../../base/log.ts";
+import { dataserverHandlers } from "../../../roles/nameserver/dataserver_service.ts";
+import { leaveDeletion } from "../../../roles/nameserver/block_operations.ts";
+import { DeletionQueue } from "../../../roles/nameserver/deletions.ts";
+import { asBlockId, asGeneration } from "../../../wire/ids.ts";
+import { DATASERVER_PUSHES, type RegisterReply } from "../../../wire/messages/dataserver.ts";
+import { FakePeer } from "./fake_peer.ts";
+import { makeService } from "./service.ts";
+
+Deno.test("deletions: a dataserver that came back before it did what it was told is told again at once", async () => {
+  const { namespace, registry, journal, clock, repair } = await makeService();
+  const deletions = new DeletionQueue(journal, registry, clock, silentLogger);
+  const handlers = dataserverHandlers(namespace, registry, deletions, repair, silentLogger);
+  const orders: unknown[] = [];
+  const register = async () => {
+    const peer = new FakePeer((op, message) => {
+      assert.equal(op, DATASERVER_PUSHES.methods.deleteBlocks.op);
+      orders.push(message);
+      return { ok: true };
+    });
+    const volumes = [{ label: "a.v", path: "/v", totalBytes: 1e9, freeBytes: 1e9 }];
+    const registration = { label: "a", host: "a", address: "a:1", volumes };
+    const reply = await handlers.register(registration, peer.context) as RegisterReply;
+    return { peer, volume: reply.volumes[0]! };
+  };
+  const { peer, volume } = await register();
+  const block = asBlockId(7);
+  await namespace.change((tx) => leaveDeletion(tx, volume, block, asGeneration(3)));
+  const stopping = new AbortController();
+  const running = deletions.run(stopping.signal);
+  await clock.advance(5_000);
+  const order = { volume, blocks: [block], upTo: [asGeneration(3)] };
+  assert.deepEqual(orders, [order], "once, while it may be at it");
+  peer.close();
+  const { peer: next } = await register();
+  await clock.advance(2_000);
+  assert.deepEqual(orders, [order, order]);
+  handlers.blocksDeleted({ volume, blocks: [block] }, next.context);
+  await clock.advance(60_000);
+  assert.equal(orders.length, 2);
+  stopping.abort();
+  await clock.advance(1_000);
+  await running;
+});
