@@ -1,6 +1,6 @@
 /**
  * Which errors an application may see: those of a mount that died, or was out of touch for longer than its session lasts, and
- * that a block's last disk has failed.
+ * that a block's last disk has failed or is full.
  */
 
 import type { Injected } from "./faults.ts";
@@ -32,9 +32,9 @@ export function isAllowed(error: WorkerError, injected: readonly Injected[]): bo
     if (error.toMs < fromMs || error.fromMs > toMs + TOLD_LATER_MS) return false;
     const hitsMount = roles.includes(`mount${error.mount}`);
     if (kind === "kill" || kind === "kills") return hitsMount && DEAD.includes(error.errno);
-    // The one disk that has all of a block, as the others were away when it was written, goes as well.
-    if (kind === "gone") {
-      return error.errno === "EIO" &&
+    // The one disk that has all of a block, as the others were away when it was written, goes as well, or is full.
+    if (kind === "gone" || kind === "full") {
+      return error.errno === (kind === "gone" ? "EIO" : "ENOSPC") &&
         injected.some((other) => other !== fault && hitsDataserver(other) && overlaps(other, fault));
     }
     if (kind === "partition") {

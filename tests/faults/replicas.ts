@@ -9,7 +9,7 @@ import { crc32 } from "node:zlib";
 import { ClassicLevel } from "classic-level";
 import { bucketOf } from "../../roles/dataserver/volume_directory.ts";
 import { systemDisk } from "../../roles/dataserver/disk.ts";
-import { TABLE_EXTENTS, tableRange } from "../../roles/nameserver/keys.ts";
+import { getU64, TABLE_DELETION, TABLE_EXTENTS, tableRange } from "../../roles/nameserver/keys.ts";
 import { decodeExtents, type Extent } from "../../roles/nameserver/records.ts";
 import type { BlockId, VolumeId } from "../../wire/ids.ts";
 import { COPY_GENERATION } from "../../wire/messages/dataserver.ts";
@@ -38,7 +38,7 @@ export async function compareReplicas(
   volumes: readonly string[],
   replication: number,
 ): Promise<ReplicaComparison> {
-  const extents = await extentsOf(nameserver);
+  const { extents, deletions } = await namespaceOf(nameserver);
   const onDisk = new Map<VolumeId, Map<BlockId, Found>>();
   for (const path of volumes) {
     const { volume, label } = JSON.parse(await Deno.readTextFile(`${path}/volume.json`));
@@ -69,15 +69,22 @@ export async function compareReplicas(
     for (const [block, { generation }] of left) {
       // What is left of a copy that came to nothing goes when its dataserver registers again.
       if (generation === COPY_GENERATION) continue;
+      const pending = deletions.has(`${volume}/${block}`) ? "is still to be deleted" : "nobody lists";
       problems.push(
-        `block ${block}: volume ${volume} has a replica of generation ${generation} that nobody lists`,
+        `block ${block}: volume ${volume} has a replica of generation ${generation} that ${pending}`,
       );
     }
   }
   return { blocks: extents.length, replicas, problems: problems.slice(0, PROBLEMS_MAX) };
 }
 
-async function extentsOf(nameserver: string): Promise<Extent[]> {
+interface Namespace {
+  readonly extents: readonly Extent[];
+  /** "volume/block". */
+  readonly deletions: ReadonlySet<string>;
+}
+
+async function namespaceOf(nameserver: string): Promise<Namespace> {
   const level = new ClassicLevel<Uint8Array, Uint8Array>(`${nameserver}/db`, {
     keyEncoding: "view",
     valueEncoding: "view",
@@ -85,13 +92,18 @@ async function extentsOf(nameserver: string): Promise<Extent[]> {
   });
   await level.open();
   const extents: Extent[] = [];
+  const deletions = new Set<string>();
   try {
     const [gte, lt] = tableRange(TABLE_EXTENTS);
     for await (const value of level.values({ gte, lt })) extents.push(...decodeExtents(value));
+    const [first, end] = tableRange(TABLE_DELETION);
+    for await (const key of level.keys({ gte: first, lt: end })) {
+      deletions.add(`${getU64(key, 1)}/${getU64(key, 9)}`);
+    }
   } finally {
     await level.close();
   }
-  return extents;
+  return { extents, deletions };
 }
 
 async function replicasOf(volume: string, label: string): Promise<Map<BlockId, Found>> {
