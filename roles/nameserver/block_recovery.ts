@@ -43,6 +43,7 @@ const FENCE_RETRY_MS = 500;
 /** So long all its replicas are waited for, before it is fenced without some. */
 const FENCE_COMPLETE_MS = 6_000;
 const FENCE_PAGE = 256;
+const LOST_COPIES_MAX = 10_000;
 /** A dataserver reads what was written lately to say what a replica holds. */
 const DIGEST_TIMEOUT_MS = 30_000;
 
@@ -54,6 +55,8 @@ export class BlockRecovery {
   onReplicasLost: (ino: InodeId, start: number, block: BlockId) => void = () => {};
   /** Told of each block whose replicas may have a generation that it has not, or hold different things. */
   onUnsettled: (ino: InodeId, start: number, block: BlockId) => void = () => {};
+  /** Generations that copies may have taken without an answer: their deletion may still be on its way. */
+  readonly #lostCopies = new Map<BlockId, Generation>();
   /** Changes under way, by block: a second report about one waits for the first. */
   readonly #running = new Map<BlockId, Promise<unknown>>();
 
@@ -104,9 +107,17 @@ export class BlockRecovery {
         return false;
       }
       if (!await isExact()) return false;
-      const to = this.#namespace.ids.generationAfter(seen.generation);
+      const lost = this.#lostCopies.get(seen.block) ?? 0;
+      const to = this.#namespace.ids.generationAfter(Math.max(seen.generation, lost));
       // The copy first: if it fails, nothing has changed. Who of the others does not answer then is left behind.
-      if (!await this.#setGeneration(copy, { ...seen, generation: COPY_GENERATION }, to)) return false;
+      if (!await this.#setGeneration(copy, { ...seen, generation: COPY_GENERATION }, to)) {
+        // It may have taken it, or yet take it, and nobody else knows of it. What is made there next has a higher one.
+        if (this.#lostCopies.size >= LOST_COPIES_MAX) this.#lostCopies.clear();
+        this.#lostCopies.set(seen.block, to);
+        await this.#namespace.change((tx) => leaveDeletion(tx, copy, seen.block, to));
+        return false;
+      }
+      this.#lostCopies.delete(seen.block);
       const volumes = [...await this.#takers(seen.volumes, seen, to), copy];
       return await this.#namespace.change((tx) => {
         const now = tx.findInode(ino) === undefined ? undefined : extentAt(tx, regularFile(tx, ino), start);

@@ -51,6 +51,8 @@ class World {
   /** Before a dataserver says what it holds, or takes a generation. */
   onState: (volume: VolumeId, digest?: boolean) => Promise<void> = () => Promise.resolve();
   onGeneration: (volume: VolumeId) => Promise<void> = () => Promise.resolve();
+  /** Before it answers that it has taken one. */
+  afterGeneration: (volume: VolumeId) => Promise<void> = () => Promise.resolve();
 
   private constructor(service: Service) {
     this.service = service;
@@ -138,15 +140,21 @@ class World {
     }
     assert.equal(op, OPS.setGeneration.op);
     await this.onGeneration(volume);
-    if (this.replicas.get(volume)?.generation === request.to) return { length: 0 };
+    const length = this.#setGeneration(volume, request);
+    await this.afterGeneration(volume);
+    return { length };
+  }
+
+  #setGeneration(volume: VolumeId, request: Request): number {
+    if (this.replicas.get(volume)?.generation === request.to) return 0;
     if (request.create === true && !this.replicas.has(volume)) {
       this.replicas.set(volume, { generation: request.to, length: 0, digest: "" });
-      return { length: 0 };
+      return 0;
     }
     const replica = this.#find(volume, request.from, request.chosen);
     replica.generation = request.to;
     replica.isDoubtful = false;
-    return { length: replica.length };
+    return replica.length;
   }
 
   #find(volume: VolumeId, generation: number, evenDoubtful = false): Replica {
@@ -284,4 +292,28 @@ Deno.test("repair: a file goes while a copy becomes a replica of its block: the 
   assert.equal(world.replicas.get(copy!)?.generation, generation + 1);
   const deletion = service.journal.get(deletionKey(copy!, block.id));
   assert.deepEqual(deletion && decodeNumbers(deletion), [generation + 1]);
+});
+
+Deno.test("repair: a copy takes its generation and its answer is lost: it is deleted, and the next one there has a higher one", async () => {
+  const world = await World.make("a", "b", "c");
+  const [first, second] = world.volumes;
+  world.hold(first, 8, "same");
+  world.hold(second, 8, "same");
+  const { ino, block, service } = world;
+  const { generation } = await service.recovery.replicasFailed(ino, 0, block.id, block.generation, [second]);
+  const lost: VolumeId[] = [];
+  let pending: readonly number[] | undefined;
+  world.onState = async () => {
+    const deletion = lost.length === 0 ? undefined : service.journal.get(deletionKey(lost[0]!, block.id));
+    if (deletion !== undefined) pending ??= decodeNumbers(deletion);
+  };
+  world.afterGeneration = async (volume) => {
+    if (volume === first || lost.length > 0) return;
+    lost.push(volume);
+    throw new FsError("ETIMEDOUT", "the answer is lost");
+  };
+  await world.repairFor(20_000);
+  assert.deepEqual(pending, [generation + 1]);
+  assert.equal(world.listed.length, 2);
+  for (const volume of world.listed) assert.equal(world.replicas.get(volume)!.generation, generation + 2);
 });
