@@ -29,8 +29,11 @@ export function isAllowed(error: WorkerError, injected: readonly Injected[]): bo
   if (error.errno === "ENOENT") return true;
   return injected.some((fault) => {
     const { kind, roles, fromMs, toMs } = fault;
-    if (error.toMs < fromMs || error.fromMs > toMs + TOLD_LATER_MS) return false;
     const hitsMount = roles.includes(`mount${error.mount}`);
+    if (error.toMs < fromMs) return false;
+    // A handle of a mount that died is of no use, however much later it is tried.
+    if (kind.startsWith("kill") && hitsMount && error.errno === "ENOTCONN") return true;
+    if (error.fromMs > toMs + TOLD_LATER_MS) return false;
     if (kind === "kill" || kind === "kills") return hitsMount && DEAD.includes(error.errno);
     // The one disk that has all of a block, as the others were away when it was written, goes as well, or is full.
     if (kind === "gone" || kind === "full") {
