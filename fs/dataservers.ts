@@ -1,6 +1,6 @@
 /**
  * Channels to dataservers, one an address, made when first needed and dropped when they break. Says which replica
- * to ask first: one in this process, then on this host, then any that lives; slow ones after those.
+ * to ask first: one in this process, then on this host, in this rack, anywhere; slow ones and dead ones after those.
  */
 
 import type { Clock } from "../base/clock.ts";
@@ -21,6 +21,8 @@ const SLOW_MS = 10_000;
 export interface DataserversOptions {
   readonly dialer: Dialer;
   readonly host: string;
+  /** Absent or "": not known. */
+  readonly rack?: string;
   readonly clock: Clock;
   readonly clusterId: () => string;
   /** True for an address that this process serves itself. */
@@ -90,13 +92,15 @@ export class Dataservers {
   /** Replicas in the order in which to try them. */
   nearestFirst(replicas: readonly ReplicaLocation[]): ReplicaLocation[] {
     if (replicas.length < 2) return [...replicas];
-    const distance = (replica: ReplicaLocation): number => {
-      const near = this.#options.isLocal(replica.address) ? 0 : replica.host === this.#options.host ? 1 : 2;
-      const trouble = (replica.alive ? 0 : 10) +
-        (this.#slow.size > 0 && this.#wasSlow(replica.address) ? 5 : 0);
-      return near + trouble + (replica.host === this.#options.host ? 0 : 0.5);
-    };
-    return [...replicas].sort((a, b) => distance(a) - distance(b));
+    return [...replicas].sort((a, b) => this.#distance(a) - this.#distance(b));
+  }
+
+  #distance({ address, host, rack = "", alive }: ReplicaLocation): number {
+    const { isLocal, ...here } = this.#options;
+    const trouble = (alive ? 0 : 10) + (this.#slow.size > 0 && this.#wasSlow(address) ? 5 : 0);
+    if (isLocal(address)) return trouble;
+    if (host === here.host) return trouble + 1;
+    return trouble + (rack !== "" && rack === here.rack ? 2 : 3);
   }
 
   close(): void {

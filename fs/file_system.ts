@@ -25,6 +25,8 @@ export interface FileSystemOptions {
   /** These as OpenSessionRequest's. */
   readonly clientId: string;
   readonly host: string;
+  /** Label of this host's rack; absent or "": not known. */
+  readonly rack?: string;
   readonly mountpoint: string;
   readonly place?: string;
   readonly dialer: Dialer;
@@ -75,7 +77,9 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
       fences: recalls.fences,
     }),
   });
-  const dataservers = new Dataservers({ dialer, host, clock, clusterId: () => session.clusterId, isLocal });
+  const { rack = "" } = options;
+  const clusterId = () => session.clusterId;
+  const dataservers = new Dataservers({ dialer, host, rack, clock, clusterId, isLocal });
   const blocks = new Blocks({ session, dataservers, host, clock, log, ...soft });
   const reader = new Reader({ dataservers, blocks, clock, log, ...soft });
   const writer: Writer = new Writer({

@@ -34,6 +34,8 @@ export interface DataserverOptions {
   readonly listen?: string;
   /** The host's label, for placement. Also the name at which peers reach us when we listen on all addresses. */
   readonly host: string;
+  /** Label of the rack, for placement; absent or "": not known. */
+  readonly rack?: string;
   readonly log: Logger;
   readonly dialer: Dialer;
   /** Replaces the interval that the nameserver asks for. */
@@ -165,6 +167,7 @@ class RunningDataserver implements Dataserver {
         ...(volumes.node === undefined ? {} : { node: volumes.node }),
         label: volumes.nodeLabel,
         host: options.host,
+        ...(options.rack === undefined || options.rack === "" ? {} : { rack: options.rack }),
         address: this.address,
         volumes: volumes.registrations(),
       }),

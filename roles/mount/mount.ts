@@ -37,6 +37,8 @@ export interface MountStartOptions {
   readonly mountpoint: string;
   /** Label of this host: replicas that carry it are near. */
   readonly host: string;
+  /** Label of its rack: the same, a little farther. Absent or "": not known. */
+  readonly rack?: string;
   readonly log: Logger;
   readonly dialer: Dialer;
   readonly options: MountOptions;
@@ -60,7 +62,7 @@ export interface Mount extends AsyncDisposable {
 }
 
 export async function startMount(start: MountStartOptions): Promise<Mount> {
-  const { nameserver, mountpoint, host, log, dialer, options } = start;
+  const { nameserver, mountpoint, host, rack = "", log, dialer, options } = start;
   const clock = systemClock;
   if (await clearDeadMount(mountpoint)) log.info("cleared a dead mount", { mountpoint });
   if (start.createMountpoint === true) await makeMountpoint(mountpoint);
@@ -70,6 +72,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     nameserver,
     clientId: randomHexId(),
     host,
+    rack,
     mountpoint,
     place: await placeOf(mountpoint),
     dialer,

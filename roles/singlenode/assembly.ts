@@ -26,6 +26,7 @@ export interface DataserverArguments {
   readonly volumes: readonly string[];
   readonly listen: string;
   readonly host: string;
+  readonly rack?: string;
   readonly scrubPeriodMs?: number;
   readonly scrubBytesPerSecond?: number;
   readonly trashRetentionMs?: number;
@@ -35,6 +36,7 @@ export interface MountArguments {
   readonly nameserver: string;
   readonly mountpoint: string;
   readonly host: string;
+  readonly rack?: string;
   /** As behind -o: comma-separated. */
   readonly options: string;
   readonly createMountpoint?: boolean;

@@ -99,3 +99,26 @@ Deno.test("dataservers: one that was slow is asked last for a while", async () =
   await clock.advance(10_000);
   assert.equal(order(), "a,b");
 });
+
+Deno.test("dataservers: this process, this host, this rack, anywhere; the dead last", () => {
+  const dataservers = new Dataservers({
+    dialer: { dial: () => Promise.reject(new Error("nobody is called")) },
+    host: "a",
+    rack: "r1",
+    clusterId: () => "",
+    isLocal: (address) => address === "own:1",
+    clock: new FakeClock(),
+  });
+  const at = (name: string, host: string, rack: string | undefined, alive = true) =>
+    ({ host, address: `${name}:1`, alive, ...(rack === undefined ? {} : { rack }) }) as ReplicaLocation;
+  const replicas = [
+    at("dead", "a", "r1", false),
+    at("far", "c", "r2"),
+    at("unknown", "e", undefined),
+    at("rack", "b", "r1"),
+    at("host", "a", "r1"),
+    at("own", "x", "r2"),
+  ];
+  const order = dataservers.nearestFirst(replicas).map(({ address }) => address.split(":")[0]);
+  assert.deepEqual(order, ["own", "host", "rack", "far", "unknown", "dead"]);
+});

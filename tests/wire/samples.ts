@@ -39,8 +39,8 @@ const block = {
   length: 128 * 1024 * 1024,
   written: true,
   replicas: [
-    { node: 1, volume: 2, address: "127.0.0.1:9870", host: "a", alive: true },
-    { node: 2, volume: 3, address: "[::1]:9870", host: "b", alive: false },
+    { node: 1, volume: 2, address: "127.0.0.1:9870", host: "a", rack: "r", alive: true },
+    { node: 2, volume: 3, address: "[::1]:9870", host: "b", rack: "", alive: false },
   ],
 };
 const inodeReply = { attributes, lease: "write", target: bytesOf("../t"), blocks: [block] } as const;
@@ -238,6 +238,7 @@ const dataserverRegistry: Samples<typeof DATASERVER_REGISTRY> = {
       node: 1,
       label: "l",
       host: "h",
+      rack: "r",
       address: "h:1",
       volumes: [{ volume: 2, label: "v", path: "/v", disk: "d", totalBytes: 1, freeBytes: 1 }],
     },

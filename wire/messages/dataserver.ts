@@ -115,6 +115,8 @@ export interface RegisterRequest {
   /** Random, made with the dataserver's first volume. */
   readonly label: string;
   readonly host: string;
+  /** Label of what its host shares with others and may lose at once; absent or "": not known. */
+  readonly rack?: string;
   /** HOST:PORT at which clients reach it. */
   readonly address: string;
   readonly volumes: readonly VolumeRegistration[];

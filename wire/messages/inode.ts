@@ -76,6 +76,8 @@ export interface ReplicaLocation {
   readonly address: string;
   /** Its host label, for "is it near". */
   readonly host: string;
+  /** Absent: not known. */
+  readonly rack?: string;
   readonly alive: boolean;
 }
 
