@@ -75,6 +75,7 @@ function health(status: StatusReply): string {
   const problems: string[] = [];
   if (status.missing > 0) problems.push(`${status.missing} blocks missing`);
   if (status.underReplicated > 0) problems.push(`${status.underReplicated} blocks under-replicated`);
+  if (status.misplaced > 0) problems.push(`${status.misplaced} blocks misplaced`);
   if (status.pendingDeletions > 0) problems.push(`${status.pendingDeletions} deletions pending`);
   return problems.length === 0 ? "good: 0 under-replicated, 0 missing" : problems.join(", ");
 }
@@ -109,19 +110,30 @@ function leases(status: LeaseStatus): string {
 }
 
 function dataserverRows(servers: readonly DataserverStatus[]): string[][] {
-  const rows: string[][] = [["NODE", "HOST", "ADDRESS", "STATE", "VOLUME", "BLOCKS", "USED", "FREE", "PATH"]];
+  const rows: string[][] = [[
+    "NODE",
+    "HOST",
+    "RACK",
+    "ADDRESS",
+    "STATE",
+    "VOLUME",
+    "BLOCKS",
+    "USED",
+    "FREE",
+    "PATH",
+  ]];
   for (const server of servers) {
-    const seen = Math.round(server.lastHeartbeatSeconds);
     const node = [
       String(server.node),
       server.host,
+      server.rack || "-",
       server.address,
-      server.alive ? "alive" : `silent for ${duration(seen)}`,
+      state(server),
     ];
     if (server.volumes.length === 0) rows.push([...node, "-", "-", "-", "-", "-"]);
     server.volumes.forEach((volume, i) =>
       rows.push([
-        ...(i === 0 ? node : ["", "", "", ""]),
+        ...(i === 0 ? node : ["", "", "", "", ""]),
         String(volume.volume),
         String(volume.blocks),
         size(volume.usedBytes),
@@ -131,6 +143,13 @@ function dataserverRows(servers: readonly DataserverStatus[]): string[][] {
     );
   }
   return rows;
+}
+
+function state({ alive, lastHeartbeatSeconds, state, maintenanceSeconds }: DataserverStatus): string {
+  const parts = [alive ? "alive" : `silent for ${duration(Math.round(lastHeartbeatSeconds))}`];
+  if (state !== undefined && state !== "in service") parts.push(state);
+  if (maintenanceSeconds !== undefined) parts.push(`maintenance for ${duration(maintenanceSeconds)}`);
+  return parts.join(", ");
 }
 
 function sessionRows(sessions: readonly SessionStatus[]): string[][] {

@@ -1,6 +1,7 @@
 /**
- * Dataservers and volumes: who registered, who is reachable, how much room there is, and how to reach each.
- * Identities are stored; what changes by the second (space, connections, heartbeats) is memory only.
+ * Dataservers and volumes: who registered, who is reachable, how much room there is, how to reach each, and what
+ * administrators have said about it (decommissioning, maintenance).
+ * Identities and that are stored; what changes by the second (space, connections, heartbeats) is memory only.
  * A node is connected while the connection it registered on lives, and alive while it also sends heartbeats:
  * new blocks go to live nodes only, and a killed dataserver is known as such at once.
  */
@@ -9,7 +10,6 @@ import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Random } from "../../base/random.ts";
 import { FsError } from "../../wire/errno.ts";
-import { storedCodec } from "../../wire/codec.ts";
 import { asNodeId, asVolumeId, type NodeId, type VolumeId } from "../../wire/ids.ts";
 import {
   DATASERVER_PUSHES,
@@ -22,45 +22,17 @@ import type { DataserverStatus } from "../../wire/messages/nameserver.ts";
 import { type Client, createClient, type Peer } from "../../wire/service.ts";
 import type { IdAllocator } from "./id_allocator.ts";
 import type { Journal, Write } from "./journal.ts";
-import { nodeKey, TABLE_NODE, TABLE_VOLUME, tableRange, volumeKey } from "./keys.ts";
-
-interface StoredNode {
-  readonly node: number;
-  readonly label: string;
-  readonly host: string;
-  readonly address: string;
-}
-
-interface StoredVolume {
-  readonly volume: number;
-  readonly node: number;
-  readonly label: string;
-  readonly path: string;
-}
-
-interface Node {
-  readonly id: NodeId;
-  readonly label: string;
-  host: string;
-  address: string;
-  peer: Peer | null;
-  /** Said that it stops: that its connection ends is no news. */
-  hasLeft: boolean;
-  /** When it was heard last: a registration, a heartbeat, or that it stops. */
-  lastHeardMs: number;
-}
-
-interface Volume {
-  readonly id: VolumeId;
-  readonly node: NodeId;
-  readonly label: string;
-  path: string;
-  /** Volumes with the same one share its space. */
-  disk: string;
-  /** Its dataserver brought it when it registered last. */
-  isPresent: boolean;
-  stats: VolumeStats | null;
-}
+import {
+  loadNodes,
+  loadVolumes,
+  newNode,
+  type Node,
+  NODES_MAX,
+  storedNode,
+  storedVolume,
+  type Volume,
+} from "./node_records.ts";
+import { type Place, Placement } from "./placement.ts";
 
 export interface RegistryOptions {
   readonly journal: Journal;
@@ -75,7 +47,19 @@ export interface RegistryOptions {
   readonly reserveBytes: number;
 }
 
-const NODES_MAX = 4096;
+/** A node as administrators see it. */
+export interface NodeDescription {
+  readonly node: NodeId;
+  readonly host: string;
+  readonly address: string;
+  readonly rack: string;
+  readonly isAlive: boolean;
+  readonly isDecommissioning: boolean;
+  /** 0: none. */
+  readonly maintenanceSeconds: number;
+  readonly volumes: readonly VolumeId[];
+  readonly usedBytes: number;
+}
 
 export class Registry {
   readonly #options: RegistryOptions;
@@ -83,6 +67,8 @@ export class Registry {
   readonly #volumes = new Map<VolumeId, Volume>();
   /** Nobody has had the time to register before. */
   readonly #startedMs: number;
+  /** Counts changes after which blocks may have to move: of hosts, racks, and who is to keep what it has. */
+  layoutVersion = 0;
 
   private constructor(options: RegistryOptions) {
     this.#options = options;
@@ -91,23 +77,8 @@ export class Registry {
 
   static async load(options: RegistryOptions): Promise<Registry> {
     const registry = new Registry(options);
-    for (const [, value] of await options.journal.scan(tableRange(TABLE_NODE), NODES_MAX)) {
-      const stored = storedCodec.decode(value) as StoredNode;
-      const id = asNodeId(stored.node);
-      registry.#nodes.set(id, { ...stored, id, peer: null, hasLeft: false, lastHeardMs: -Infinity });
-    }
-    for (const [, value] of await options.journal.scan(tableRange(TABLE_VOLUME), NODES_MAX * 64)) {
-      const stored = storedCodec.decode(value) as StoredVolume;
-      const id = asVolumeId(stored.volume);
-      registry.#volumes.set(id, {
-        ...stored,
-        id,
-        node: asNodeId(stored.node),
-        disk: "",
-        isPresent: false,
-        stats: null,
-      });
-    }
+    for (const node of await loadNodes(options.journal)) registry.#nodes.set(node.id, node);
+    for (const volume of await loadVolumes(options.journal)) registry.#volumes.set(volume.id, volume);
     return registry;
   }
 
@@ -124,25 +95,15 @@ export class Registry {
       const age = Math.round(clock.monotonicMs() - node.lastHeardMs);
       log.info("dataserver registered again over a new connection", { node: nodeId, heartbeatAgeMs: age });
     }
+    const { label, host, address, rack = "" } = request;
     if (node === undefined) {
       if (this.#nodes.size >= NODES_MAX) throw new FsError("ENOSPC", `already ${NODES_MAX} dataservers`);
-      node = {
-        id: nodeId,
-        label: request.label,
-        host: request.host,
-        address: request.address,
-        peer: null,
-        hasLeft: false,
-        lastHeardMs: 0,
-      };
+      node = newNode({ id: nodeId, label, host, address, rack });
       this.#nodes.set(nodeId, node);
     }
-    node.host = request.host;
-    node.address = request.address;
-    const writes: Write[] = [[
-      nodeKey(nodeId),
-      storedCodec.encode({ node: nodeId, label: node.label, host: node.host, address: node.address }),
-    ]];
+    if (node.host !== host || node.rack !== rack) this.layoutVersion++;
+    Object.assign(node, { host, rack, address });
+    const writes: Write[] = [storedNode(node)];
     const volumes: VolumeId[] = [];
     for (const volume of this.#volumes.values()) {
       if (volume.node === nodeId) volume.isPresent = false;
@@ -152,7 +113,7 @@ export class Registry {
       const id = asVolumeId(known ?? ids.next("volume"));
       if (known !== undefined) ids.skip("volume", known);
       const old = this.#volumes.get(id);
-      this.#volumes.set(id, {
+      const volume: Volume = {
         id,
         node: nodeId,
         label: registration.label,
@@ -166,15 +127,10 @@ export class Registry {
           usedBytes: old?.stats?.usedBytes ?? 0,
           blocks: old?.stats?.blocks ?? 0,
         },
-      });
-      volumes.push(id);
-      const stored: StoredVolume = {
-        volume: id,
-        node: nodeId,
-        label: registration.label,
-        path: registration.path,
       };
-      writes.push([volumeKey(id), storedCodec.encode(stored)]);
+      this.#volumes.set(id, volume);
+      volumes.push(id);
+      writes.push(storedVolume(volume));
     }
     ids.saveTo({ put: (key, value) => writes.push([key, value]) });
     await journal.durable(journal.append(writes));
@@ -256,6 +212,15 @@ export class Registry {
     return !node.hasLeft && this.#options.clock.monotonicMs() - node.lastHeardMs < this.#options.deadAfterMs;
   }
 
+  #isInMaintenance(node: Node): boolean {
+    return this.#wallMs() < node.maintenanceEndMs;
+  }
+
+  #wallMs(): number {
+    const { seconds, nanoseconds } = this.#options.clock.now();
+    return seconds * 1000 + nanoseconds / 1e6;
+  }
+
   isAlive(volumeId: VolumeId): boolean {
     const volume = this.#volumes.get(volumeId);
     const node = volume === undefined ? undefined : this.#nodes.get(volume.node);
@@ -265,18 +230,37 @@ export class Registry {
 
   /** New replicas may be made there. */
   isPlace(volumeId: VolumeId): boolean {
-    return this.isAlive(volumeId) && this.#hasRoom(this.#volumes.get(volumeId)!);
+    const freeBytes = this.#volumes.get(volumeId)?.stats?.freeBytes ?? 0;
+    return this.isAlive(volumeId) && !this.isDraining(volumeId) && freeBytes > this.#options.reserveBytes;
+  }
+
+  /** Its node is being decommissioned: what it has can be read and copied, and does not count. */
+  isDraining(volumeId: VolumeId): boolean {
+    const volume = this.#volumes.get(volumeId);
+    return volume !== undefined && this.#nodes.get(volume.node)?.isDecommissioning === true;
   }
 
   /**
    * It is not to be counted on any more: its disk has failed, its dataserver came back without it, or has not been heard
-   * of for the dead time.
+   * of for the dead time. A node in maintenance may be away, or come back without a volume.
    */
   isLost(volumeId: VolumeId): boolean {
     const volume = this.#volumes.get(volumeId);
     const node = volume === undefined ? undefined : this.#nodes.get(volume.node);
     if (volume === undefined || node === undefined || volume.stats?.failed !== undefined) return true;
-    if (this.isAlive(volumeId)) return false;
+    if (this.isAlive(volumeId) || this.#isInMaintenance(node)) return false;
+    return this.#isGone(node, volume);
+  }
+
+  /** It is away, and may be back within the dead time: a node in maintenance that stays away for longer is not awaited. */
+  isAwaited(volumeId: VolumeId): boolean {
+    const volume = this.#volumes.get(volumeId);
+    const node = volume === undefined ? undefined : this.#nodes.get(volume.node);
+    if (volume === undefined || node === undefined || volume.stats?.failed !== undefined) return false;
+    return !this.isAlive(volumeId) && !this.#isGone(node, volume);
+  }
+
+  #isGone(node: Node, volume: Volume): boolean {
     if (node.peer !== null && this.#beats(node)) return !volume.isPresent;
     const { clock, deadAfterMs } = this.#options;
     return clock.monotonicMs() - Math.max(node.lastHeardMs, this.#startedMs) >= deadAfterMs;
@@ -293,23 +277,27 @@ export class Registry {
     return [...this.#volumes.keys()];
   }
 
-  /** A volume for one more replica beside those on `beside`, on another host; undefined when there is none with room. */
-  placeBeside(beside: readonly VolumeId[], avoid: (volume: VolumeId) => boolean): VolumeId | undefined {
-    const hosts = new Set(
-      beside.map((id) => this.#volumes.get(id)).filter((volume) => volume !== undefined)
-        .map((volume) => this.#hostOf(volume)),
-    );
-    const candidates = [...this.#volumes.values()].filter((volume) =>
-      this.isAlive(volume.id) && this.#hasRoom(volume) && !hosts.has(this.#hostOf(volume)) &&
-      !avoid(volume.id)
-    );
-    return this.#pickByFreeSpace(candidates)?.id;
+  /** Where replicas can go, as it is now. */
+  placement(): Placement {
+    const places = [...this.#volumes.values()].map((volume): Place => {
+      const node = this.#nodes.get(volume.node)!;
+      return {
+        volume: volume.id,
+        node: node.id,
+        host: node.host,
+        rack: node.rack,
+        disk: volume.disk,
+        isAlive: this.isAlive(volume.id),
+        isDraining: node.isDecommissioning,
+        freeBytes: volume.stats?.freeBytes ?? 0,
+      };
+    });
+    return new Placement(places, this.#options.random, this.#options.reserveBytes);
   }
 
-  /** The one of these volumes that has the least room. */
-  fullest(volumes: readonly VolumeId[]): VolumeId {
-    const free = (id: VolumeId) => this.#volumes.get(id)?.stats?.freeBytes ?? 0;
-    return volumes.reduce((least, id) => free(id) < free(least) ? id : least);
+  /** As Placement.place, as it is now. */
+  place(count: number, writerHost: string, avoid: readonly number[]): VolumeId[] {
+    return this.placement().place(count, writerHost, avoid);
   }
 
   location(volumeId: VolumeId): ReplicaLocation {
@@ -320,6 +308,7 @@ export class Registry {
       volume: volumeId,
       address: node?.address ?? "",
       host: node?.host ?? "",
+      ...(node === undefined || node.rack === "" ? {} : { rack: node.rack }),
       alive: this.isAlive(volumeId),
     };
   }
@@ -340,62 +329,13 @@ export class Registry {
     return connected.map(({ id }) => id);
   }
 
-  /**
-   * Volumes for the replicas of a new block: on different hosts, the writer's own first, more likely where more is
-   * free. Fewer than `count` when there are not enough hosts. ENOSPC when all that live are full; EHOSTUNREACH
-   * when none lives (the caller tries again).
-   */
-  place(count: number, writerHost: string, avoid: readonly number[]): VolumeId[] {
-    const live = [...this.#volumes.values()].filter(({ id }) => this.isAlive(id));
-    if (live.length === 0) throw new FsError("EHOSTUNREACH", "no dataserver is up", { op: "allocate" });
-    const roomy = live.filter((volume) => this.#hasRoom(volume));
-    if (roomy.length === 0) throw new FsError("ENOSPC", "every volume is full", { op: "allocate" });
-    const preferred = roomy.filter(({ node }) => !avoid.includes(node));
-    const chosen: VolumeId[] = [];
-    const hosts = new Set<string>();
-    const pick = (candidates: readonly Volume[]) => {
-      const volume = this.#pickByFreeSpace(candidates);
-      if (volume === undefined) return;
-      chosen.push(volume.id);
-      hosts.add(this.#hostOf(volume));
-    };
-    pick(preferred.filter((volume) => this.#hostOf(volume) === writerHost));
-    for (const candidates of [preferred, roomy]) {
-      while (chosen.length < count) {
-        const left = candidates.filter((volume) => !hosts.has(this.#hostOf(volume)));
-        if (left.length === 0) break;
-        pick(left);
-      }
-    }
-    return chosen;
-  }
-
-  #hasRoom({ stats }: Volume): boolean {
-    return (stats?.freeBytes ?? 0) > this.#options.reserveBytes;
-  }
-
-  #hostOf(volume: Volume): string {
-    return this.#nodes.get(volume.node)!.host;
-  }
-
-  #pickByFreeSpace(candidates: readonly Volume[]): Volume | undefined {
-    let total = 0;
-    for (const { stats } of candidates) total += stats!.freeBytes;
-    let point = this.#options.random.next() * total;
-    for (const volume of candidates) {
-      point -= volume.stats!.freeBytes;
-      if (point <= 0) return volume;
-    }
-    return candidates.at(-1);
-  }
-
-  /** Bytes of the disks of all live volumes, each disk once. */
+  /** Bytes of the disks of all live volumes that take blocks, each disk once. */
   space(): { totalBytes: number; freeBytes: number } {
     let totalBytes = 0;
     let freeBytes = 0;
     const counted = new Set<string>();
     for (const { id, disk, stats } of this.#volumes.values()) {
-      if (stats === null || counted.has(disk) || !this.isAlive(id)) continue;
+      if (stats === null || counted.has(disk) || !this.isAlive(id) || this.isDraining(id)) continue;
       counted.add(disk);
       totalBytes += stats.totalBytes;
       freeBytes += stats.freeBytes;
@@ -403,12 +343,78 @@ export class Registry {
     return { totalBytes, freeBytes };
   }
 
+  /** The node that an administrator means: its number, host or address. Errors: ENOENT, EINVAL when several fit. */
+  findNode(name: string): NodeId {
+    const nodes = [...this.#nodes.values()];
+    const byId = nodes.find(({ id }) => String(id) === name);
+    const found = byId !== undefined
+      ? [byId]
+      : nodes.filter(({ host, address }) => host === name || address === name);
+    if (found.length === 1) return found[0]!.id;
+    if (found.length === 0) {
+      throw new FsError("ENOENT", `no dataserver ${name}: "mfs status" lists them`, { op: "node" });
+    }
+    const ids = found.map(({ id }) => id).join(", ");
+    throw new FsError("EINVAL", `${name} is the host of nodes ${ids}: give one of these numbers`, {
+      op: "node",
+    });
+  }
+
+  describe(nodeId: NodeId): NodeDescription {
+    const node = this.#nodes.get(nodeId);
+    if (node === undefined) throw new FsError("ENOENT", `no dataserver ${nodeId}`, { op: "node" });
+    const volumes = [...this.#volumes.values()].filter((volume) => volume.node === nodeId);
+    return {
+      node: nodeId,
+      host: node.host,
+      address: node.address,
+      rack: node.rack,
+      isAlive: node.peer !== null && this.#beats(node),
+      isDecommissioning: node.isDecommissioning,
+      maintenanceSeconds: Math.max(0, Math.ceil((node.maintenanceEndMs - this.#wallMs()) / 1000)),
+      volumes: volumes.map(({ id }) => id),
+      usedBytes: volumes.reduce((sum, { stats }) => sum + (stats?.usedBytes ?? 0), 0),
+    };
+  }
+
+  /** Begins or ends the decommissioning of a node; stored before it resolves. */
+  async decommission(nodeId: NodeId, isDecommissioning: boolean): Promise<void> {
+    await this.#change(nodeId, (node) => node.isDecommissioning = isDecommissioning);
+    this.#options.log.info(isDecommissioning ? "node is being decommissioned" : "node is in service again", {
+      node: nodeId,
+    });
+  }
+
+  /** The node may be away for so long from now on; 0: not any more. Stored before it resolves. */
+  async maintain(nodeId: NodeId, seconds: number): Promise<void> {
+    const endMs = seconds === 0 ? 0 : this.#wallMs() + seconds * 1000;
+    await this.#change(nodeId, (node) => node.maintenanceEndMs = endMs);
+    this.#options.log.info(seconds === 0 ? "maintenance ended" : "node is in maintenance", {
+      node: nodeId,
+      seconds,
+    });
+  }
+
+  async #change(nodeId: NodeId, change: (node: Node) => void): Promise<void> {
+    const node = this.#nodes.get(nodeId);
+    if (node === undefined) throw new FsError("ENOENT", `no dataserver ${nodeId}`, { op: "node" });
+    change(node);
+    this.layoutVersion++;
+    const { journal } = this.#options;
+    await journal.durable(journal.append([storedNode(node)]));
+  }
+
   status(): DataserverStatus[] {
     const nowMs = this.#options.clock.monotonicMs();
     return [...this.#nodes.values()].map((node) => ({
       node: node.id,
       host: node.host,
+      rack: node.rack,
       address: node.address,
+      state: node.isDecommissioning ? "decommissioning" : "in service",
+      ...(this.#isInMaintenance(node)
+        ? { maintenanceSeconds: Math.ceil((node.maintenanceEndMs - this.#wallMs()) / 1000) }
+        : {}),
       alive: node.peer !== null && this.#beats(node),
       lastHeartbeatSeconds: Number.isFinite(node.lastHeardMs)
         ? Math.round((nowMs - node.lastHeardMs) / 100) / 10

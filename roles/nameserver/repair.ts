@@ -433,7 +433,7 @@ export class Repair {
     const kept = extent.volumes.filter((volume) => !registry.isLost(volume));
     const wanted = this.wanted(namespace.begin().findInode(ino));
     if (kept.length > wanted && good.length === kept.length) {
-      const surplus = registry.fullest(good);
+      const surplus = registry.placement().surplus(good);
       await recovery.replicasFailed(ino, start, block, extent.generation, [surplus]);
       return "again";
     }
@@ -518,7 +518,7 @@ export class Repair {
     if (source === undefined) return "busy";
     // What a volume still has to delete of the block would be deleted after the copy was made.
     let isDeleting = false;
-    const target = registry.placeBeside(kept, (volume) => {
+    const target = registry.placement().placeBeside(kept, (volume) => {
       if (extent.volumes.includes(volume)) return true;
       if (this.#options.namespace.journal.get(deletionKey(volume, block)) === undefined) return false;
       return isDeleting = true;

@@ -19,6 +19,7 @@ const PAGE = 1000;
 interface Health {
   readonly underReplicated: number;
   readonly missing: number;
+  readonly misplaced: number;
   readonly pendingDeletions: number;
 }
 
@@ -77,26 +78,36 @@ export class StatusReporter {
     const { namespace, registry, replication } = this.#options;
     let underReplicated = 0;
     let missing = 0;
+    let misplaced = 0;
     let pendingDeletions = 0;
-    await this.#each(TABLE_EXTENTS, (value, key) => {
-      const inode = namespace.begin().findInode(asInodeId(getU64(key, 1)));
-      for (const extent of decodeExtents(value)) {
-        if (!extent.written) continue; // nothing to lose yet
-        const alive = extent.volumes.filter((volume) => registry.isAlive(volume)).length;
-        if (alive < (inode?.replication || replication)) underReplicated++;
-        if (alive === 0) missing++;
+    await this.#each(TABLE_EXTENTS, (records) => {
+      const tx = namespace.begin();
+      const placement = registry.placement();
+      for (const [key, value] of records) {
+        const inode = tx.findInode(asInodeId(getU64(key, 1)));
+        for (const { written, volumes } of decodeExtents(value)) {
+          if (!written) continue; // nothing to lose yet
+          const alive = volumes.filter((volume) => registry.isAlive(volume));
+          if (alive.length < (inode?.replication || replication)) underReplicated++;
+          if (alive.length === 0) missing++;
+          const staying = alive.filter((volume) => !registry.isDraining(volume));
+          if (placement.betterSpread(staying, () => false) !== undefined) misplaced++;
+        }
       }
     });
-    await this.#each(TABLE_DELETION, () => pendingDeletions++);
-    return { underReplicated, missing, pendingDeletions };
+    await this.#each(TABLE_DELETION, ({ length }) => pendingDeletions += length);
+    return { underReplicated, missing, misplaced, pendingDeletions };
   }
 
-  async #each(table: number, visit: (value: Uint8Array, key: Uint8Array) => void): Promise<void> {
+  async #each(
+    table: number,
+    visit: (records: readonly (readonly [Uint8Array, Uint8Array])[]) => void,
+  ): Promise<void> {
     const [start, to] = tableRange(table);
     let from: Key = start;
     for (;;) {
       const records = await this.#options.namespace.journal.scan([from, to], PAGE);
-      for (const [key, value] of records) visit(value, key);
+      visit(records);
       const last = records.at(-1)?.[0];
       if (last === undefined || records.length < PAGE) return;
       from = new Uint8Array(last.length + 1);

@@ -39,16 +39,21 @@ Deno.test("status: the page names dead dataservers and what is wrong", () => {
     pendingDeletions: 0,
     sessions: 0,
     leases: 0,
+    misplaced: 4,
     repair: { waiting: 7, running: 2, walking: true, copied: 3, copiedBytes: 3 * 1024, failed: 0 },
     residentBytes: 0,
     dataservers: [
       { node: 1, host: "a", address: "a:1", alive: true, lastHeartbeatSeconds: 1, volumes: [] },
-      { node: 2, host: "b", address: "b:1", alive: false, lastHeartbeatSeconds: 300, volumes: [] },
+      {
+        ...{ node: 2, host: "b", rack: "r7", address: "b:1", alive: false, lastHeartbeatSeconds: 300 },
+        ...{ state: "decommissioning", maintenanceSeconds: 3 * 3600, volumes: [] },
+      },
     ],
   } as unknown as StatusReply;
   const page = formatStatus(status);
   assertMatch(page, /1 of 2 alive/);
-  assertMatch(page, /silent for 5 min/);
+  assertMatch(page, / r7 .*silent for 5 min, decommissioning, maintenance for 3 h/);
+  assertMatch(page, /4 blocks misplaced/);
   assertMatch(page, /1 blocks under-replicated/);
   assertMatch(page, /7 blocks wait, 2 are being copied; looking at blocks; 3 replicas \(3.0 KiB\) made/);
 });

@@ -162,6 +162,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
     replicas: 3,
     underReplicated: 4,
     missing: 5,
+    misplaced: 7,
     totalBytes: 1e15,
     freeBytes: 1e14,
     pendingDeletions: 6,
@@ -195,6 +196,9 @@ const nameserver: Samples<typeof NAMESERVER> = {
     dataservers: [{
       node: 1,
       host: "h",
+      rack: "r",
+      state: "decommissioning",
+      maintenanceSeconds: 7200,
       address: "h:1",
       alive: true,
       lastHeartbeatSeconds: 0.1,

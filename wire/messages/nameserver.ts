@@ -247,9 +247,17 @@ export interface VolumeStatus {
   readonly failed?: string;
 }
 
+/** What administrators have a node do: "decommissioned": nothing that is counted on is left there. */
+export type NodeState = "in service" | "decommissioning" | "decommissioned";
+
 export interface DataserverStatus {
   readonly node: number;
   readonly host: string;
+  /** Absent or "": not known. */
+  readonly rack?: string;
+  readonly state?: NodeState;
+  /** For so long it may be away without being missed; absent: it may not. */
+  readonly maintenanceSeconds?: number;
   readonly address: string;
   readonly alive: boolean;
   readonly lastHeartbeatSeconds: number;
@@ -312,7 +320,9 @@ export interface StatusReply {
   readonly replicas: number;
   readonly underReplicated: number;
   readonly missing: number;
-  /** Of the disks of live volumes, each disk once; before replication. */
+  /** Blocks all of whose replicas are in one rack, or two on one host, while there is a better place. */
+  readonly misplaced: number;
+  /** Of the disks of live volumes that take blocks, each disk once; before replication. */
   readonly totalBytes: number;
   readonly freeBytes: number;
   readonly pendingDeletions: number;
