@@ -294,13 +294,18 @@ export class LeaseTable {
 
   /**
    * Runs `work` while nobody can write to the inode: what others have buffered has come in before, and nobody gets WRITE
-   * until it has ended. Readers go on. `work` must end by itself, and soon.
+   * until it has ended. Readers go on, unless `keep` is "none": then nobody has anything of it, its block map included.
+   * `work` must end by itself, and soon.
    */
-  async withoutWriters<T>(ino: InodeId, work: () => Promise<T>): Promise<T> {
+  async withoutWriters<T>(
+    ino: InodeId,
+    work: () => Promise<T>,
+    keep: "read" | "none" = "read",
+  ): Promise<T> {
     await this.#options.sessions.allReclaimed(NO_SESSION);
     await this.#turns.take(ino);
     try {
-      await this.#recallOthers(NO_SESSION, [{ ino, keep: "read" }]);
+      await this.#recallOthers(NO_SESSION, [{ ino, keep }]);
       return await work();
     } finally {
       this.#turns.giveAll([ino]);

@@ -43,9 +43,16 @@ const FENCE_RETRY_MS = 500;
 /** So long all its replicas are waited for, before it is fenced without some. */
 const FENCE_COMPLETE_MS = 6_000;
 const FENCE_PAGE = 256;
-const LOST_COPIES_MAX = 10_000;
 /** A dataserver reads what was written lately to say what a replica holds. */
 const DIGEST_TIMEOUT_MS = 30_000;
+
+/** What is to become of a block's replicas. */
+export interface Replacement {
+  readonly add?: { readonly copy: VolumeId; readonly isExact: () => Promise<boolean> };
+  readonly remove: readonly VolumeId[];
+  /** So many there must be afterwards, or none is removed. */
+  readonly keep: number;
+}
 
 export class BlockRecovery {
   readonly #namespace: Namespace;
@@ -55,8 +62,6 @@ export class BlockRecovery {
   onReplicasLost: (ino: InodeId, start: number, block: BlockId) => void = () => {};
   /** Told of each block whose replicas may have a generation that it has not, or hold different things. */
   onUnsettled: (ino: InodeId, start: number, block: BlockId) => void = () => {};
-  /** Generations that copies may have taken without an answer: their deletion may still be on its way. */
-  readonly #lostCopies = new Map<BlockId, Generation>();
   /** Changes under way, by block: a second report about one waits for the first. */
   readonly #running = new Map<BlockId, Promise<unknown>>();
 
@@ -91,42 +96,54 @@ export class BlockRecovery {
   }
 
   /**
-   * Makes a copy (COPY_GENERATION) a replica of its block, while nobody writes to it. `isExact` is asked at the last moment
-   * whether the copy is what the block's replicas hold. False when it is not, or the block has changed since.
+   * Changes where a block's replicas are: makes a copy (COPY_GENERATION) a replica, while nobody writes to the block, and
+   * takes others off, in one step. `isExact` is asked at the last moment whether the copy is what the block's replicas
+   * hold. False, and nothing has changed, when it is not, or the block has changed since `seen`, or nobody answers; what
+   * there is of a copy with a generation is deleted then.
+   *
+   * Invariant: those in `remove` go only if all others that are to stay, and at least `keep` of them, have the new
+   * generation. If not, they stay as well; and the copy is left out where it would share a host with one of them.
    */
-  addReplica(
+  replace(
     ino: InodeId,
     start: number,
     seen: Extent,
-    copy: VolumeId,
-    isExact: () => Promise<boolean>,
+    change: Replacement,
   ): Promise<boolean> {
+    const { add } = change;
     return this.#alone(seen.block, async () => {
       const isSame = (now: Extent) => now.generation === seen.generation;
       if (!isSame(await this.#namespace.look((tx) => currentExtent(tx, ino, start, seen.block)))) {
         return false;
       }
-      if (!await isExact()) return false;
-      const lost = this.#lostCopies.get(seen.block) ?? 0;
-      const to = this.#namespace.ids.generationAfter(Math.max(seen.generation, lost));
-      // The copy first: if it fails, nothing has changed. Who of the others does not answer then is left behind.
-      if (!await this.#setGeneration(copy, { ...seen, generation: COPY_GENERATION }, to)) {
-        // It may have taken it, or yet take it, and nobody else knows of it. What is made there next has a higher one.
-        if (this.#lostCopies.size >= LOST_COPIES_MAX) this.#lostCopies.clear();
-        this.#lostCopies.set(seen.block, to);
-        await this.#namespace.change((tx) => leaveDeletion(tx, copy, seen.block, to));
+      if (add !== undefined && !await add.isExact()) return false;
+      // Who did not answer may have taken the generation all the same: it is used up before others get it (onUnsettled).
+      const giveUp = async () => {
+        this.onUnsettled(ino, start, seen.block);
+        if (add !== undefined) {
+          await this.#namespace.change((tx) => leaveDeletion(tx, add.copy, seen.block, to));
+        }
         return false;
+      };
+      const to = this.#namespace.ids.generationAfter(seen.generation);
+      // The copy first: if it fails, nothing has changed. Who of the others does not answer then is left behind.
+      if (add !== undefined) {
+        const copied = { ...seen, generation: COPY_GENERATION };
+        if (!await this.#setGeneration(add.copy, copied, to)) return await giveUp();
       }
-      this.#lostCopies.delete(seen.block);
-      const volumes = [...await this.#takers(seen.volumes, seen, to), copy];
+      // Those that go as well: from now on no replica takes what another does not.
+      const took = await this.#takers(seen.volumes, seen, to);
+      const volumes = this.#replicasAfter(seen.volumes, took, change);
+      if (volumes.length === 0) return await giveUp();
       return await this.#namespace.change((tx) => {
         const now = tx.findInode(ino) === undefined ? undefined : extentAt(tx, regularFile(tx, ino), start);
         if (now?.block !== seen.block || !isSame(now)) {
           // The file was removed, or cut, meanwhile: nobody else knows of the copy, which has a generation by now.
-          leaveDeletion(tx, copy, seen.block, to);
+          if (add !== undefined) leaveDeletion(tx, add.copy, seen.block, to);
           return false;
         }
         changeReplicas(tx, regularFile(tx, ino), now, volumes);
+        if (add !== undefined && !volumes.includes(add.copy)) leaveDeletion(tx, add.copy, seen.block, to);
         return true;
       }, true);
     });
@@ -257,6 +274,22 @@ export class BlockRecovery {
     });
   }
 
+  /** Which of those that took the new generation, and the copy, are the block's from now on. */
+  #replicasAfter(
+    before: readonly VolumeId[],
+    took: readonly VolumeId[],
+    { add, remove, keep }: Replacement,
+  ): VolumeId[] {
+    const copies = add === undefined ? [] : [add.copy];
+    const staying = before.filter((volume) => !remove.includes(volume));
+    const isEnough = staying.every((volume) => took.includes(volume)) &&
+      staying.length + copies.length >= keep;
+    if (isEnough) return [...staying, ...copies];
+    const hostOf = (volume: VolumeId) => this.#registry.location(volume).host;
+    const keptHosts = took.filter((volume) => remove.includes(volume)).map(hostOf);
+    return [...took, ...copies.filter((copy) => !keptHosts.includes(hostOf(copy)))];
+  }
+
   /** Runs a change of a block's replicas when the one before has ended. */
   async #alone<T>(block: BlockId, change: () => Promise<T>): Promise<T> {
     for (let before = this.#running.get(block); before !== undefined; before = this.#running.get(block)) {
@@ -302,7 +335,7 @@ export class BlockRecovery {
     const completeMs = clock.monotonicMs() + FENCE_COMPLETE_MS;
     // Who is coming back just now, as after a restart of ours, is not left behind.
     const isAway = (volume: VolumeId) =>
-      this.#registry.dataserver(volume) === null && !this.#registry.isLost(volume);
+      this.#registry.dataserver(volume) === null && this.#registry.isAwaited(volume);
     while (extent.volumes.some(isAway) && clock.monotonicMs() < completeMs) await clock.sleep(FENCE_RETRY_MS);
     for (;;) {
       try {

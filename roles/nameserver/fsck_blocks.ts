@@ -11,6 +11,7 @@ import { COPY_GENERATION, LIST_REPLICAS_MAX, type ListedReplica } from "../../wi
 import { extentNow, type FsckContext, volumeName } from "./fsck_context.ts";
 import type { Verification } from "./fsck_verify.ts";
 import { deletionKey, prefixRange, replicaKey, TABLE_REPLICA } from "./keys.ts";
+import type { Placement } from "./placement.ts";
 import type { Extent, InodeRecord } from "./records.ts";
 import type { Transaction } from "./transaction.ts";
 
@@ -43,6 +44,7 @@ export class BlockChecks {
   #questions = new Map<VolumeId, Question[]>();
   #count = 0;
   #most = 0;
+  #placement: { readonly now: Transaction; readonly placement: Placement } | undefined;
 
   constructor(run: FsckContext, verification: Verification | undefined) {
     this.#run = run;
@@ -87,13 +89,25 @@ export class BlockChecks {
         detail: `block ${block} has ${kept.length} replicas, ${wanted} are wanted`,
       });
     }
+    const staying = kept.filter((volume) => !registry.isDraining(volume));
     const hosts = kept.map((volume) => registry.location(volume).host);
     const twice = hosts.find((host, i) => hosts.indexOf(host) !== i);
     if (twice !== undefined) {
       report({ kind: "misplaced", detail: `block ${block} has more than one replica on host ${twice}` });
+    } else if (this.#placementAt(now).betterSpread(staying, () => false) !== undefined) {
+      const { rack } = registry.location(staying[0]!);
+      report({ kind: "misplaced", detail: `block ${block} has all its replicas in rack ${rack}` });
     }
     for (const volume of alive) this.#question({ volume, block, ino, start, path });
     this.#verification?.add({ extent, ino, path, volumes: alive });
+  }
+
+  /** Made once for all blocks that are looked at in one step. */
+  #placementAt(now: Transaction): Placement {
+    if (this.#placement?.now !== now) {
+      this.#placement = { now, placement: this.#run.parts.registry.placement() };
+    }
+    return this.#placement.placement;
   }
 
   #question(question: Question): void {

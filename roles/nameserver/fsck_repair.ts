@@ -42,7 +42,7 @@ function repairKind(parts: FsckParts, problem: FsckProblem): FsckRepaired | Prom
         "none of its replicas can be read: bring back the volumes that had it, or restore the file",
       );
     case "misplaced":
-      return refused("replicas are not moved between hosts by this");
+      return move(parts, problem);
     case "differing":
       return refused("which one is right can't be told: compare the file with a copy, and write it again");
     case "stray":
@@ -85,6 +85,13 @@ function requeue({ namespace, repair }: FsckParts, problem: FsckProblem): FsckRe
   if (volume === undefined) repair.look(ino, start, block);
   else repair.replicaBad(volume, block, kind !== "stale");
   return { outcome: "waiting", message: "replicas were made and taken off" };
+}
+
+/** Repair moves replicas, if only there is a place. */
+function move({ repair }: FsckParts, { ino, start, block }: FsckProblem): FsckRepaired {
+  if (ino === undefined || start === undefined || block === undefined) return GONE;
+  repair.look(ino, start, block);
+  return refused("it moves by itself once another host or rack has room: look again later");
 }
 
 /** The block has a replica that can be read, on another volume than `volume`. */

@@ -1,75 +1,44 @@
 /**
- * Gives blocks the replicas that they should have: copies where there are too few, takes off what is corrupt or too many.
- *
- * Where blocks come from: a walk over the replicas of each volume that is lost, a walk over all blocks after a start and
- * whenever volumes have come, or have room again that was missed, and reports of single replicas (corrupt, missing, failed under a writer). What is to be done
- * about a block is decided when its turn comes, from what is so then: a block may be told of twice, or for nothing.
+ * Gives blocks the replicas that they should have: copies where there are too few or one is to go or lies badly, takes off
+ * what is corrupt or too many. BlockFinder says which blocks to look at, as do reports of single replicas (corrupt,
+ * missing, failed under a writer). What is to be done about a block is decided when its turn comes, from what is so then.
  *
  * Invariants:
- * - A block's last good replica is never taken off it.
- * - A copy counts only if no byte of its source changed since the copy began, seen while nobody can write (addReplica).
- * - Bounded: QUEUE_MAX blocks are known at a time; the walks stop meanwhile.
+ * - A block's last good replica is never taken off it. What moves is taken off in the step in which its copy counts.
+ * - Replicas of nodes that are being decommissioned are read and copied, and do not count.
+ * - Where nothing is endangered (replicas that move) only a part of the copies at once may be.
  */
 
 import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
-import { FsError, isErrno } from "../../wire/errno.ts";
-import {
-  asBlockId,
-  asGeneration,
-  asInodeId,
-  type BlockId,
-  type Generation,
-  type InodeId,
-  type VolumeId,
-} from "../../wire/ids.ts";
-import type { CopyReplicaRequest, ReplicaStateReply } from "../../wire/messages/dataserver.ts";
+import { isErrno } from "../../wire/errno.ts";
+import { asGeneration, type BlockId, type Generation, type InodeId, type VolumeId } from "../../wire/ids.ts";
 import type { RepairStatus } from "../../wire/messages/nameserver.ts";
 import type { LeaseTable } from "../leaseserver/leases.ts";
+import { BlockFinder } from "./block_finder.ts";
+import { changeReplicas } from "./block_operations.ts";
 import type { BlockRecovery } from "./block_recovery.ts";
 import { extentAt, extentsIn } from "./extents.ts";
-import {
-  deletionKey,
-  fieldRange,
-  getU64,
-  type Key,
-  replicaKey,
-  TABLE_EXTENTS,
-  TABLE_REPLICA,
-  tableRange,
-} from "./keys.ts";
+import { deletionKey, replicaKey } from "./keys.ts";
 import type { Namespace } from "./namespace.ts";
-import { decodeExtents, decodeReplica, type Extent, type InodeRecord } from "./records.ts";
+import type { Placement } from "./placement.ts";
+import { decodeReplica, type Extent, type InodeRecord } from "./records.ts";
 import type { Registry } from "./registry.ts";
+import { NOT_URGENT, RepairQueue, type Task, type Urgency } from "./repair_queue.ts";
+import { ReplicaCopier } from "./replica_copier.ts";
 import type { Transaction } from "./transaction.ts";
 
 const PERIOD_MS = 200;
-const QUEUE_MAX = 20_000;
 /** The walks go on when fewer blocks than this wait. */
 const QUEUE_LOW = 10_000;
-const PAGE = 1_000;
-/** All blocks are looked at again after so long, whatever was heard. */
-const WALK_MS = 60 * 60_000;
-/** And that often at most as there is room again: a volume that is nearly full may have some and none in turn. */
-const ROOM_WALK_MS = 10_000;
 const RETRY_MS = 5_000;
-/** Copies at once in all, and from or to one volume. */
-const COPIES_MAX = 16;
-const COPIES_PER_VOLUME = 8;
-/** A source that changes while it is copied is copied again; after so many times while nobody can write. */
-const TRIES_WITH_WRITERS = 2;
-const CALL_TIMEOUT_MS = 3_000;
-/** A copy that takes longer than its bytes at this rate has failed. */
-const SLOWEST_BYTES_PER_MS = 1_000;
-const COPY_TIMEOUT_MS = 30_000;
+/** Blocks under repair at once in all, and those of them that are not endangered. */
+const RUNNING_MAX = 16;
+const NOT_URGENT_MAX = 8;
+/** Blocks of a file that are looked at at once. */
+const PAGE = 1_000;
 const BAD_MAX = 100_000;
 export const REPAIR_BYTES_PER_SECOND_DEFAULT = 128 * 1024 * 1024;
-
-interface Task {
-  readonly ino: InodeId;
-  readonly start: number;
-  readonly block: BlockId;
-}
 
 /**
  * A block with replicas of a generation that the namespace does not name, as the server died after they had taken it, did
@@ -96,42 +65,52 @@ export interface RepairOptions {
 /** "busy": its volumes have enough to do. */
 type Outcome = "done" | "again" | "busy" | "later";
 
+/** A block's replicas, by what can be expected of them. */
+interface Replicas {
+  readonly wanted: number;
+  /** Not lost. */
+  readonly kept: readonly VolumeId[];
+  /** Kept, and to stay. */
+  readonly counted: readonly VolumeId[];
+  /** Live, and not known as bad. */
+  readonly good: readonly VolumeId[];
+  /** To go, lost or not. */
+  readonly leaving: readonly VolumeId[];
+  readonly lost: readonly VolumeId[];
+}
+
 export class Repair {
   readonly #options: RepairOptions;
-  /** By how many good replicas are left; the most endangered first. */
-  readonly #queues: Map<BlockId, Task>[] = [new Map(), new Map(), new Map()];
-  readonly #running = new Map<BlockId, Promise<void>>();
-  readonly #busyVolumes = new Map<VolumeId, number>();
-  /** When blocks that could not be repaired are tried again. */
-  readonly #later: { readonly task: Task; readonly atMs: number }[] = [];
+  readonly #queue = new RepairQueue();
+  readonly #finder: BlockFinder;
+  readonly #copier: ReplicaCopier;
+  /** Blocks that are being worked on. */
+  readonly #running = new Map<BlockId, Urgency>();
   /** Replicas that were reported; true: as corrupt, false: as missing or behind, which may have been so for a moment. */
   readonly #bad = new Map<string, boolean>();
   /** Blocks that may have replicas of a newer generation than the namespace names, or that could not be fenced. */
   readonly #ahead = new Map<BlockId, Ahead>();
   /** Blocks that had a doubtful replica, which are #bad as well. */
   readonly #doubtful = new Set<BlockId>();
-  /** Walks over the replicas of lost volumes: the next block. */
-  readonly #walks = new Map<VolumeId, number>();
-  /** The walk over all blocks: the next key. Null: none is under way. */
-  #walk: Key | null = null;
-  #walkedMs: number;
-  #alive: ReadonlySet<VolumeId> = new Set();
-  /** Those that have room. */
-  #places: ReadonlySet<VolumeId> = new Set();
-  /** Since the last walk began: a block found no place for another replica; a volume that was full has room again. */
-  #lacksPlace = false;
-  #hasNewRoom = false;
-  #lost: ReadonlySet<VolumeId> = new Set();
-  #copied = 0;
-  #copiedBytes = 0;
   #failed = 0;
   #told = 0;
 
   constructor(options: RepairOptions) {
     this.#options = options;
-    this.#walkedMs = options.clock.monotonicMs();
-    options.recovery.onReplicasLost = (ino, start, block) => this.#add({ ino, start, block });
-    options.recovery.onUnsettled = (ino, start, block) => {
+    const { namespace, registry, leases, recovery, clock, log, bytesPerSecond } = options;
+    this.#finder = new BlockFinder({
+      namespace,
+      registry,
+      clock,
+      log,
+      isSuspect: (inode, extent, placement) => this.#isSuspect(inode, extent, placement),
+      found: (task) => this.#add(task),
+      isFull: () => this.#queue.size >= QUEUE_LOW,
+    });
+    const sharers = () => this.#running.size;
+    this.#copier = new ReplicaCopier({ namespace, registry, leases, recovery, log, bytesPerSecond, sharers });
+    recovery.onReplicasLost = (ino, start, block) => this.#add({ ino, start, block });
+    recovery.onUnsettled = (ino, start, block) => {
       const task = { ino, start, block };
       this.#noteAhead(task);
       // What is being repaired is tried again later by itself.
@@ -141,11 +120,11 @@ export class Repair {
 
   status(): RepairStatus {
     return {
-      waiting: this.#queued + this.#later.length,
+      waiting: this.#queue.size + this.#queue.laterSize,
       running: this.#running.size,
-      walking: this.#walk !== null || this.#walks.size > 0,
-      copied: this.#copied,
-      copiedBytes: this.#copiedBytes,
+      walking: this.#finder.isWalking,
+      copied: this.#copier.copied,
+      copiedBytes: this.#copier.copiedBytes,
       failed: this.#failed,
     };
   }
@@ -184,14 +163,17 @@ export class Repair {
 
   /** The file's blocks should have another number of replicas than before. */
   async replicationChanged(ino: InodeId): Promise<void> {
-    const { namespace, clock } = this.#options;
+    const { namespace, registry, clock } = this.#options;
     for (let from = 0;;) {
       const tx = namespace.begin();
       const inode = tx.findInode(ino);
       if (inode === undefined) return;
       const page = extentsIn(tx, inode, from, Infinity, PAGE);
+      const placement = registry.placement();
       for (const extent of page) {
-        if (this.#isSuspect(inode, extent)) this.#add({ ino, start: extent.start, block: extent.block });
+        if (this.#isSuspect(inode, extent, placement)) {
+          this.#add({ ino, start: extent.start, block: extent.block });
+        }
       }
       const last = page.at(-1);
       if (last === undefined || page.length < PAGE) return;
@@ -210,7 +192,7 @@ export class Repair {
    * copy yet.
    */
   blockWritten(inode: InodeRecord, extent: Extent): void {
-    if (this.#isSuspect(inode, extent)) {
+    if (this.#isSuspect(inode, extent, this.#options.registry.placement())) {
       this.#add({ ino: inode.ino, start: extent.start, block: extent.block });
     }
   }
@@ -234,8 +216,10 @@ export class Repair {
     const { clock, log } = this.#options;
     while (!signal.aborted) {
       try {
-        this.#watchVolumes();
-        await this.#walkOn();
+        const hasPlaces = this.#finder.watch();
+        for (const task of this.#queue.takeLater(clock.monotonicMs(), hasPlaces)) this.#add(task);
+        this.#addAhead();
+        await this.#finder.walkOn();
         this.#start(signal);
         this.#tell();
       } catch (error) {
@@ -245,136 +229,91 @@ export class Repair {
     }
   }
 
+  /** More of these than the queue takes are told of once and at once. */
+  #addAhead(): void {
+    if (this.#queue.size + this.#queue.laterSize + this.#running.size > 0) return;
+    for (const { task } of this.#ahead.values()) {
+      if (this.#queue.size < QUEUE_LOW) this.#add(task);
+    }
+  }
+
   #tell(): void {
-    const { waiting, running, walking } = this.status();
-    if (waiting + running > 0 || walking || this.#copied === this.#told) return;
+    const { waiting, running, walking, copied } = this.status();
+    if (waiting + running > 0 || walking || copied === this.#told) return;
     this.#options.log.info("blocks have all replicas that there is a place for", {
-      made: this.#copied - this.#told,
+      made: copied - this.#told,
     });
-    this.#told = this.#copied;
+    this.#told = copied;
   }
 
-  // ---- finding blocks
+  // ---- what is so
 
-  /** Volumes that were lost begin a walk over their replicas; ones that came are a place for what had none. */
-  #watchVolumes(): void {
-    const { registry, clock, log } = this.#options;
-    const alive = new Set(registry.volumes.filter((volume) => registry.isAlive(volume)));
-    const lost = new Set(registry.volumes.filter((volume) => registry.isLost(volume)));
-    for (const volume of lost) {
-      if (this.#lost.has(volume)) continue;
-      log.warn("volume is lost: its blocks get other replicas", { volume });
-      this.#walks.set(volume, 0);
-    }
-    for (const volume of this.#walks.keys()) {
-      if (!lost.has(volume)) this.#walks.delete(volume); // it is back
-    }
-    const nowMs = clock.monotonicMs();
-    const hasCome = [...alive].some((volume) => !this.#alive.has(volume));
-    const places = new Set([...alive].filter((volume) => registry.isPlace(volume)));
-    this.#hasNewRoom ||= [...places].some((volume) => !this.#places.has(volume));
-    const isRoomDue = this.#hasNewRoom && this.#lacksPlace && this.#walk === null &&
-      nowMs - this.#walkedMs > ROOM_WALK_MS;
-    if (hasCome || isRoomDue || nowMs - this.#walkedMs > WALK_MS) {
-      this.#walkedMs = nowMs;
-      this.#walk = tableRange(TABLE_EXTENTS)[0];
-      this.#lacksPlace = this.#hasNewRoom = false;
-    }
-    this.#alive = alive;
-    this.#places = places;
-    this.#lost = lost;
-    while (this.#later.length > 0 && (hasCome || this.#later[0]!.atMs <= nowMs)) {
-      this.#add(this.#later.shift()!.task);
-    }
-  }
-
-  get #isAwayUnseen(): boolean {
-    return [...this.#alive].some((volume) => !this.#options.registry.isAlive(volume));
-  }
-
-  async #walkOn(): Promise<void> {
-    const { namespace } = this.#options;
-    // More of these than the queue takes are told of once and at once.
-    if (this.#queued + this.#later.length + this.#running.size === 0) {
-      for (const { task } of this.#ahead.values()) {
-        if (this.#queued < QUEUE_LOW) this.#add(task);
-      }
-    }
-    for (const [volume, from] of this.#walks) {
-      if (this.#queued >= QUEUE_LOW) return;
-      const range = fieldRange(TABLE_REPLICA, volume, from, Number.MAX_SAFE_INTEGER + 1);
-      const page = await namespace.journal.scan(range, PAGE);
-      for (const [key, value] of page) {
-        this.#add({ ...decodeReplica(value), block: asBlockId(getU64(key, 9)) });
-      }
-      const last = page.at(-1);
-      if (last === undefined || page.length < PAGE) this.#walks.delete(volume);
-      else this.#walks.set(volume, getU64(last[0], 9) + 1);
-    }
-    if (this.#walk === null || this.#queued >= QUEUE_LOW) return;
-    const [, to] = tableRange(TABLE_EXTENTS);
-    const page = await namespace.journal.scan([this.#walk, to], PAGE);
-    for (const [key, value] of page) {
-      const ino = asInodeId(getU64(key, 1));
-      for (const extent of decodeExtents(value)) {
-        if (this.#isSuspect(namespace.begin().findInode(ino), extent)) {
-          this.#add({ ino, start: extent.start, block: extent.block });
-        }
-      }
-    }
-    const last = page.at(-1)?.[0];
-    if (last === undefined || page.length < PAGE) this.#walk = null;
-    else {
-      this.#walk = new Uint8Array(last.length + 1);
-      this.#walk.set(last);
-    }
-  }
-
-  get #queued(): number {
-    return this.#queues.reduce((sum, { size }) => sum + size, 0);
-  }
-
-  #isSuspect(inode: InodeRecord | undefined, extent: Extent): boolean {
+  #replicas(inode: InodeRecord | undefined, { volumes, block }: Extent): Replicas {
     const { registry } = this.#options;
+    const kept = volumes.filter((volume) => !registry.isLost(volume));
+    return {
+      wanted: this.wanted(inode),
+      kept,
+      counted: kept.filter((volume) => !registry.isDraining(volume)),
+      good: volumes.filter((volume) => registry.isAlive(volume) && !this.#bad.has(badKey(volume, block))),
+      leaving: volumes.filter((volume) => registry.isDraining(volume)),
+      lost: volumes.filter((volume) => registry.isLost(volume)),
+    };
+  }
+
+  #isSuspect(inode: InodeRecord | undefined, extent: Extent, placement: Placement): boolean {
+    const { counted, leaving, wanted } = this.#replicas(inode, extent);
+    if (leaving.length > 0) return true;
     if (!extent.written) return false;
-    const kept = extent.volumes.filter((volume) => !registry.isLost(volume)).length;
-    if (kept !== this.wanted(inode)) return true;
-    return this.#bad.size > 0 && extent.volumes.some((volume) => this.#bad.has(badKey(volume, extent.block)));
+    if (this.#bad.size > 0 && extent.volumes.some((volume) => this.#bad.has(badKey(volume, extent.block)))) {
+      return true;
+    }
+    return counted.length !== wanted || placement.betterSpread(counted, () => false) !== undefined;
   }
 
   #add(task: Task): void {
-    const { block } = task;
-    if (this.#queues.some((queue) => queue.has(block))) return;
     const { namespace } = this.#options;
-    const extent = extentOf(namespace.begin(), task);
+    const tx = namespace.begin();
+    const extent = extentOf(tx, task);
     if (extent === undefined) return;
-    const good = this.#good(extent).length;
-    const queue = this.#queues[Math.min(good === 0 ? 2 : good - 1, 2)]!;
+    const { good, wanted, counted, leaving } = this.#replicas(tx.findInode(task.ino), extent);
+    let urgency: Urgency;
+    if (good.length < wanted) urgency = good.length === 0 ? 2 : good.length === 1 ? 0 : 1;
+    else urgency = leaving.length > 0 || counted.length !== wanted ? 3 : 4;
     // Beyond the bound the next walk over all blocks finds it.
-    if (this.#queued >= QUEUE_MAX) {
-      this.#walkedMs = -Infinity;
-      return;
-    }
-    queue.set(block, task);
+    if (!this.#queue.add(task, urgency)) this.#finder.lookAgain();
+  }
+
+  /** Where a replica of the block may not go: where one is, or where an older one is still to be deleted. */
+  #avoid({ volumes, block }: Extent): (volume: VolumeId) => boolean {
+    return (volume) => volumes.includes(volume) || this.#isBeingDeleted(volume, block);
+  }
+
+  #isBeingDeleted(volume: VolumeId, block: BlockId): boolean {
+    return this.#options.namespace.journal.get(deletionKey(volume, block)) !== undefined;
   }
 
   // ---- repairing
 
   /** Begins what may begin. */
   #start(signal: AbortSignal): void {
-    for (const queue of this.#queues) {
-      for (const [block, task] of queue) {
-        if (this.#running.size >= COPIES_MAX) return;
-        if (this.#running.has(block)) continue;
-        queue.delete(block);
-        this.#running.set(block, this.#repair(task, signal));
-      }
+    for (const [task, urgency] of this.#queue.waiting()) {
+      if (this.#running.size >= RUNNING_MAX) return;
+      if (urgency >= NOT_URGENT && this.#notUrgent >= NOT_URGENT_MAX) return;
+      if (this.#running.has(task.block)) continue;
+      this.#queue.take(task);
+      void this.#repair(task, urgency, signal);
     }
   }
 
+  get #notUrgent(): number {
+    return [...this.#running.values()].filter((urgency) => urgency >= NOT_URGENT).length;
+  }
+
   /** Never rejects. */
-  async #repair(task: Task, signal: AbortSignal): Promise<void> {
+  async #repair(task: Task, urgency: Urgency, signal: AbortSignal): Promise<void> {
     const { log, clock } = this.#options;
+    this.#running.set(task.block, urgency);
     let outcome: Outcome;
     try {
       outcome = await this.#repairOnce(task);
@@ -385,22 +324,19 @@ export class Repair {
     }
     this.#running.delete(task.block);
     // A volume that comes back before the next look at all of them was never seen to be away: no walk follows.
-    if (outcome === "done" && this.#isAwayUnseen) outcome = "later";
+    if (outcome === "done" && this.#finder.isAwayUnseen) outcome = "later";
     if (outcome === "again" || outcome === "busy") this.#add(task);
-    if (outcome === "later" && this.#later.length < QUEUE_MAX) {
-      this.#later.push({ task, atMs: clock.monotonicMs() + RETRY_MS });
-    }
+    if (outcome === "later") this.#queue.addLater(task, clock.monotonicMs() + RETRY_MS);
     if (outcome !== "busy" && !signal.aborted) this.#start(signal);
   }
 
   async #repairOnce(task: Task): Promise<Outcome> {
-    const { namespace, registry, recovery } = this.#options;
-    const { ino, start, block } = task;
+    const { namespace, registry } = this.#options;
+    const { ino, block } = task;
     const extent = await namespace.look((tx) => extentOf(tx, task));
-    // Nobody knows of data in it, or who writes it sees to it.
     if (extent === undefined || !extent.written) {
       this.#ahead.delete(block);
-      if (extent !== undefined) return "done";
+      if (extent !== undefined) return await this.#moveUnwritten(task, extent);
       this.#doubtful.delete(block);
       for (const volume of registry.volumes) this.#bad.delete(badKey(volume, block));
       return "done";
@@ -410,35 +346,80 @@ export class Repair {
       const outcome = await this.#settle(ahead, extent);
       if (outcome !== undefined) return outcome;
     }
-    const reported = extent.volumes.filter((volume) =>
-      registry.isAlive(volume) && this.#bad.has(badKey(volume, block))
-    );
-    const bad: VolumeId[] = [];
-    for (const volume of reported) {
-      if (await this.#isBad(extent, volume)) bad.push(volume);
-      else this.#bad.delete(badKey(volume, block));
-    }
-    const good = this.#good(extent);
+    const bad = await this.#findBad(extent);
+    const replicas = this.#replicas(namespace.begin().findInode(ino), extent);
+    const { good, kept, counted, wanted, leaving, lost } = replicas;
     // What it has comes back, or never; unless all that is left may lack something.
     if (good.length === 0) return this.#doubtful.has(block) ? await this.#choose(task, extent) : "done";
-    if (bad.length > 0) {
-      const changed = await recovery.replicasFailed(ino, start, block, extent.generation, bad);
-      for (const volume of bad) {
-        if (!changed.volumes.includes(volume)) this.#bad.delete(badKey(volume, block));
-      }
-      return "again";
-    }
+    if (bad.length > 0) return await this.#takeOffBad(task, extent, bad);
     // Not before they are off the block: the one that counts as good may be gone, too, and not have said so yet.
     this.#doubtful.delete(block);
-    const kept = extent.volumes.filter((volume) => !registry.isLost(volume));
-    const wanted = this.wanted(namespace.begin().findInode(ino));
-    if (kept.length > wanted && good.length === kept.length) {
-      const surplus = registry.placement().surplus(good);
-      await recovery.replicasFailed(ino, start, block, extent.generation, [surplus]);
-      return "again";
+    if (kept.length < wanted) {
+      const outcome = await this.#copy(ino, extent, replicas);
+      if (outcome !== "done") return outcome;
     }
-    if (kept.length >= wanted) return "done";
-    return await this.#addReplica(ino, extent, kept, good);
+    if (counted.length < wanted) {
+      const going = kept.find((volume) => leaving.includes(volume));
+      return going === undefined ? "done" : await this.#copy(ino, extent, replicas, going);
+    }
+    if (leaving.length > 0) {
+      if (counted.filter((volume) => good.includes(volume)).length < wanted) return "later";
+      return await this.#takeOff(ino, extent, [...leaving, ...lost], wanted);
+    }
+    if (counted.length > wanted) {
+      // While one may still come back, nobody knows which are too many.
+      if (good.length < kept.length) return "done";
+      return await this.#takeOff(ino, extent, [registry.placement().surplus(counted), ...lost], wanted);
+    }
+    const placement = registry.placement();
+    if (placement.betterSpread(counted, () => false) === undefined || good.length < kept.length) {
+      return "done";
+    }
+    const better = placement.betterSpread(counted, this.#avoid(extent));
+    if (better === undefined) return "later"; // an older replica is still to be deleted there
+    return await this.#copy(ino, extent, replicas, better.from, better.to);
+  }
+
+  /**
+   * Replicas of a block that nobody knows of data in go without a copy. What somebody has written is known once nobody can
+   * write. Who has its block map gives that up: nothing says to a writer that a replica which was never made is not to be.
+   */
+  async #moveUnwritten(task: Task, { volumes }: Extent): Promise<Outcome> {
+    const { namespace, registry, leases } = this.#options;
+    if (!volumes.some((volume) => registry.isDraining(volume))) return "done";
+    return await leases.withoutWriters(task.ino, async () => {
+      const extent = await namespace.look((tx) => extentOf(tx, task));
+      if (extent === undefined) return "done";
+      if (extent.written) return "again";
+      return await this.#placeUnwritten(task, extent);
+    }, "none");
+  }
+
+  /** Nobody can write. */
+  async #placeUnwritten(task: Task, { volumes, block, generation }: Extent): Promise<Outcome> {
+    const { namespace, registry, recovery } = this.#options;
+    const { ino, start } = task;
+    const going = volumes.filter((volume) =>
+      registry.isDraining(volume) || !(registry.isAlive(volume) || registry.isAwaited(volume))
+    );
+    const stays = going.length < volumes.length;
+    // Those that stay may have been made, without anybody saying so: they take the generation that is written with.
+    if (stays) await recovery.replicasFailed(ino, start, block, generation, going);
+    return await namespace.change((tx): Outcome => {
+      const inode = tx.findInode(ino);
+      const extent = extentOf(tx, task);
+      if (inode === undefined || extent === undefined) return "done";
+      const placed = stays ? [...extent.volumes] : [];
+      while (placed.length < volumes.length) {
+        const volume = registry.placement().placeBeside(placed, this.#avoid(extent));
+        if (volume === undefined) break;
+        placed.push(volume);
+      }
+      if (placed.length === 0) return "later";
+      // Those that come make theirs with the first write.
+      changeReplicas(tx, inode, extent, placed, stays ? extent.generation : undefined);
+      return "done";
+    });
   }
 
   /** All that the block has left may lack what was acknowledged: settles on what it holds, when nothing better can come. */
@@ -471,10 +452,8 @@ export class Repair {
       const volumes = [...replicas.keys()].filter((volume) => replicas.get(volume) === newest);
       await recovery.adopt(ino, start, block, asGeneration(newest), volumes);
     } else {
-      // Who does not answer would be left behind: all that may come back are waited for.
-      if (extent.volumes.some((volume) => !registry.isAlive(volume) && !registry.isLost(volume))) {
-        return "later";
-      }
+      // Who does not answer is left behind, and has nothing that the others lack: who may be back soon is waited for.
+      if (extent.volumes.some((volume) => registry.isAwaited(volume))) return "later";
       try {
         await recovery.settle(ino, start, block, generation);
       } catch (error) {
@@ -486,11 +465,32 @@ export class Repair {
     return "again";
   }
 
+  async #takeOffBad({ ino, start, block }: Task, extent: Extent, bad: readonly VolumeId[]): Promise<Outcome> {
+    const changed = await this.#options.recovery.replicasFailed(ino, start, block, extent.generation, bad);
+    for (const volume of bad) {
+      if (!changed.volumes.includes(volume)) this.#bad.delete(badKey(volume, block));
+    }
+    return "again";
+  }
+
+  /** Live replicas that were reported, and are bad still. */
+  async #findBad(extent: Extent): Promise<VolumeId[]> {
+    const reported = extent.volumes.filter((volume) =>
+      this.#options.registry.isAlive(volume) && this.#bad.has(badKey(volume, extent.block))
+    );
+    const bad: VolumeId[] = [];
+    for (const volume of reported) {
+      if (await this.#isBad(extent, volume)) bad.push(volume);
+      else this.#bad.delete(badKey(volume, extent.block));
+    }
+    return bad;
+  }
+
   /** What was reported is so still. */
   async #isBad(extent: Extent, volume: VolumeId): Promise<boolean> {
     if (this.#bad.get(badKey(volume, extent.block)) === true) return true;
     try {
-      await this.#stateOf(extent, volume);
+      await this.#copier.stateOf(extent, volume);
       return false;
     } catch (error) {
       if (isErrno(error, "ENOENT") || isErrno(error, "ESTALE") || isErrno(error, "EIO")) return true;
@@ -498,116 +498,80 @@ export class Repair {
     }
   }
 
-  #good(extent: Extent): VolumeId[] {
-    const { registry } = this.#options;
-    return extent.volumes.filter((volume) =>
-      registry.isAlive(volume) && !this.#bad.has(badKey(volume, extent.block))
-    );
+  async #takeOff(ino: InodeId, extent: Extent, remove: readonly VolumeId[], keep: number): Promise<Outcome> {
+    const isChanged = await this.#options.recovery.replace(ino, extent.start, extent, { remove, keep });
+    return isChanged ? "again" : "later";
   }
 
-  async #addReplica(
+  /** One more replica, in the place of `instead` if given; `to`: where, if that matters. "done": there is no place for it. */
+  async #copy(
     ino: InodeId,
     extent: Extent,
-    kept: readonly VolumeId[],
-    good: readonly VolumeId[],
+    { kept, good, lost, wanted }: Replicas,
+    instead?: VolumeId,
+    to?: VolumeId,
   ): Promise<Outcome> {
-    const { registry, recovery, leases, log } = this.#options;
-    const { block, start } = extent;
-    const isBusy = (volume: VolumeId) => (this.#busyVolumes.get(volume) ?? 0) >= COPIES_PER_VOLUME;
-    const source = good.find((volume) => !isBusy(volume));
-    if (source === undefined) return "busy";
-    // What a volume still has to delete of the block would be deleted after the copy was made.
-    let isDeleting = false;
-    const target = registry.placement().placeBeside(kept, (volume) => {
-      if (extent.volumes.includes(volume)) return true;
-      if (this.#options.namespace.journal.get(deletionKey(volume, block)) === undefined) return false;
-      return isDeleting = true;
-    });
-    if (target === undefined && isDeleting) return "later";
+    const placement = this.#options.registry.placement();
+    const staying = kept.filter((volume) => volume !== instead);
+    const target = to ?? placement.placeBeside(staying, this.#avoid(extent));
     if (target === undefined) {
-      this.#lacksPlace = true; // until a volume comes, or has room
+      // Until one has deleted what it had of the block; or until a volume comes, or has room.
+      if (placement.placeBeside(staying, (volume) => extent.volumes.includes(volume))) return "later";
+      this.#finder.noteNoPlace();
       return "done";
     }
-    if (isBusy(target)) return "busy";
-    this.#count(source, 1);
-    this.#count(target, 1);
-    try {
-      for (let tries = 1; tries <= TRIES_WITH_WRITERS; tries++) {
-        const copy = await this.#copy(extent, source, target, true);
-        const isAdded = await leases.withoutWriters(
-          ino,
-          () =>
-            recovery.addReplica(
-              ino,
-              start,
-              extent,
-              target,
-              async () => (await this.#stateOf(extent, source)).state === copy.state,
-            ),
-        );
-        if (isAdded) return this.#added(copy, ino, extent, target);
-      }
-      let copy: ReplicaStateReply | undefined;
-      const isAdded = await leases.withoutWriters(ino, async () => {
-        copy = await this.#copy(extent, source, target, false);
-        const { state } = copy;
-        const isExact = async () => (await this.#stateOf(extent, source)).state === state;
-        return await recovery.addReplica(ino, start, extent, target, isExact);
-      });
-      return isAdded ? this.#added(copy!, ino, extent, target) : "later";
-    } catch (error) {
-      // The block, or a server, went meanwhile: what there is of a copy goes to trash with the next report.
-      log.debug("replica not copied", { block, source, target, error });
-      throw error;
-    } finally {
-      this.#count(source, -1);
-      this.#count(target, -1);
-    }
+    const source = this.#copier.leastBusy(good);
+    if (source === undefined || this.#copier.isBusy(target)) return "busy";
+    // A lost one that is back just now must not be beside its successor, perhaps on the same host.
+    const remove = [...instead === undefined ? [] : [instead], ...lost];
+    const keep = Math.min(wanted, staying.length + 1);
+    const bytes = await this.#copier.copy({ ino, extent, source, target, remove, keep });
+    return bytes === undefined ? "later" : "again";
   }
 
-  #added({ length }: ReplicaStateReply, ino: InodeId, { block }: Extent, target: VolumeId): Outcome {
-    this.#copied++;
-    this.#copiedBytes += length;
-    this.#options.log.debug("block has a new replica", { block, ino, volume: target });
-    return "again";
-  }
-
-  #count(volume: VolumeId, by: number): void {
-    const count = (this.#busyVolumes.get(volume) ?? 0) + by;
-    if (count === 0) this.#busyVolumes.delete(volume);
-    else this.#busyVolumes.set(volume, count);
-  }
-
-  async #copy(
-    extent: Extent,
+  /**
+   * For balancing: moves a block's replica of about `bytes` from one volume to another, if all of its replicas are well,
+   * and it is spread as well afterwards. Bytes moved; "refused": it stays where it is; "busy": there is too much to do
+   * now. A failure is logged, and the block stays where it is.
+   */
+  async move(
+    task: Task,
     source: VolumeId,
     target: VolumeId,
-    isLimited: boolean,
-  ): Promise<ReplicaStateReply> {
-    const { registry, bytesPerSecond } = this.#options;
-    const { node, address } = registry.location(source);
-    const rate = Math.ceil(bytesPerSecond / Math.max(1, this.#running.size));
-    const request: CopyReplicaRequest = {
-      volume: target,
-      block: extent.block,
-      generation: extent.generation,
-      source: { node, volume: source, address },
-      ...(isLimited ? { bytesPerSecond: rate } : {}),
-    };
-    const slowest = isLimited ? Math.min(SLOWEST_BYTES_PER_MS, rate / 2_000) : SLOWEST_BYTES_PER_MS * 10;
-    const timeoutMs = COPY_TIMEOUT_MS + extent.length / slowest;
-    return await this.#dataserver(target).copyReplica(request, { timeoutMs });
-  }
-
-  async #stateOf({ block, generation }: Extent, volume: VolumeId): Promise<ReplicaStateReply> {
-    const request = { block, generation, volume };
-    return await this.#dataserver(volume).replicaState(request, { timeoutMs: CALL_TIMEOUT_MS });
-  }
-
-  #dataserver(volume: VolumeId): NonNullable<ReturnType<Registry["dataserver"]>> {
-    const dataserver = this.#options.registry.dataserver(volume);
-    if (dataserver === null) throw new FsError("EHOSTUNREACH", `the dataserver of volume ${volume} is away`);
-    return dataserver;
+    bytes: number,
+  ): Promise<number | "refused" | "busy"> {
+    const { namespace, registry, log } = this.#options;
+    const tx = namespace.begin();
+    const inode = tx.findInode(task.ino);
+    const extent = extentOf(tx, task);
+    if (inode === undefined || extent === undefined || !extent.written) return "refused";
+    const { block } = task;
+    // Who is ahead would be left behind.
+    if (this.#running.has(block) || this.#queue.has(block) || this.#ahead.has(block)) return "refused";
+    const { volumes } = extent;
+    const { counted, good, wanted } = this.#replicas(inode, extent);
+    if (counted.length !== wanted || volumes.length !== wanted || good.length !== wanted) return "refused";
+    if (!volumes.includes(source) || this.#avoid(extent)(target)) return "refused";
+    const placement = registry.placement();
+    const moved = [...volumes.filter((volume) => volume !== source), target];
+    if (placement.spread(moved) < placement.spread(volumes) || !placement.hasRoom(target, bytes)) {
+      return "refused";
+    }
+    const from = this.#copier.leastBusy(good);
+    if (this.#notUrgent >= NOT_URGENT_MAX || this.#running.size >= RUNNING_MAX) return "busy";
+    if (from === undefined || this.#copier.isBusy(target)) return "busy";
+    this.#running.set(task.block, 4);
+    try {
+      const { ino } = task;
+      const copy = { ino, extent, source: from, target, remove: [source], keep: wanted };
+      return await this.#copier.copy(copy) ?? "refused";
+    } catch (error) {
+      this.#failed++;
+      log.warn("replica not moved", { block: task.block, source, target, error });
+      return "refused";
+    } finally {
+      this.#running.delete(task.block);
+    }
   }
 }
 

@@ -93,8 +93,9 @@ function isSettable(inode: InodeRecord): boolean {
   return isDirectory(inode) || (inode.mode & S_IFMT) === S_IFREG;
 }
 
+/** Hosts that blocks can have replicas on. */
 function liveHosts(registry: Registry): number {
-  const alive = registry.volumes.filter((volume) => registry.isAlive(volume));
+  const alive = registry.volumes.filter((volume) => registry.isAlive(volume) && !registry.isDraining(volume));
   return new Set(alive.map((volume) => registry.location(volume).host)).size;
 }
 

@@ -6,7 +6,7 @@ import type { BlockId, InodeId, VolumeId } from "../ids.ts";
  * What can be wrong. Of blocks, as it is now:
  * - missing: no replica of a written block can be read
  * - corrupt, stale, lost: a replica that its block lists has wrong bytes, another generation, or is not on its volume
- * - under-replicated, over-replicated, misplaced: too few or too many replicas, or two on one host
+ * - under-replicated, over-replicated, misplaced: too few or too many replicas; two on one host, or all in one rack
  * - differing: replicas that hold different bytes, though each matches its checksums (only with `verify`)
  * - stray: a volume has a replica that no block lists
  *

@@ -449,6 +449,30 @@ Deno.test("fsck: two replicas on one host", async () => {
   assert.deepEqual(kindsOf(await runFsck(world)), ["misplaced /f"]);
 });
 
+Deno.test("fsck: all replicas in one rack, once there is another; Repair is told of it", async () => {
+  const world = await makeFsckWorld(["a", "b", "c"]);
+  const ino = await writeFile(world, "f");
+  const { volumes } = extentAt(world.namespace.begin(), world.namespace.begin().inode(ino), 0)!;
+  const give = async (i: number, rack: string) => {
+    const { host, volume, peer } = world.volumes[i]!;
+    await world.registry.register({
+      label: `${i}`,
+      host,
+      rack,
+      address: `${host}:1`,
+      volumes: [{ label: `${i}.v`, path: "/v", totalBytes: 1e9, freeBytes: 1e9, volume }],
+    }, peer);
+  };
+  for (const i of [0, 1, 2]) await give(i, "r1");
+  assert.deepEqual(kindsOf(await runFsck(world)), []);
+  await give(world.volumes.findIndex(({ volume }) => !volumes.includes(volume)), "r2");
+  const { waiting } = world.repair.status();
+  const result = await runFsck(world, { repairWaitMs: 1_000 });
+  assert.deepEqual(kindsOf(result), ["misplaced /f"]);
+  assert.match(result.problems[0]!.detail, /all its replicas in rack r1/);
+  assert.equal(world.repair.status().waiting, waiting + 1);
+});
+
 Deno.test("fsck: a volume that is away is said not to be checked, unless no block speaks of it", async () => {
   const world = await makeFsckWorld(["a", "b", "c"]);
   const ino = await writeFile(world, "f");

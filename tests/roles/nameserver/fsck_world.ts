@@ -12,7 +12,11 @@ import type { Extent } from "../../../roles/nameserver/records.ts";
 import { FsError } from "../../../wire/errno.ts";
 import { type BlockId, type InodeId, ROOT_INODE, type VolumeId } from "../../../wire/ids.ts";
 import { ADMIN } from "../../../wire/messages/admin.ts";
-import { DATASERVER_PUSHES, type ListReplicasRequest } from "../../../wire/messages/dataserver.ts";
+import {
+  COPY_GENERATION,
+  DATASERVER_PUSHES,
+  type ListReplicasRequest,
+} from "../../../wire/messages/dataserver.ts";
 import { NAMESERVER } from "../../../wire/messages/nameserver.ts";
 import { LocalChannel } from "../../../wire/local.ts";
 import { addHandlers, type CallContext, type Handlers } from "../../../wire/service.ts";
@@ -46,6 +50,8 @@ export class FakeVolume {
   onList: () => Promise<void> | void = () => {};
   /** Before it says what a replica holds. */
   onState: () => void = () => {};
+  /** After a replica has taken a generation, before it is answered. */
+  onGeneration: () => void = () => {};
 
   constructor(host: string, label: string) {
     this.host = host;
@@ -53,11 +59,12 @@ export class FakeVolume {
   }
 
   /** Comes, or is back over another connection. */
-  async register({ registry }: Pick<Service, "registry">): Promise<void> {
+  async register({ registry }: Pick<Service, "registry">, rack = ""): Promise<void> {
     this.peer = new FakePeer((op, message) => this.#answer(op, message));
     const { volumes: [id] } = await registry.register({
       label: this.#label,
       host: this.host,
+      rack,
       address: `${this.host}:1`,
       volumes: [{
         ...(this.volume === 0 ? {} : { volume: this.volume }),
@@ -89,6 +96,11 @@ export class FakeVolume {
       digest?: boolean;
     };
     if (op === OPS.replicaState.op) this.onState();
+    if (op === OPS.copyReplica.op) {
+      const copied = { length: BLOCK_BYTES, fileBytes: BLOCK_BYTES, digest: `${block}` };
+      this.replicas.set(block, { generation: COPY_GENERATION, ...copied });
+      return { state: `${block}.${generation}`, length: BLOCK_BYTES };
+    }
     if (create === true && !this.replicas.has(block)) {
       this.replicas.set(block, { generation: to!, length: 0, fileBytes: 0, digest: "" });
     }
@@ -101,6 +113,7 @@ export class FakeVolume {
       replica.isDoubtful = false;
       if (replica.generation !== to && replica.generation !== from) throw new FsError("ESTALE", "generation");
       replica.generation = to!;
+      this.onGeneration();
       return { length: replica.length };
     }
     if (replica.generation !== generation) throw new FsError("ESTALE", "generation");

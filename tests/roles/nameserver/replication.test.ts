@@ -66,6 +66,16 @@ Deno.test("setrep: Repair is told of the blocks that have too few or too many re
   assert.equal((await world.admin.replicationState({ inodes: [ino] }, context)).pending, 1);
 });
 
+Deno.test("setrep: a host that is being decommissioned is no place for a replica", async () => {
+  const world = await makeFsckWorld();
+  const ino = await writeFile(world, "f");
+  const { context } = await ServiceClient.connect(world, "a").then(({ peer }) => peer);
+  const hosts = async () => (await world.admin.replicationState({ inodes: [ino] }, context)).hosts;
+  assert.equal(await hosts(), 3);
+  await world.registry.decommission(world.registry.findNode("c"), true);
+  assert.equal(await hosts(), 2);
+});
+
 Deno.test("setrep: a wrong number, a wrong kind of inode, and one that went are not changed", async () => {
   const world = await makeFsckWorld();
   const client = await ServiceClient.connect(world, "a");

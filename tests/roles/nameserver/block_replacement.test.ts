@@ -1,0 +1,123 @@
+/** Changes of where a block's replicas are, when one or the other server does not answer. */
+
+import assert from "node:assert/strict";
+import { markWritten } from "../../../roles/nameserver/block_operations.ts";
+import type { Replacement } from "../../../roles/nameserver/block_recovery.ts";
+import { extentAt } from "../../../roles/nameserver/extents.ts";
+import { deletionKey } from "../../../roles/nameserver/keys.ts";
+import { decodeNumbers } from "../../../roles/nameserver/records.ts";
+import { FsError } from "../../../wire/errno.ts";
+import { type InodeId, ROOT_INODE, type VolumeId } from "../../../wire/ids.ts";
+import { FakePeer } from "./fake_peer.ts";
+import { makeService, ServiceClient } from "./service.ts";
+
+/** A block on a and b, and an empty server each on c and on a's host. */
+async function start() {
+  const service = await makeService();
+  const deaf = new Set<string>();
+  const asked: string[] = [];
+  const volumes = new Map<string, VolumeId>();
+  const add = async (name: string, host: string) => {
+    const peer = new FakePeer((_op, message) => {
+      const { from, to } = message as { from: number; to: number };
+      asked.push(`${name} ${from}-${to}`);
+      if (deaf.has(name)) throw new FsError("ETIMEDOUT", "deaf");
+      return { length: 0 };
+    });
+    const volume = { label: `${name}.v`, path: "/v", totalBytes: 1e9, freeBytes: 1e9 };
+    const reply = await service.registry.register({
+      label: name,
+      host,
+      address: `${name}:1`,
+      volumes: [volume],
+    }, peer);
+    volumes.set(name, reply.volumes[0]!);
+  };
+  await add("a", "a");
+  await add("b", "b");
+  const client = await ServiceClient.connect(service, "client");
+  const ino = await client.create("f", ROOT_INODE, true);
+  const { block } = await client.callNow("allocateBlock", {
+    retry: client.tag(),
+    ino,
+    offset: 0,
+    host: "a",
+    avoid: [],
+  });
+  await service.namespace.change((tx) => markWritten(tx, tx.inode(ino), [{ block: block.id, start: 0 }]));
+  await add("c", "c");
+  await add("a2", "a");
+  const extent = () =>
+    extentAt(service.namespace.begin(), service.namespace.begin().inode(ino), 0) ??
+      assert.fail("no extent");
+  const names = () =>
+    extent().volumes.map((volume) => [...volumes].find(([, other]) => other === volume)![0]).sort().join();
+  const replace = async (remove: string[], keep: number, copy?: string, isExact = true) => {
+    asked.length = 0;
+    const change: Replacement = {
+      remove: remove.map((name) => volumes.get(name)!),
+      keep,
+      ...(copy === undefined
+        ? {}
+        : { add: { copy: volumes.get(copy)!, isExact: () => Promise.resolve(isExact) } }),
+    };
+    return await service.recovery.replace(ino as InodeId, 0, extent(), change);
+  };
+  const deletedUpTo = (name: string) => {
+    const value = service.journal.get(deletionKey(volumes.get(name)!, extent().block));
+    return value === undefined ? undefined : decodeNumbers(value)[0];
+  };
+  const unsettled: unknown[] = [];
+  service.recovery.onUnsettled = (...block) => unsettled.push(block);
+  return { deaf, asked, extent, names, replace, deletedUpTo, unsettled };
+}
+
+Deno.test("replicas: a copy takes the place of another in one step, and none is left that takes writes of before", async () => {
+  const { asked, extent, names, replace } = await start();
+  assert.equal(names(), "a,b");
+  assert.equal(await replace(["a"], 2, "c"), true);
+  assert.equal(names(), "b,c");
+  assert.equal(extent().generation, 2);
+  assert.deepEqual(asked.sort(), ["a 1-2", "b 1-2", "c 0-2"]);
+});
+
+Deno.test("replicas: one is not taken off when another that is to stay does not answer", async () => {
+  const { deaf, names, replace } = await start();
+  deaf.add("b");
+  assert.equal(await replace(["a"], 2, "c"), true);
+  assert.equal(names(), "a,c");
+});
+
+Deno.test("replicas: then a copy on the same host is left out", async () => {
+  const { deaf, extent, names, replace, deletedUpTo } = await start();
+  deaf.add("b");
+  assert.equal(await replace(["a"], 2, "a2"), true);
+  assert.equal(names(), "a");
+  assert.equal(deletedUpTo("a2"), extent().generation);
+});
+
+Deno.test("replicas: a copy that is out of date, or does not answer, changes nothing", async () => {
+  const { deaf, asked, extent, names, replace, deletedUpTo, unsettled } = await start();
+  assert.equal(await replace(["a"], 2, "c", false), false);
+  assert.deepEqual(asked, []);
+  deaf.add("c");
+  assert.equal(await replace(["a"], 2, "c"), false);
+  assert.deepEqual(asked, ["c 0-2"]);
+  assert.deepEqual([names(), extent().generation], ["a,b", 1]);
+  // It may have taken the generation all the same: it goes, and no other copy there gets the same.
+  assert.equal(deletedUpTo("c"), 2);
+  assert.equal(unsettled.length, 1);
+});
+
+Deno.test("replicas: none is taken off when too few would be left, nor when nobody answers", async () => {
+  const { deaf, extent, names, replace } = await start();
+  assert.equal(await replace(["a"], 2), true);
+  assert.equal(names(), "a,b");
+  deaf.add("a").add("b");
+  const { generation } = extent();
+  assert.equal(await replace(["a"], 1), false);
+  assert.deepEqual([names(), extent().generation], ["a,b", generation]);
+  deaf.clear();
+  assert.equal(await replace(["a"], 1), true);
+  assert.equal(names(), "b");
+});
