@@ -6,6 +6,7 @@
 
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { readConfig } from "./roles/admin/config.ts";
+import { parsePeriod } from "./roles/admin/units.ts";
 import {
   EXIT_USAGE,
   exitOnUncaughtErrors,
@@ -234,6 +235,7 @@ withConfig(withLog(
     integer(0, 87_600),
     24,
   )
+  .option("--rack <name>", "label of its rack: replicas of a block go to two at least", "")
   .option("--mount <mountpoint>", "mount the file system here as well, with direct access to these volumes")
   .option("-o <options>", "mount options, comma-separated", joinOptions)
   .action(async (_options, self: Command) => {
@@ -247,13 +249,14 @@ withConfig(withLog(
         scrubDays: number;
         scrubRate: number;
         trashHours: number;
+        rack: string;
         mount?: string;
         o?: string;
       }
     >();
     const nameserver = need(options.nameserver, "--nameserver");
     const volumes = need(options.volume, "--volume");
-    const { host, listen, mount } = options;
+    const { host, rack, listen, mount } = options;
     const { Assembly, checkMountOptions } = await import("./roles/singlenode/assembly.ts");
     if (mount !== undefined) await usage(() => checkMountOptions(options.o ?? ""));
     const log = logOf("mfs", options);
@@ -263,7 +266,7 @@ withConfig(withLog(
       (signal) =>
         new Assembly(log, signal).startAll(async (assembly) => {
           await assembly.startDataserver({
-            ...{ nameserver, volumes, listen, host },
+            ...{ nameserver, volumes, listen, host, rack },
             scrubPeriodMs: options.scrubDays * 24 * 60 * 60_000,
             scrubBytesPerSecond: options.scrubRate * 1024 * 1024,
             trashRetentionMs: options.trashHours * 60 * 60_000,
@@ -273,6 +276,7 @@ withConfig(withLog(
               nameserver,
               mountpoint: mount,
               host,
+              rack,
               options: options.o ?? "",
             });
             void mounted.ended.then(() =>
@@ -307,6 +311,7 @@ withLog(command(
   )
   .option("--foreground", "stay in the foreground, log to stderr")
   .option("--host <name>", "label of this machine: replicas on it are read first", Deno.hostname())
+  .option("--rack <name>", "label of its rack: replicas in it are read next", "")
   .action(async (nameserver: string, mountpoint: string, _options, self: Command) => {
     const options = self.opts<MountFlags & { foreground?: boolean }>();
     const { Assembly, checkMountOptions } = await import("./roles/singlenode/assembly.ts");
@@ -315,8 +320,8 @@ withLog(command(
     const log = logOf("mfs", options);
     await serveUntilStopped("mount", log, async (signal) => {
       const assembly = new Assembly(log, signal);
-      const { host, o = "" } = options;
-      const mounted = await assembly.startMount({ nameserver, mountpoint, host, options: o });
+      const { host, rack, o = "" } = options;
+      const mounted = await assembly.startMount({ nameserver, mountpoint, host, rack, options: o });
       return { stop: () => assembly.stop(), ended: mounted.ended, failed: assembly.failed };
     });
   });
@@ -324,6 +329,7 @@ withLog(command(
 interface MountFlags extends LogFlags {
   readonly o?: string;
   readonly host: string;
+  readonly rack: string;
 }
 
 async function mountInBackground(nameserver: string, mountpoint: string, flags: MountFlags): Promise<void> {
@@ -332,7 +338,8 @@ async function mountInBackground(nameserver: string, mountpoint: string, flags: 
     ? `${stateDirectory()}/${MOUNT_LOG}`
     : absolutePath(flags.logFile);
   const started = await startInBackground([
-    ...["mount", nameserver, absolutePath(mountpoint), "--foreground", "--host", flags.host],
+    ...["mount", nameserver, absolutePath(mountpoint), "--foreground"],
+    ...["--host", flags.host, "--rack", flags.rack],
     ...["--log-file", logFile, "--log-level", flags.logLevel, ...flags.logJson ? ["--log-json"] : []],
     ...flags.o === undefined ? [] : ["-o", flags.o],
   ]);
@@ -518,6 +525,68 @@ command(
       await restore((onRecords) => restoreNameserver(file, dir, { force, onRecords }), dir, options.json),
     );
   });
+
+function nodeCommand(name: string, description: string, example: string): Command {
+  return command(name, description, example)
+    .argument("<node>", "number, host or address of a dataserver, as `mfs status` shows them")
+    .option("--nameserver <host:port>", "the cluster's nameserver", address, NAMESERVER_LISTEN)
+    .option("--json", "answer as JSON");
+}
+
+nodeCommand(
+  "decommission",
+  "Moves all blocks of a dataserver to others, so that it can be taken away; waits until that is done.",
+  "mfs decommission node3",
+)
+  .option("--no-wait", "return once it has begun")
+  .option("--force", "begin although the others have no place for its blocks yet")
+  .action(async (node: string, options: NodeFlags & { wait: boolean; force?: boolean }) => {
+    const { decommission, describeDecommission } = await import("./roles/admin/nodes.ts");
+    const { interruptible } = await import("./roles/admin/interrupt.ts");
+    const { nameserver, wait, force = false } = options;
+    const note = (text: string) => printLine(`mfs: decommission: ${text}`, Deno.stderr);
+    const result = await interruptible((signal) =>
+      decommission({ nameserver, node, wait, force, signal, note })
+    );
+    printLine(options.json ? JSON.stringify(result) : describeDecommission(result));
+  });
+
+nodeCommand(
+  "recommission",
+  "Puts a dataserver back in service that was decommissioned, or is just being.",
+  "mfs recommission node3",
+).action(async (node: string, options: NodeFlags) => {
+  const { describeRecommission, recommission } = await import("./roles/admin/nodes.ts");
+  const result = await recommission({ nameserver: options.nameserver, node });
+  printLine(options.json ? JSON.stringify(result) : describeRecommission(result));
+});
+
+nodeCommand(
+  "maintenance",
+  "Lets a dataserver be away for a while without its blocks being copied elsewhere.",
+  "mfs maintenance node3 --for 2h",
+)
+  .option("--for <time>", "from now on: 90s, 30m, 2h, 1d", period)
+  .option("--end", "it is over")
+  .action(async (node: string, options: NodeFlags & { for?: number; end?: boolean }) => {
+    if ((options.for === undefined) === (options.end === undefined)) {
+      throw new UsageError("give either --for TIME or --end");
+    }
+    const { describeMaintenance, maintain } = await import("./roles/admin/nodes.ts");
+    const result = await maintain({ nameserver: options.nameserver, node, seconds: options.for ?? 0 });
+    printLine(options.json ? JSON.stringify(result) : describeMaintenance(result));
+  });
+
+interface NodeFlags {
+  readonly nameserver: string;
+  readonly json?: boolean;
+}
+
+function period(text: string): number {
+  const seconds = parsePeriod(text);
+  if (seconds !== undefined) return seconds;
+  throw new InvalidArgumentError("It must be a number with s, m, h or d, such as 2h.");
+}
 
 command("version", "Shows the version.", "mfs version --json")
   .option("--json", "answer as JSON")

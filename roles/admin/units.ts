@@ -21,3 +21,11 @@ export function duration(seconds: number): string {
   if (seconds < 172_800) return `${Math.round(seconds / 3600)} h`;
   return `${Math.round(seconds / 86_400)} days`;
 }
+
+const PERIOD_SECONDS: Readonly<Record<string, number>> = { s: 1, m: 60, h: 3600, d: 86_400 };
+
+/** Seconds of a time such as 90s, 30m, 2h or 1d; undefined for anything else. */
+export function parsePeriod(text: string): number | undefined {
+  const [, number, unit] = /^([1-9]\d{0,5})([smhd])$/.exec(text) ?? [];
+  return unit === undefined ? undefined : Number(number) * PERIOD_SECONDS[unit]!;
+}

@@ -5,10 +5,16 @@ import type { Handlers } from "../../wire/service.ts";
 import type { Backups } from "./backups.ts";
 import type { FsckParts } from "./fsck_context.ts";
 import { fsckHandlers } from "./fsck_service.ts";
+import { nodeHandlers, type NodeParts } from "./node_admin.ts";
 import { replicationHandlers, type ReplicationParts } from "./replication_service.ts";
 
-export type AdminServiceOptions = FsckParts & ReplicationParts & { readonly backups: Backups };
+export type AdminServiceOptions = FsckParts & ReplicationParts & NodeParts & { readonly backups: Backups };
 
 export function adminHandlers(options: AdminServiceOptions): Handlers<typeof ADMIN> {
-  return { ...replicationHandlers(options), ...fsckHandlers(options), ...options.backups.handlers };
+  return {
+    ...nodeHandlers(options),
+    ...replicationHandlers(options),
+    ...fsckHandlers(options),
+    ...options.backups.handlers,
+  };
 }

@@ -7,6 +7,7 @@ import type { Clock } from "../../base/clock.ts";
 import type { BackupStatus, StatusReply } from "../../wire/messages/nameserver.ts";
 import type { Leaseserver } from "../leaseserver/leaseserver.ts";
 import { asInodeId } from "../../wire/ids.ts";
+import { holdsNothing } from "./node_admin.ts";
 import { getU64, type Key, TABLE_DELETION, TABLE_EXTENTS, tableRange } from "./keys.ts";
 import type { Namespace } from "./namespace.ts";
 import { decodeExtents } from "./records.ts";
@@ -69,7 +70,13 @@ export class StatusReporter {
       leases: leaseserver.leases.status(),
       repair: repair.status(),
       residentBytes: Deno.memoryUsage().rss,
-      dataservers: registry.status(),
+      dataservers: await Promise.all(
+        registry.status().map(async (server) =>
+          server.state === "decommissioning" && await holdsNothing(namespace.journal, server.volumes)
+            ? { ...server, state: "decommissioned" as const }
+            : server
+        ),
+      ),
       ...(backup === undefined ? {} : { backup }),
     };
   }

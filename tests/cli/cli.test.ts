@@ -17,6 +17,9 @@ const COMMANDS = [
   "status",
   "setrep",
   "fsck",
+  "decommission",
+  "recommission",
+  "maintenance",
   "version",
 ];
 
@@ -75,6 +78,16 @@ test("numbers and addresses are checked", async () => {
   await refuses(["singlenode", "--replication", "2x"], 2, /whole number/);
   await refuses(["nameserver", "--dir", "/tmp", "--listen", "7400"], 2, /HOST:PORT/);
   await refuses(["status", "--nameserver", "localhost:99999"], 2, /HOST:PORT/);
+});
+
+test("what is asked of dataservers is checked before anybody is asked", async () => {
+  await refuses(["decommission"], 2, /missing required argument 'node'/);
+  await refuses(["recommission", "node1", "node2"], 2, /arguments/);
+  await refuses(["maintenance", "node1"], 2, /either --for TIME or --end/);
+  await refuses(["maintenance", "node1", "--for", "2h", "--end"], 2, /either --for TIME or --end/);
+  for (const time of ["2x", "-1h"]) {
+    await refuses(["maintenance", "node1", `--for=${time}`], 2, /number with s, m, h or d/);
+  }
 });
 
 test("version answers as text and as JSON", async () => {

@@ -6,7 +6,7 @@ import { messageOf } from "../../roles/admin/process.ts";
 import { lines } from "../../roles/admin/self.ts";
 import { Progress } from "../../roles/admin/progress.ts";
 import { formatStatus } from "../../roles/admin/status.ts";
-import { size } from "../../roles/admin/units.ts";
+import { parsePeriod, size } from "../../roles/admin/units.ts";
 import { openLayout } from "../../roles/singlenode/layout.ts";
 import type { StatusReply } from "../../wire/messages/nameserver.ts";
 
@@ -56,6 +56,13 @@ Deno.test("status: the page names dead dataservers and what is wrong", () => {
   assertMatch(page, /4 blocks misplaced/);
   assertMatch(page, /1 blocks under-replicated/);
   assertMatch(page, /7 blocks wait, 2 are being copied; looking at blocks; 3 replicas \(3.0 KiB\) made/);
+});
+
+Deno.test("units: a time is a whole number with a unit", () => {
+  assertEquals(["90s", "30m", "2h", "1d"].map(parsePeriod), [90, 1_800, 7_200, 86_400]);
+  for (const text of ["", "h", "0h", "-1h", "1.5h", "2x", "2hh", " 2h", "1234567s"]) {
+    assertEquals(parsePeriod(text), undefined, text);
+  }
 });
 
 Deno.test("errors: a message is one line", () => {

@@ -307,7 +307,25 @@ const problem = {
   hint: { key: name, version: 3, numbers: [1, 2] },
 } as const;
 
+const node = {
+  node: 1,
+  host: "h",
+  address: "h:1",
+  rack: "r",
+  alive: true,
+  state: "in service",
+  maintenanceSeconds: 0,
+} as const;
+
 const admin: Samples<typeof ADMIN> = {
+  node: [{ name: "h" }, node],
+  surveyNode: [
+    { node: 1, from: { volume: 2, block: 7 } },
+    { replicas: 3, onlyHere: 1, hostsNeeded: 2, next: { volume: 2, block: 2 ** 53 - 1 } },
+  ],
+  decommission: [{ node: 1, hostsNeeded: 3, force: true }, { ...node, state: "decommissioning" }],
+  recommission: [{ node: 1 }, node],
+  maintain: [{ node: 1, seconds: 7200 }, { ...node, maintenanceSeconds: 7200 }],
   setReplication: [{ inodes: [5, 6], replication: 3 }, { changed: 1, hosts: 4, replication: 3 }],
   replicationState: [{ inodes: [5] }, { blocks: 9, pending: 2, missing: 1, wanted: 3, hosts: 4 }],
   fsckStart: [{ root: { ino: 5, path: name }, verifyBytesPerSecond: 1e6 }, { fsck: 1, inodes: 9, blocks: 8 }],

@@ -4,9 +4,10 @@
  * with its user.
  */
 
-import type { InodeId } from "../ids.ts";
+import type { BlockId, InodeId, NodeId, VolumeId } from "../ids.ts";
 import { defineService, method } from "../service.ts";
 import type { BackupOpenReply, BackupReadReply, BackupReadRequest } from "./backup.ts";
+import type { NodeState } from "./nameserver.ts";
 import type { FsckProblem, FsckRepaired, FsckStartRequest, FsckStep } from "./fsck.ts";
 
 /** Replicas of a block at most. */
@@ -27,7 +28,53 @@ export interface ReplicationState {
   readonly hosts: number;
 }
 
+export interface NodeReply {
+  readonly node: NodeId;
+  readonly host: string;
+  readonly address: string;
+  /** "": not known. */
+  readonly rack: string;
+  readonly alive: boolean;
+  readonly state: NodeState;
+  /** It may be away for so long; 0: it may not. */
+  readonly maintenanceSeconds: number;
+}
+
+/** Where a survey goes on. */
+export interface ReplicaPosition {
+  readonly volume: VolumeId;
+  readonly block: BlockId;
+}
+
+/** Of one step's replicas. */
+export interface SurveyReply {
+  readonly replicas: number;
+  /** Blocks that can be read nowhere else. */
+  readonly onlyHere: number;
+  /** Hosts that the most replicated of the blocks needs. */
+  readonly hostsNeeded: number;
+  /** Absent: that was the last step. */
+  readonly next?: ReplicaPosition;
+}
+
+export interface DecommissionRequest {
+  readonly node: NodeId;
+  /** As a survey of the node has found. */
+  readonly hostsNeeded: number;
+  /** Although its blocks have no place elsewhere yet. */
+  readonly force: boolean;
+}
+
 export const ADMIN = defineService("admin", {
+  /** A node by its number, host or address. Errors: ENOENT, EINVAL when several fit. */
+  node: method<{ readonly name: string }, NodeReply>(70),
+  /** Looks at a part of the replicas that a node has. */
+  surveyNode: method<{ readonly node: NodeId; readonly from?: ReplicaPosition }, SurveyReply>(71),
+  /** ENOSPC, and nothing changes, when its blocks have no place elsewhere. */
+  decommission: method<DecommissionRequest, NodeReply>(72),
+  recommission: method<{ readonly node: NodeId }, NodeReply>(73),
+  /** `seconds` from now; 0 ends it. */
+  maintain: method<{ readonly node: NodeId; readonly seconds: number }, NodeReply>(74),
   /** Files and directories get another replication (0: the cluster's); other inodes are passed over, as are those that went. */
   setReplication: method<
     { readonly inodes: readonly InodeId[]; readonly replication: number },
