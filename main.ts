@@ -588,6 +588,24 @@ function period(text: string): number {
   throw new InvalidArgumentError("It must be a number with s, m, h or d, such as 2h.");
 }
 
+command(
+  "balance",
+  "Moves blocks from fuller volumes to emptier ones until all are about equally full.",
+  "mfs balance --threshold 5",
+)
+  .option("--nameserver <host:port>", "the cluster's nameserver", address, NAMESERVER_LISTEN)
+  .option("--threshold <percent>", "how far off the mean a volume may be", integer(1, 100), 10)
+  .option("--json", "answer as JSON")
+  .action(async (options: { nameserver: string; threshold: number; json?: boolean }) => {
+    const { balance, describeBalance } = await import("./roles/admin/balance.ts");
+    const { interruptible } = await import("./roles/admin/interrupt.ts");
+    const { nameserver, threshold } = options;
+    const result = await interruptible((signal) =>
+      balance({ nameserver, threshold: threshold / 100, signal })
+    );
+    printLine(options.json ? JSON.stringify(result) : describeBalance(result));
+  });
+
 command("version", "Shows the version.", "mfs version --json")
   .option("--json", "answer as JSON")
   .action((options: { json?: boolean }) => {

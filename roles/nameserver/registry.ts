@@ -17,6 +17,7 @@ import {
   type RegisterRequest,
   type VolumeStats,
 } from "../../wire/messages/dataserver.ts";
+import type { VolumeUsage } from "../../wire/messages/admin.ts";
 import type { ReplicaLocation } from "../../wire/messages/inode.ts";
 import type { DataserverStatus } from "../../wire/messages/nameserver.ts";
 import { type Client, createClient, type Peer } from "../../wire/service.ts";
@@ -402,6 +403,20 @@ export class Registry {
     this.layoutVersion++;
     const { journal } = this.#options;
     await journal.durable(journal.append([storedNode(node)]));
+  }
+
+  /** Volumes of live nodes that are to keep what they have, for balancing. */
+  usage(): VolumeUsage[] {
+    const usage: VolumeUsage[] = [];
+    for (const { id, node: nodeId, stats } of this.#volumes.values()) {
+      const node = this.#nodes.get(nodeId)!;
+      if (stats === null || stats.totalBytes === 0 || !this.isAlive(id)) continue;
+      if (node.isDecommissioning || this.#isInMaintenance(node)) continue;
+      const { usedBytes, totalBytes, freeBytes } = stats;
+      const place = { volume: id, node: nodeId, host: node.host, rack: node.rack };
+      usage.push({ ...place, usedBytes, totalBytes, freeBytes });
+    }
+    return usage;
   }
 
   status(): DataserverStatus[] {

@@ -20,6 +20,7 @@ const COMMANDS = [
   "decommission",
   "recommission",
   "maintenance",
+  "balance",
   "version",
 ];
 
@@ -88,6 +89,8 @@ test("what is asked of dataservers is checked before anybody is asked", async ()
   for (const time of ["2x", "-1h"]) {
     await refuses(["maintenance", "node1", `--for=${time}`], 2, /number with s, m, h or d/);
   }
+  await refuses(["balance", "--threshold", "0"], 2, /from 1 to 100/);
+  await refuses(["balance", "--nameserver", "127.0.0.1:1", "--threshold"], 2, /--threshold/);
 });
 
 test("version answers as text and as JSON", async () => {

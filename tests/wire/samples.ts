@@ -316,6 +316,7 @@ const node = {
   state: "in service",
   maintenanceSeconds: 0,
 } as const;
+const usage = { volume: 2, node: 1, host: "h", rack: "r", usedBytes: 1, totalBytes: 1e12, freeBytes: 3 };
 
 const admin: Samples<typeof ADMIN> = {
   node: [{ name: "h" }, node],
@@ -326,6 +327,11 @@ const admin: Samples<typeof ADMIN> = {
   decommission: [{ node: 1, hostsNeeded: 3, force: true }, { ...node, state: "decommissioning" }],
   recommission: [{ node: 1 }, node],
   maintain: [{ node: 1, seconds: 7200 }, { ...node, maintenanceSeconds: 7200 }],
+  volumeUsage: [{}, { volumes: [usage] }],
+  moveReplicas: [
+    { source: 2, target: 3, from: 0, bytes: 2 ** 40, bytesMax: 2 ** 41 },
+    { moved: 1, movedBytes: 4096, next: 8 },
+  ],
   setReplication: [{ inodes: [5, 6], replication: 3 }, { changed: 1, hosts: 4, replication: 3 }],
   replicationState: [{ inodes: [5] }, { blocks: 9, pending: 2, missing: 1, wanted: 3, hosts: 4 }],
   fsckStart: [{ root: { ino: 5, path: name }, verifyBytesPerSecond: 1e6 }, { fsck: 1, inodes: 9, blocks: 8 }],

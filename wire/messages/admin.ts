@@ -65,6 +65,36 @@ export interface DecommissionRequest {
   readonly force: boolean;
 }
 
+/** A volume that balancing may take from or give to. */
+export interface VolumeUsage {
+  readonly volume: VolumeId;
+  readonly node: NodeId;
+  readonly host: string;
+  /** "": not known. */
+  readonly rack: string;
+  readonly usedBytes: number;
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+}
+
+export interface MoveReplicasRequest {
+  readonly source: VolumeId;
+  readonly target: VolumeId;
+  /** Blocks from this one on. */
+  readonly from: BlockId;
+  /** Until so many are moved. */
+  readonly bytes: number;
+  /** A block with which it would be more than this stays. */
+  readonly bytesMax: number;
+}
+
+export interface MoveReplicasReply {
+  readonly moved: number;
+  readonly movedBytes: number;
+  /** The block to go on with; absent: `source` has no more that can go to `target`. */
+  readonly next?: BlockId;
+}
+
 export const ADMIN = defineService("admin", {
   /** A node by its number, host or address. Errors: ENOENT, EINVAL when several fit. */
   node: method<{ readonly name: string }, NodeReply>(70),
@@ -75,6 +105,9 @@ export const ADMIN = defineService("admin", {
   recommission: method<{ readonly node: NodeId }, NodeReply>(73),
   /** `seconds` from now; 0 ends it. */
   maintain: method<{ readonly node: NodeId; readonly seconds: number }, NodeReply>(74),
+  volumeUsage: method<Record<string, never>, { readonly volumes: readonly VolumeUsage[] }>(75),
+  /** Moves a few replicas from one volume to another, as far as they are well placed there. */
+  moveReplicas: method<MoveReplicasRequest, MoveReplicasReply>(76),
   /** Files and directories get another replication (0: the cluster's); other inodes are passed over, as are those that went. */
   setReplication: method<
     { readonly inodes: readonly InodeId[]; readonly replication: number },
