@@ -17,6 +17,10 @@ export interface ClusterOptions {
   readonly replication?: number;
   /** Flags of the nameserver; of mode "roles". */
   readonly nameserverFlags?: readonly string[];
+  /** Flags of dataserver `i`, from 1; of mode "roles". */
+  readonly dataserverFlags?: (i: number) => readonly string[];
+  /** Done with the empty directory of each volume; of mode "roles". */
+  readonly prepareVolume?: (dir: string) => Promise<unknown>;
 }
 
 const LOG_FLAGS = ["--log-level", "info"];
@@ -93,9 +97,11 @@ export class Cluster {
     ]);
     for (let i = 1; i <= this.#dataservers; i++) {
       await Deno.mkdir(`${this.scratch}/volume${i}`);
+      await this.#options.prepareVolume?.(`${this.scratch}/volume${i}`);
       await this.#startRole(`dataserver${i}`, [
         ...["dataserver", "--nameserver", this.nameserver, "--volume", `${this.scratch}/volume${i}`],
         ...["--listen", `127.0.0.1:${freePort("127.0.0.1")}`, "--host", `node${i}`],
+        ...(this.#options.dataserverFlags?.(i) ?? []),
       ]);
     }
     await Deno.mkdir(this.mountpoint);
