@@ -82,7 +82,11 @@ Deno.test("what is in trash counts as free, and goes when there is need, the old
     await until(() => registry.heartbeats.length > beats + 1 && stats().trashBytes! > 4 * MIB, "counted");
     ok(stats().trashBytes! < 4.1 * MIB);
     equal(stats().usedBytes, 6 * MIB);
-    ok(Math.abs(stats().freeBytes - free - 4 * MIB) < MIB, `${free} free before, ${stats().freeBytes} now`);
+    // Three starts have left logs of the database.
+    ok(
+      Math.abs(stats().freeBytes - free - 4 * MIB) < 2 * MIB,
+      `${free} free before, ${stats().freeBytes} now`,
+    );
 
     const emptied = () => lines.filter((line) => line.includes("its trash was emptied early")).length;
     let block = 100;
