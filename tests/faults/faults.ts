@@ -62,6 +62,8 @@ const STOP_MS = { least: 300, range: 9_000 };
 const CUT_MS = { least: 500, range: 8_000 };
 const SLOW_BITS = { least: 1_000_000, range: 20_000_000 };
 const BACK_MS = 60_000;
+/** More than from one heartbeat to the next. */
+const HEARD_MS = 4_000;
 const DESTRUCTIONS: readonly FaultKind[] = ["readonly", "wipe", "tear"];
 
 export class Injector {
@@ -213,7 +215,8 @@ export class Injector {
           await setFull(cluster.volumeOf(1), true);
           await pause(ms, signal);
           await setFull(cluster.volumeOf(1), false);
-          // Its database may have found no room: then the volume has failed until a restart.
+          // Its database may have found no room: then the volume has failed until a restart, as its next heartbeat says.
+          await sleep(HEARD_MS);
           if (await hasFailed(cluster, cluster.volumeOf(1))) {
             await cluster.kill("dataserver1");
             await this.#comeBack("dataserver1");
