@@ -1,6 +1,6 @@
 /**
- * The full block report of one volume: every replica with its generation, in pages that cover all block ids
- * without a gap, and what the nameserver's answer asks for.
+ * The block report of one volume: every replica with its generation, in pages that cover all block ids (or those of a
+ * range) without a gap, and what the nameserver's answer asks for.
  * Invariant: a page is read and sent at once, so that it is as old as its way to the nameserver.
  */
 
@@ -19,18 +19,27 @@ export interface ReportActions {
   onUnknown(replicas: readonly DoomedReplica[]): Promise<void>;
 }
 
+/** Block ids from `from` to below `to`. */
+export interface BlockRange {
+  readonly from: number;
+  readonly to: number;
+}
+
+const ALL: BlockRange = { from: 0, to: Number.MAX_SAFE_INTEGER };
+
 /** Reports `volume`; rejects when a page could not be sent. Gives the number of replicas. */
 export async function reportBlocks(
   volume: Volume,
   id: VolumeId,
   actions: ReportActions,
   signal: AbortSignal,
+  range = ALL,
 ): Promise<number> {
   let count = 0;
-  for (let from = 0; !signal.aborted;) {
-    const page = await volume.records.page(from, REPORT_PAGE);
-    const isLast = page.length < REPORT_PAGE;
-    const to = isLast ? Number.MAX_SAFE_INTEGER : page[page.length - 1]!.block + 1;
+  for (let { from } = range; from < range.to && !signal.aborted;) {
+    const limit = Math.min(REPORT_PAGE, range.to - from);
+    const page = (await volume.records.page(from, limit)).filter(({ block }) => block < range.to);
+    const to = page.length < limit ? range.to : page[page.length - 1]!.block + 1;
     const replicas = page.map(({ block, record: { generation, isDoubtful } }) => ({
       ...{ block, generation },
       ...(isDoubtful === true ? { doubtful: true } : {}),
@@ -43,7 +52,6 @@ export async function reportBlocks(
       blocks.map((block) => ({ block, upTo: reported.get(block)! }));
     if (reply.stale.length > 0) actions.onStale(doomed(reply.stale));
     if (reply.unknown.length > 0) await actions.onUnknown(doomed(reply.unknown));
-    if (isLast) break;
     from = to;
   }
   return count;

@@ -14,7 +14,7 @@ import { type BlockId, type NodeId, type VolumeId } from "../../wire/ids.ts";
 import { DATASERVER_PUSHES } from "../../wire/messages/dataserver.ts";
 import { type RunningServer, serve } from "../../wire/server.ts";
 import { createPushHandler, type PushHandler } from "../../wire/service.ts";
-import { reportBlocks } from "./block_report.ts";
+import { type BlockRange, type ReportActions, reportBlocks } from "./block_report.ts";
 import { blockHandlers } from "./block_service.ts";
 import { Copies } from "./copies.ts";
 import { ChannelPool } from "./channel_pool.ts";
@@ -23,6 +23,7 @@ import { type Disk, systemDisk } from "./disk.ts";
 import { Inspection, listReplicas } from "./inspection.ts";
 import { NameserverLink, type Registry } from "./nameserver_link.ts";
 import { keepTidy, watchDirectory } from "./open_volume.ts";
+import type { Volume } from "./volume.ts";
 import { VolumeSet } from "./volume_set.ts";
 
 export interface DataserverOptions {
@@ -273,13 +274,18 @@ class RunningDataserver implements Dataserver {
         this.#deletions.add(this.#volumes.find(volume), doomed, { report: true });
         return OK;
       },
-      setGeneration: async ({ volume, block, from, to, ...how }) => ({
-        length: await this.#volumes.find(volume).setGeneration(block, from, to, how),
-      }),
+      setGeneration: async ({ volume, block, from, to, ...how }) => {
+        const found = this.#volumes.find(volume);
+        const set = async () => ({ length: await found.setGeneration(block, from, to, how) });
+        return await this.#changeReplica(found, block, set);
+      },
       replicaState: ({ volume, block, generation, digest }) =>
         this.#volumes.find(volume).stateOf(block, generation, digest === true),
-      copyReplica: (request) =>
-        this.#copies.copy(this.#volumes.find(request.volume), request, this.#abort.signal),
+      copyReplica: (request) => {
+        const volume = this.#volumes.find(request.volume);
+        const copy = () => this.#copies.copy(volume, request, this.#abort.signal);
+        return this.#changeReplica(volume, request.block, copy);
+      },
       verifyReplica: (request) =>
         this.#inspection.verify(this.#volumes.find(request.volume), request, this.#abort.signal),
       listReplicas: async (request) => ({
@@ -288,16 +294,48 @@ class RunningDataserver implements Dataserver {
     });
   }
 
+  /**
+   * Does what the nameserver asked for. If it has registered anew meanwhile (the nameserver may be another one by now),
+   * the report that followed may have told of the replica as it was before: that is told again.
+   */
+  async #changeReplica<T>(volume: Volume, block: BlockId, change: () => Promise<T>): Promise<T> {
+    const asked = this.#link.registry;
+    try {
+      return await change();
+    } finally {
+      const { registry } = this.#link;
+      if (registry !== asked && registry !== null) void this.#reportBlock(registry, volume, block);
+    }
+  }
+
+  async #reportBlock(registry: Registry, volume: Volume, block: BlockId): Promise<void> {
+    try {
+      await this.#reportVolume(registry, volume, this.#abort.signal, { from: block, to: block + 1 });
+    } catch (error) {
+      this.#options.log.debug("replica not reported", { volume: volume.id, block, error });
+    }
+  }
+
+  #reportVolume(
+    registry: Registry,
+    volume: Volume,
+    signal: AbortSignal,
+    range?: BlockRange,
+  ): Promise<number> {
+    const actions: ReportActions = {
+      send: (page) => registry.blockReport(page),
+      onStale: (doomed) => this.#deletions.add(volume, doomed, { report: false }),
+      onUnknown: async (replicas) => {
+        for (const { block, upTo } of replicas) await volume.keepAside(block, upTo);
+      },
+    };
+    return reportBlocks(volume, volume.id, actions, signal, range);
+  }
+
   async #report(registry: Registry, signal: AbortSignal): Promise<void> {
     try {
       for (const { volume } of this.#volumes.all) {
-        const replicas = await reportBlocks(volume, volume.id, {
-          send: (page) => registry.blockReport(page),
-          onStale: (doomed) => this.#deletions.add(volume, doomed, { report: false }),
-          onUnknown: async (replicas) => {
-            for (const { block, upTo } of replicas) await volume.keepAside(block, upTo);
-          },
-        }, signal);
+        const replicas = await this.#reportVolume(registry, volume, signal);
         this.#options.log.info("blocks reported", { volume: volume.id, replicas });
         for (const [block, message] of volume.corruptReplicas) {
           if (signal.aborted) return;

@@ -1,6 +1,6 @@
 /** Copies of replicas that are being written: made whole once, then brought up to date by what changed. */
 
-import { equal, ok } from "node:assert/strict";
+import { deepEqual, equal, ok } from "node:assert/strict";
 import { bytesEqual } from "../../../base/bytes.ts";
 import { randomInt } from "../../../base/random.ts";
 import type { Dataserver } from "../../../roles/dataserver/dataserver.ts";
@@ -16,6 +16,7 @@ import {
   pattern,
   start,
   targetOf,
+  until,
   withDirectory,
 } from "./harness.ts";
 
@@ -160,3 +161,51 @@ seededTest(
       }
     }),
 );
+
+Deno.test("a replica that is still being changed for a nameserver when the next one gets its report is reported again", () =>
+  withDirectory(async (directory) => {
+    await using sourceRegistry = new FakeRegistry();
+    await using registry = new FakeRegistry();
+    const isAsked = Promise.withResolvers<void>();
+    const mayGoOn = Promise.withResolvers<void>();
+    const dialer: typeof tcpDialer = {
+      async dial(address, options) {
+        const dialled = await tcpDialer.dial(address, options);
+        const { channel } = dialled;
+        const call: typeof channel.call = async (op, message, how) => {
+          if (op === DATASERVER.methods.readBlock.op) {
+            isAsked.resolve();
+            await mayGoOn.promise;
+          }
+          return await channel.call(op, message, how);
+        };
+        return {
+          ...dialled,
+          channel: { call, close: () => channel.close(), closed: channel.closed } as typeof channel,
+        };
+      },
+    };
+    await using source = await start(sourceRegistry, [`${directory}/a`]);
+    await using target = await start(registry, [`${directory}/b`], { dialer });
+    using client = await connectTo(source);
+    const at = { block: BLOCK, generation: GENERATION, volume: source.volumes[0]!.volume, chain: [] };
+    await client.call.writeBlock({ ...at, offset: 0, create: true, body: pattern(1000, 1) });
+    const { volume } = target.volumes[0]!;
+    const request = { volume, block: BLOCK, generation: GENERATION, source: targetOf(source) };
+    const copying = registry.pushes().copyReplica(request);
+    copying.catch(() => {}); // who asked is gone
+    await isAsked.promise;
+    const reports = registry.reports.length;
+    await registry.restart();
+    await until(() => registry.reports.length > reports, "the report that follows the registration");
+    const again = () => registry.reports.filter(({ from, to }) => from === BLOCK && to === BLOCK + 1);
+    equal(again().length, 0);
+    mayGoOn.resolve();
+    await until(() => again().length === 1, "a report of the replica as it is now");
+    deepEqual(again()[0], {
+      volume,
+      from: BLOCK,
+      to: BLOCK + 1,
+      replicas: [{ block: BLOCK, generation: 0 }],
+    });
+  }));
