@@ -68,9 +68,11 @@ Deno.test("kernel cache: an operation that comes while INVAL_ENTRY is in the ker
 });
 
 Deno.test("kernel cache: an INVAL_ENTRY that takes long is not waited for: the kernel may hold the lock unseen", async () => {
-  const { kernelCache, kernel, root } = start();
+  const { kernelCache, kernel, root, clock } = start();
   kernel.holds = isEntry;
-  await within(500, kernelCache.dropNames(root, [A]));
+  const dropping = watch(kernelCache.dropNames(root, [A]));
+  await clock.advance(500);
+  assert.equal(dropping.state, "done");
   assert.deepEqual(kernel.taken(), [`entry ${ROOT}/a`, "epoch"]);
   for (const { release } of [...kernel.held]) await release();
   kernel.holds = () => false;
