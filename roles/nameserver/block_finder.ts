@@ -15,13 +15,15 @@ import { decodeExtents, decodeReplica, type Extent, type InodeRecord } from "./r
 import type { Registry } from "./registry.ts";
 import type { Task } from "./repair_queue.ts";
 
-const PAGE = 1_000;
+/** Records at once, and how often at each look. */
+const PAGE = 100;
+const ROUNDS = 10;
 const WALK_MS = 60 * 60_000;
 /** And that often at most as there is room again: a volume that is nearly full may have some and none in turn. */
 const ROOM_WALK_MS = 10_000;
 /** A volume that is being emptied is looked at again so long after, and so much longer for each page that it has. */
 const DRAIN_MS = 2_000;
-const DRAIN_PAGE_MS = 500;
+const DRAIN_PAGE_MS = 50;
 
 export interface FinderOptions {
   readonly namespace: Namespace;
@@ -117,14 +119,18 @@ export class BlockFinder {
     return hasCome || isNewLayout;
   }
 
-  /** A page of each walk that is under way. */
+  /** A few pages of each walk that is under way; others are served after each. */
   async walkOn(): Promise<void> {
-    const { isFull } = this.#options;
-    for (const volume of this.#walks.keys()) {
+    const { isFull, clock } = this.#options;
+    for (let round = 0; round < ROUNDS && this.isWalking; round++) {
+      for (const volume of this.#walks.keys()) {
+        if (isFull()) return;
+        await this.#walkVolume(volume);
+      }
       if (isFull()) return;
-      await this.#walkVolume(volume);
+      await this.#walkAll();
+      await clock.sleep(0);
     }
-    if (!isFull()) await this.#walkAll();
   }
 
   async #walkVolume(volume: VolumeId): Promise<void> {

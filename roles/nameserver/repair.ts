@@ -32,6 +32,8 @@ const PERIOD_MS = 200;
 /** The walks go on when fewer blocks than this wait. */
 const QUEUE_LOW = 10_000;
 const RETRY_MS = 5_000;
+/** What needs no dataserver's answer leaves the nameserver to others after so long. */
+const TURN_MS = 4;
 /** Blocks under repair at once in all, and those of them that are not endangered. */
 const RUNNING_MAX = 16;
 const NOT_URGENT_MAX = 8;
@@ -94,6 +96,9 @@ export class Repair {
   readonly #doubtful = new Set<BlockId>();
   #failed = 0;
   #told = 0;
+  /** When others were served last; and whether they are just now, after which all goes on. */
+  #turnMs = 0;
+  #isResting = false;
 
   constructor(options: RepairOptions) {
     this.#options = options;
@@ -220,6 +225,7 @@ export class Repair {
         for (const task of this.#queue.takeLater(clock.monotonicMs(), hasPlaces)) this.#add(task);
         this.#addAhead();
         await this.#finder.walkOn();
+        this.#turnMs = clock.monotonicMs();
         this.#start(signal);
         this.#tell();
       } catch (error) {
@@ -327,7 +333,14 @@ export class Repair {
     if (outcome === "done" && this.#finder.isAwayUnseen) outcome = "later";
     if (outcome === "again" || outcome === "busy") this.#add(task);
     if (outcome === "later") this.#queue.addLater(task, clock.monotonicMs() + RETRY_MS);
-    if (outcome !== "busy" && !signal.aborted) this.#start(signal);
+    if (outcome === "busy" || this.#isResting) return;
+    if (clock.monotonicMs() - this.#turnMs > TURN_MS) {
+      this.#isResting = true;
+      await clock.sleep(0);
+      this.#isResting = false;
+      this.#turnMs = clock.monotonicMs();
+    }
+    if (!signal.aborted) this.#start(signal);
   }
 
   async #repairOnce(task: Task): Promise<Outcome> {
