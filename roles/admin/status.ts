@@ -13,7 +13,8 @@ import {
 import { type AdminClient, withNameserver } from "./client.ts";
 import { duration, size } from "./units.ts";
 
-const STATUS_TIMEOUT_MS = 10_000;
+/** The first one after a start goes through all blocks. */
+const STATUS_TIMEOUT_MS = 120_000;
 
 /** Errors: as Dialer.dial, and ETIMEDOUT. */
 export async function fetchStatus(nameserver: string, dialer: Dialer = tcpDialer): Promise<StatusReply> {

@@ -15,7 +15,11 @@ import type { Registry } from "./registry.ts";
 import type { Repair } from "./repair.ts";
 
 const HEALTH_TTL_MS = 2_000;
-const PAGE = 1000;
+/** So many times as long as counting took it rests. */
+const HEALTH_REST = 2;
+/** So long new figures are waited for when there are older ones. */
+const HEALTH_WAIT_MS = 1_000;
+const PAGE = 250;
 
 interface Health {
   readonly underReplicated: number;
@@ -40,8 +44,9 @@ export interface StatusOptions {
 export class StatusReporter {
   readonly #options: StatusOptions;
   readonly #startedMs: number;
-  #health: Promise<Health> | undefined;
-  #healthMs = -Infinity;
+  #health: Health | undefined;
+  #counting: Promise<Health> | null = null;
+  #countAgainMs = -Infinity;
 
   constructor(options: StatusOptions) {
     this.#options = options;
@@ -51,11 +56,7 @@ export class StatusReporter {
   async report(): Promise<StatusReply> {
     const { clusterId, version, namespace, registry, leaseserver, repair, clock } = this.#options;
     const nowMs = clock.monotonicMs();
-    if (this.#health === undefined || nowMs - this.#healthMs > HEALTH_TTL_MS) {
-      this.#healthMs = nowMs;
-      this.#health = this.#walk();
-    }
-    const health = await this.#health;
+    const health = await this.#healthNow(nowMs);
     const backup = this.#options.backup?.();
     return {
       clusterId,
@@ -79,6 +80,35 @@ export class StatusReporter {
       ),
       ...(backup === undefined ? {} : { backup }),
     };
+  }
+
+  /**
+   * What was counted last. It is counted anew when that is old; of a large namespace this takes its time, and who has asked
+   * gets the former figures meanwhile, if there are any.
+   */
+  async #healthNow(nowMs: number): Promise<Health> {
+    const { clock } = this.#options;
+    if (this.#counting === null && nowMs >= this.#countAgainMs) {
+      this.#counting = this.#walk().then((health) => {
+        this.#health = health;
+        const doneMs = clock.monotonicMs();
+        this.#countAgainMs = Math.max(nowMs + HEALTH_TTL_MS, doneMs + HEALTH_REST * (doneMs - nowMs));
+        return health;
+      }).finally(() => this.#counting = null);
+      this.#counting.catch(() => {}); // who waits for it is told
+    }
+    if (this.#health === undefined) return await this.#counting!;
+    if (this.#counting === null) return this.#health;
+    const former = this.#health;
+    const waited = new AbortController();
+    try {
+      return await Promise.race([
+        this.#counting,
+        clock.sleep(HEALTH_WAIT_MS, waited.signal).then(() => former),
+      ]);
+    } finally {
+      waited.abort();
+    }
   }
 
   async #walk(): Promise<Health> {
