@@ -123,24 +123,31 @@ async function simulate(random: Random): Promise<number> {
   return repair.status().copied;
 }
 
+/** A world with one file in which no answer is lost; `tick` beats all hearts. */
+async function makeQuietWorld(random: Random): Promise<{ readonly world: World; readonly tick: () => void }> {
+  const world = await makeWorld(random);
+  world.lost = 0;
+  const { service, schedule, servers, files } = world;
+  const tick = () => {
+    for (const { isUp, node } of servers) {
+      if (isUp && node !== 0) service.registry.heartbeat(node, []);
+    }
+  };
+  await schedule.run(
+    (async () => {
+      for (const server of servers) await server.start();
+      files.push(await File.make(world, "f"));
+    })(),
+    tick,
+  );
+  return { world, tick };
+}
+
 seededTest(
   "repair: replicas that took a generation which the server did not come to write down are its block's again",
   async (random) => {
-    const world = await makeWorld(random);
-    world.lost = 0;
+    const { world, tick } = await makeQuietWorld(random);
     const { service, schedule, servers, files, repair } = world;
-    const tick = () => {
-      for (const { isUp, node } of servers) {
-        if (isUp && node !== 0) service.registry.heartbeat(node, []);
-      }
-    };
-    await schedule.run(
-      (async () => {
-        for (const server of servers) await server.start();
-        files.push(await File.make(world, "f"));
-      })(),
-      tick,
-    );
     const { block, volumes } = files[0]!.extent();
     for (const server of servers) {
       if (volumes.includes(server.volume)) server.replicas.get(block)!.generation++;
@@ -169,21 +176,8 @@ seededTest(
 seededTest(
   "repair: a block whose replicas are ahead of it does not wait for the end of a maintenance",
   async (random) => {
-    const world = await makeWorld(random);
-    world.lost = 0;
+    const { world, tick } = await makeQuietWorld(random);
     const { service, schedule, servers, files, repair } = world;
-    const tick = () => {
-      for (const { isUp, node } of servers) {
-        if (isUp && node !== 0) service.registry.heartbeat(node, []);
-      }
-    };
-    await schedule.run(
-      (async () => {
-        for (const server of servers) await server.start();
-        files.push(await File.make(world, "f"));
-      })(),
-      tick,
-    );
     const { block, volumes } = files[0]!.extent();
     const [away, ahead] = servers.filter(({ volume }) => volumes.includes(volume)) as [
       FakeDataserver,
@@ -215,21 +209,8 @@ seededTest(
 seededTest(
   "repair: balancing leaves a block alone that a restored cluster has not settled yet",
   async (random) => {
-    const world = await makeWorld(random);
-    world.lost = 0;
+    const { world, tick } = await makeQuietWorld(random);
     const { service, schedule, servers, files, repair } = world;
-    const tick = () => {
-      for (const { isUp, node } of servers) {
-        if (isUp && node !== 0) service.registry.heartbeat(node, []);
-      }
-    };
-    await schedule.run(
-      (async () => {
-        for (const server of servers) await server.start();
-        files.push(await File.make(world, "f"));
-      })(),
-      tick,
-    );
     service.namespace.ids.leap();
     const { block, volumes } = files[0]!.extent();
     const [first, second] = volumes as [VolumeId, VolumeId];
