@@ -39,6 +39,7 @@ const BLOCK_SIZE = 4096;
 const FALLOCATE_SUPPORTED = libc.FALLOC_FL_KEEP_SIZE | libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_ZERO_RANGE;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
+const DOT = 0x2e;
 
 export interface KernelHandlersOptions {
   readonly names: Names;
@@ -116,8 +117,13 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
   };
 
   return {
-    lookup: (context, parent, name) =>
-      then(names.lookup(asInodeId(parent), name, context), (found) => entryOf(found)),
+    lookup(context, parent, name) {
+      // By handle (EXPORT_SUPPORT), for NFS and open_by_handle_at: also what the kernel has forgotten. ENOENT becomes ESTALE.
+      if (isDots(name)) {
+        return then(names.lookupDots(asInodeId(parent), name, context), (found) => entryOf(found));
+      }
+      return then(names.lookup(asInodeId(parent), name, context), (found) => entryOf(found));
+    },
 
     forget(nodeid, lookups) {
       files.forget(asInodeId(nodeid), lookups);
@@ -176,6 +182,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         newName,
         flags,
         context,
+        credentialsOf(context),
       );
       return within(parent, renamed.then(() => 0), newParent);
     },
@@ -385,6 +392,11 @@ const ABSENT_ENTRY: EntryAnswer = {
     blockSize: 0,
   },
 };
+
+/** "." or "..". */
+function isDots(name: Uint8Array): boolean {
+  return name[0] === DOT && (name.length === 1 || (name.length === 2 && name[1] === DOT));
+}
 
 /** POSIX ACLs and the like, which the server does not keep yet: as on a file system mounted without them. */
 function isSystemXattr(name: Uint8Array): boolean {

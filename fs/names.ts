@@ -8,10 +8,11 @@
 
 import { bytesKey } from "../base/bytes.ts";
 import type { Clock } from "../base/clock.ts";
-import { isErrno } from "../wire/errno.ts";
+import { FsError, isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
 import type { Attributes, InodeReply } from "../wire/messages/inode.ts";
 import type {
+  Credentials,
   DirectoryChange,
   EntryReply,
   MakeRequest,
@@ -27,6 +28,7 @@ import type { KernelCache } from "./kernel_cache.ts";
 import type { Writer } from "./writer.ts";
 
 const RENAME_EXCHANGE = 2;
+const RENAME_WHITEOUT = 4;
 
 export interface NamesOptions {
   readonly session: ClusterSession;
@@ -95,6 +97,22 @@ export class Names {
     return { inode, isKept: this.#table.adoptEntry(parent, name, ino, reply.directory, askedAt) };
   }
 
+  /** The inode itself ("."; ENOENT when it was removed), or the directory that it is in (".."); no name of it is kept. */
+  async lookupDots(ino: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<Found> {
+    if (name.length === 1) {
+      const inode = await this.getattr(ino, interrupt);
+      // It may live on where it is open, or for who was told of it lately (lingering.ts in the nameserver).
+      if (inode.attributes.nlink === 0 && !isHeld(inode)) {
+        throw new FsError("ENOENT", "the inode was removed");
+      }
+      return { inode, isKept: false };
+    }
+    const askedAt = this.#table.moment;
+    const reply = await this.#session.nameserver.lookup({ parent: ino, name }, interrupt);
+    const inode = reply.inode === undefined ? null : this.#table.adopt(reply.inode, askedAt);
+    return { inode, isKept: false };
+  }
+
   /** What is noted of absent names goes when there is no room for more. */
   #boundNames(parent: InodeId): void {
     if (this.#table.get(parent)?.forgetAbsent()) void this.#options.kernelCache.dropAllNames();
@@ -114,8 +132,7 @@ export class Names {
       const inode = this.#table.get(ino);
       // Removed by another client: whoever has it open sees it without a name, and a directory empty. That the kernel looks
       // the name up anew will not do: it asks in the middle of open(2) as well, and would make a second file.
-      const isHeld = inode !== undefined && (inode.directoryHandles > 0 || isOpen(inode));
-      if (!isErrno(error, "ENOENT") || !isHeld) throw error;
+      if (!isErrno(error, "ENOENT") || inode === undefined || !isHeld(inode)) throw error;
       inode.attributes = { ...inode.attributes, nlink: 0 };
       return inode;
     }
@@ -264,24 +281,27 @@ export class Names {
     newName: Uint8Array,
     flags: number,
     interrupt: Interruptible,
+    owner?: Credentials,
   ): Promise<void> {
     const known = this.#removed(newParent, newName);
     if (known !== undefined) known.removing++;
     // The kernel moves its entry, and its time-out with it, whatever our answer lets it keep.
     this.beginChange(newParent, newName);
     const askedAt = this.beginChange(parent, name);
+    const credentials = (flags & RENAME_WHITEOUT) !== 0 && owner !== undefined ? { credentials: owner } : {};
+    const request = { parent, name, newParent, newName, flags, ...credentials };
     let isKept = false;
     try {
       const reply = await this.#session.change((retry) =>
         this.#session.nameserver.rename(
-          withHint({ retry, parent, name, newParent, newName, flags }, known, this.#options.clock),
+          withHint({ ...request, retry }, known, this.#options.clock),
           interrupt,
         )
       );
       this.#changed(reply.ino);
       if (reply.replaced !== undefined) this.#lostName(reply.replaced.ino, reply.replaced.nlink);
-      // What has the old name after an exchange is asked; of two names of one file the answer lets us keep none.
-      const directory = (flags & RENAME_EXCHANGE) === 0 ? reply.directory : "none";
+      // What else has the old name is asked; of two names of one file the answer lets us keep none.
+      const directory = (flags & (RENAME_EXCHANGE | RENAME_WHITEOUT)) === 0 ? reply.directory : "none";
       isKept = this.#keepChange(newParent, newName, reply.ino, directory, askedAt);
       isKept = this.#keepChange(parent, name, ABSENT, directory, askedAt) && isKept;
       this.#directoriesChanged([parent, newParent], reply.directories, askedAt);
@@ -410,6 +430,11 @@ export class Names {
 }
 
 const NOT_THERE: Found = { inode: null, isKept: true };
+
+/** Somebody here has it open. */
+function isHeld(inode: Inode): boolean {
+  return inode.directoryHandles > 0 || isOpen(inode);
+}
 
 function isOpen({ file }: Inode): boolean {
   return (file?.handles ?? 0) > 0;

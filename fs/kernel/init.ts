@@ -98,7 +98,8 @@ export function negotiate(
 }
 
 function wantedFlags(options: ConnectionOptions, servesLocks: boolean): number {
-  let flags = P.INIT_ASYNC_READ | P.INIT_ATOMIC_O_TRUNC | P.INIT_BIG_WRITES | P.INIT_DONT_MASK |
+  let flags = P.INIT_ASYNC_READ | P.INIT_ATOMIC_O_TRUNC | P.INIT_EXPORT_SUPPORT | P.INIT_BIG_WRITES |
+    P.INIT_DONT_MASK |
     P.INIT_ASYNC_DIO | P.INIT_PARALLEL_DIROPS | P.INIT_HANDLE_KILLPRIV_V2 | P.INIT_MAX_PAGES |
     P.INIT_INIT_EXT;
   if (options.autoInvalidateData) flags |= P.INIT_AUTO_INVAL_DATA;

@@ -80,6 +80,7 @@ export const OPCODE_LIMIT = 64;
 export const INIT_ASYNC_READ = 1 << 0;
 export const INIT_POSIX_LOCKS = 1 << 1;
 export const INIT_ATOMIC_O_TRUNC = 1 << 3;
+export const INIT_EXPORT_SUPPORT = 1 << 4;
 export const INIT_BIG_WRITES = 1 << 5;
 export const INIT_DONT_MASK = 1 << 6;
 export const INIT_FLOCK_LOCKS = 1 << 10;

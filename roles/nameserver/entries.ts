@@ -24,11 +24,15 @@ export function directory(tx: Transaction, ino: InodeId): InodeRecord {
   return inode;
 }
 
+export function isDotDot(name: Uint8Array): boolean {
+  return name.length === 2 && name[0] === 0x2e && name[1] === 0x2e;
+}
+
 /** ENAMETOOLONG over 255 bytes; EINVAL for what no client may send as a name. */
 export function checkName(name: Uint8Array): void {
   if (name.length > NAME_BYTES_MAX) throw new FsError("ENAMETOOLONG", `name of ${name.length} bytes`);
-  const isDots = name[0] === 0x2e && (name.length === 1 || (name.length === 2 && name[1] === 0x2e));
-  if (name.length === 0 || isDots || name.includes(0) || name.includes(0x2f)) {
+  const isDot = name.length === 1 && name[0] === 0x2e;
+  if (name.length === 0 || isDot || isDotDot(name) || name.includes(0) || name.includes(0x2f)) {
     throw new FsError("EINVAL", "not a name for a directory entry");
   }
 }

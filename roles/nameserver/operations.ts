@@ -9,6 +9,7 @@ import { FsError } from "../../wire/errno.ts";
 import { asInodeId, type InodeId, ROOT_INODE, type SessionId } from "../../wire/ids.ts";
 import {
   FILE_BYTES_MAX,
+  S_IFCHR,
   S_IFDIR,
   S_IFLNK,
   S_IFMT,
@@ -19,16 +20,27 @@ import {
 } from "../../wire/messages/inode.ts";
 import type { Credentials, SetAttributesRequest } from "../../wire/messages/nameserver.ts";
 import { dropExtents, truncateExtents } from "./block_operations.ts";
-import { addEntry, checkName, directory, entry, findEntry, redirectEntry, removeEntry } from "./entries.ts";
+import {
+  addEntry,
+  checkName,
+  directory,
+  entry,
+  findEntry,
+  isDotDot,
+  redirectEntry,
+  removeEntry,
+} from "./entries.ts";
 import { resizeAllocated } from "./extents.ts";
 import { orphanKey, xattrsKey } from "./keys.ts";
 import { type InodeRecord, isDirectory } from "./records.ts";
 import type { Transaction } from "./transaction.ts";
 
-/** Links of one inode at most, as ext4. */
+/** Names of one file at most, as ext4. A directory has as many subdirectories as there is room for, and counts them. */
 const NLINK_MAX = 65_000;
 const RENAME_NOREPLACE = 1;
 const RENAME_EXCHANGE = 2;
+const RENAME_WHITEOUT = 4;
+const RENAME_FLAGS = RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT;
 
 export interface NewInode {
   readonly credentials: Credentials;
@@ -79,9 +91,10 @@ function blankInode(ino: InodeId, mode: number, now: Timespec): InodeRecord {
   };
 }
 
-/** The inode that the name leads to; undefined when there is no such name. */
+/** The inode that the name leads to, which may be ".."; undefined when there is no such name. */
 export function lookup(tx: Transaction, parent: InodeId, name: Uint8Array): InodeRecord | undefined {
-  directory(tx, parent);
+  const within = directory(tx, parent);
+  if (isDotDot(name)) return tx.inode(within.parent);
   checkName(name);
   const found = findEntry(tx, parent, name);
   return found === undefined ? undefined : tx.inode(found.ino);
@@ -97,7 +110,6 @@ export function make(tx: Transaction, parentIno: InodeId, name: Uint8Array, what
   if (type === S_IFLNK && (what.target.length === 0 || what.target.length > SYMLINK_BYTES_MAX)) {
     throw new FsError(what.target.length === 0 ? "ENOENT" : "ENAMETOOLONG", "bad symlink target");
   }
-  if (type === S_IFDIR && parent.nlink >= NLINK_MAX) throw new FsError("EMLINK", "too many subdirectories");
   const setgid = (parent.mode & S_ISGID) !== 0;
   const inode = blankInode(asInodeId(tx.ids.next("inode")), what.mode, tx.now);
   inode.uid = what.credentials.uid;
@@ -261,7 +273,10 @@ export interface RenameResult {
   readonly replaced: InodeRecord | undefined;
 }
 
-/** rename(2) and renameat2(2); replaces what is at the target in the same batch. */
+/**
+ * rename(2) and renameat2(2); replaces what is at the target in the same batch. `owner`: of what RENAME_WHITEOUT leaves
+ * under the old name.
+ */
 export function rename(
   tx: Transaction,
   fromParent: InodeId,
@@ -270,10 +285,10 @@ export function rename(
   toName: Uint8Array,
   flags: number,
   openIn: readonly SessionId[],
+  owner: Credentials = { uid: 0, gid: 0 },
 ): RenameResult {
-  if (
-    (flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) !== 0 || flags === (RENAME_NOREPLACE | RENAME_EXCHANGE)
-  ) {
+  const isExchange = (flags & RENAME_EXCHANGE) !== 0;
+  if ((flags & ~RENAME_FLAGS) !== 0 || (isExchange && flags !== RENAME_EXCHANGE)) {
     throw new FsError("EINVAL", `rename flags ${flags}`);
   }
   const source = directory(tx, fromParent);
@@ -284,12 +299,14 @@ export function rename(
   const moved = entry(tx, fromParent, fromName);
   const inode = tx.inode(moved.ino);
   const existing = findEntry(tx, toParent, toName);
-  if (flags === RENAME_EXCHANGE) {
+  if (isExchange) {
     if (existing === undefined) throw new FsError("ENOENT", "nothing to exchange with");
     exchange(tx, source, fromName, moved, target, toName, existing);
     return { inode, replaced: existing.ino === moved.ino ? undefined : tx.inode(existing.ino) };
   }
-  if (existing !== undefined && flags === RENAME_NOREPLACE) throw new FsError("EEXIST", "the name is taken");
+  if (existing !== undefined && (flags & RENAME_NOREPLACE) !== 0) {
+    throw new FsError("EEXIST", "the name is taken");
+  }
   // Two names of one file: POSIX says that nothing happens.
   if (existing !== undefined && existing.ino === moved.ino) return { inode, replaced: undefined };
   const movesDirectory = isDirectory(inode);
@@ -303,8 +320,6 @@ export function rename(
     if (isDirectory(replaced) && replaced.entries > 0) {
       throw new FsError("ENOTEMPTY", "the target is not empty");
     }
-  } else if (movesDirectory && fromParent !== toParent && target.nlink >= NLINK_MAX) {
-    throw new FsError("EMLINK", "too many subdirectories");
   }
   touchDirectory(tx, source);
   touchDirectory(tx, target);
@@ -312,7 +327,8 @@ export function rename(
     removeEntry(tx, target, toName, existing!);
     dropLink(tx, target, replaced, openIn);
   }
-  removeEntry(tx, source, fromName, moved);
+  if ((flags & RENAME_WHITEOUT) === 0) removeEntry(tx, source, fromName, moved);
+  else redirectEntry(tx, source, fromName, moved, makeWhiteout(tx, source, owner));
   addEntry(tx, target, toName, inode);
   tx.change(inode);
   inode.ctime = tx.now;
@@ -322,6 +338,16 @@ export function rename(
     inode.parent = toParent;
   }
   return { inode, replaced };
+}
+
+/** What overlays take for "nothing is here": a character device 0:0 without any rights. */
+function makeWhiteout(tx: Transaction, parent: InodeRecord, owner: Credentials): InodeRecord {
+  const inode = blankInode(asInodeId(tx.ids.next("inode")), S_IFCHR, tx.now);
+  inode.uid = owner.uid;
+  inode.gid = (parent.mode & S_ISGID) !== 0 ? parent.gid : owner.gid;
+  inode.parent = parent.ino;
+  tx.addInode(inode);
+  return inode;
 }
 
 function exchange(

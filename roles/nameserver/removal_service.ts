@@ -159,10 +159,11 @@ export function removalHandlers(
                   newName,
                   flags,
                   openIn,
+                  request.credentials,
                 );
                 record(tx, inode.ino, replaced?.ino);
                 // Two names of one file: nothing has happened.
-                if (replaced === undefined && findEntry(tx, parent, name) !== undefined) {
+                if (replaced === undefined && findEntry(tx, parent, name)?.ino === inode.ino) {
                   return { ino: inode.ino, directory: "none" };
                 }
                 const here = leases.lease(parent, session, "names");

@@ -117,7 +117,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
     directories,
   }],
   rename: [
-    { retry, ...entry, newParent: 2, newName: name, flags: 2, removed },
+    { retry, ...entry, newParent: 2, newName: name, flags: 4, credentials, removed },
     { ino: 4, replaced: { ino: 5, nlink: 1 }, directory: "none", directories },
   ],
   link: [{ retry, ...entry, ino: 5 }, { ...entryReply, directories }],

@@ -116,8 +116,10 @@ export interface RemoveRequest extends Change, InDirectory {
 export interface RenameRequest extends Change, InDirectory {
   readonly newParent: InodeId;
   readonly newName: Uint8Array;
-  /** RENAME_NOREPLACE 1, RENAME_EXCHANGE 2. */
+  /** RENAME_NOREPLACE 1, RENAME_EXCHANGE 2, RENAME_WHITEOUT 4. */
   readonly flags: number;
+  /** Of the whiteout. */
+  readonly credentials?: Credentials;
   readonly removed?: Removed;
 }
 

@@ -4,7 +4,7 @@
  */
 
 import type { Timespec } from "../../../base/clock.ts";
-import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISGID } from "../../../wire/messages/inode.ts";
+import { S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISGID } from "../../../wire/messages/inode.ts";
 
 export interface Node {
   ino: number;
@@ -149,15 +149,24 @@ export class TreeModel {
     }
   }
 
-  rename(source: Node, name: string, target: Node, newName: string, flags: number): Outcome {
-    if (flags > 2) return ["EINVAL"];
+  /** `whiteout` gets what RENAME_WHITEOUT (4) leaves under the old name. */
+  rename(
+    source: Node,
+    name: string,
+    target: Node,
+    newName: string,
+    flags: number,
+    owner: { readonly uid: number; readonly gid: number },
+    whiteout: (node: Node) => void,
+  ): Outcome {
+    if (flags > 5 || flags === 3) return ["EINVAL"];
     const errors = this.#parentErrors(source, target);
     if (errors.length > 0) return errors;
     const moved = source.entries.get(name);
     if (moved === undefined) return ["ENOENT"];
     const existing = target.entries.get(newName);
     if (flags === 2) return this.#exchange(source, name, moved, target, newName, existing);
-    if (flags === 1 && existing !== undefined) return ["EEXIST"];
+    if ((flags & 1) !== 0 && existing !== undefined) return ["EEXIST"];
     if (existing === moved) return DONE;
     if (isDir(moved) && this.#isWithin(target, moved)) return ["EINVAL"];
     if (existing !== undefined) {
@@ -170,6 +179,12 @@ export class TreeModel {
     }
     source.entries.delete(name);
     target.entries.set(newName, moved);
+    if ((flags & 4) !== 0) {
+      const isSetgid = (source.mode & S_ISGID) !== 0;
+      const node = this.#node(S_IFCHR, owner.uid, isSetgid ? source.gid : owner.gid);
+      source.entries.set(name, node);
+      whiteout(node);
+    }
     moved.ctime = this.now;
     if (isDir(moved)) {
       source.nlink--;
