@@ -8,6 +8,7 @@ import * as libc from "../../base/libc.ts";
 import { ERRNO, errnoName, FsError } from "../../wire/errno.ts";
 import { readDirect } from "./direct_read.ts";
 import { LevelRecords, type ReplicaRecords } from "./replica_records.ts";
+import { systemMounting } from "./volume_life.ts";
 
 /** Failures are FsErrors with the file's name, but for what `names`, `readText` and `makeDirectory` throw: Deno's own. */
 export interface Disk {
@@ -49,8 +50,10 @@ export interface Disk {
   space(path: string): { readonly totalBytes: number; readonly availableBytes: number };
   /** Names the file system: the machine, and the device on it (the path, where that can't be asked). */
   identity(path: string): string;
-  /** The database of the volume with this label. */
-  openRecords(path: string, label: string): Promise<ReplicaRecords>;
+  /** Names the run of the machine and the mount of the file system: in another one, what was not synced may be gone. */
+  mounting(path: string): string;
+  /** The database of the volume with this label, in this life (volume_life.ts). */
+  openRecords(path: string, label: string, life: number): Promise<ReplicaRecords>;
 }
 
 const SEEK_END = 2;
@@ -213,12 +216,6 @@ function identity(path: string): string {
   }
 }
 
-/** Tells this run of the machine from others: after another one, what was not synced may be gone. Below 2^48, not 0. */
-function bootNumber(): number {
-  const id = Deno.readTextFileSync("/proc/sys/kernel/random/boot_id");
-  return 1 + parseInt(id.replaceAll("-", "").slice(0, 11), 16);
-}
-
 export const systemDisk: Disk = {
   open: openFile,
   close: libc.close,
@@ -240,5 +237,6 @@ export const systemDisk: Disk = {
   realPath,
   space,
   identity,
-  openRecords: (path, label) => LevelRecords.open(path, label, bootNumber()),
+  mounting: systemMounting,
+  openRecords: LevelRecords.open,
 };

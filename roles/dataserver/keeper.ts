@@ -80,6 +80,7 @@ export class Keeper {
   /** Finalizes everything that is open, idle or not; for a stop. Rejects with the first failure. */
   async finalizeAll(): Promise<void> {
     await this.#sweeping;
+    if (this.#volume.mayLack) return; // doubtful at the next start
     for (;;) {
       const writing = [...this.#volume.open.values()].filter((replica) => this.#isFinalizable(replica));
       if (writing.length === 0) return;

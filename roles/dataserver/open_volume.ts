@@ -22,6 +22,7 @@ import {
   type VolumeIdentity,
   VolumeUnavailable,
 } from "./volume_directory.ts";
+import { lifeOf } from "./volume_life.ts";
 
 export interface OpenVolumeOptions {
   readonly disk: Disk;
@@ -84,14 +85,15 @@ export async function openVolume(path: string, options: OpenVolumeOptions): Prom
 
 async function openRecords(disk: Disk, path: string, identity: VolumeIdentity): Promise<ReplicaRecords> {
   const directory = `${path}/meta`;
+  const life = await lifeOf(disk, path);
   try {
     try {
-      return await disk.openRecords(directory, identity.label);
+      return await disk.openRecords(directory, identity.label, life);
     } catch (error) {
       // A volume that was never registered holds nothing: its making was cut short, by the power for instance.
       if (identity.volume !== undefined || !isErrno(error, "EIO")) throw error;
       for (const name of await disk.names(directory)) await disk.remove(`${directory}/${name}`);
-      return await disk.openRecords(directory, identity.label);
+      return await disk.openRecords(directory, identity.label, life);
     }
   } catch (error) {
     if (!(error instanceof FsError)) throw error;

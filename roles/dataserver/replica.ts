@@ -58,7 +58,7 @@ export class Replica {
   ) {
     this.block = file.block;
     this.#host = host;
-    this.#content = new ReplicaContent(file, host, chunks);
+    this.#content = new ReplicaContent(file, host, chunks, () => this.#isOnDisk);
     this.#generation = record.generation;
     this.#state = record.state;
     this.#isDoubtful = record.isDoubtful === true;
@@ -74,9 +74,13 @@ export class Replica {
     return this.#content.length;
   }
 
-  /** Its machine has stopped while it was being written: it may lack what was acknowledged. */
+  /** Its machine stopped, or its disk failed, while it was being written: it may lack what was acknowledged. */
   get isDoubtful(): boolean {
     return this.#isDoubtful;
+  }
+
+  get #isOnDisk(): boolean {
+    return this.#state === "finalized" || this.#syncedChanges === this.#changes;
   }
 
   /** Names what the replica holds: another one after each change, and after each opening. */
@@ -378,7 +382,7 @@ export class Replica {
 
 function doubtfulError(block: BlockId): FsError {
   const message =
-    `block ${block} was being written here when the machine stopped: the nameserver settles what counts`;
+    `block ${block} was being written here when the machine stopped or the disk failed: the nameserver settles what counts`;
   return new FsError("ESTALE", message, { op: "block" });
 }
 

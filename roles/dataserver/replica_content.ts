@@ -1,7 +1,8 @@
 /**
  * The bytes of one open replica: the data file and its chunk table, kept in agreement, and the crc file.
  * Owns: the descriptor. Orders nothing: the replica (replica.ts) holds the range that each call here names.
- * Invariant: bytes leave here only after their chunk matched its crc in this residency, or was written in it.
+ * Invariant: bytes leave here only after their chunk matched its crc in this residency, or was written in it; and once the
+ * disk has failed, only after it matched now, unless all of the replica is on the disk.
  */
 
 import { crc32 } from "node:zlib";
@@ -21,6 +22,8 @@ export interface ContentHost {
   corrupt(block: BlockId, message: string): FsError;
   /** The disk failed to write: gives the error to throw. */
   writeFailed(error: FsError): FsError;
+  /** The disk has failed to write: what was not synced may be gone, from the page cache as well. */
+  readonly mayLack: boolean;
 }
 
 export interface ReplicaFile {
@@ -35,14 +38,17 @@ export class ReplicaContent {
   readonly #file: ReplicaFile;
   readonly #host: ContentHost;
   readonly #chunks: ChunkTable;
+  readonly #isOnDisk: () => boolean;
   #closed = false;
   // Syncs use the descriptor without a hold: it is closed when the last has ended.
   #pins = 0;
 
-  constructor(file: ReplicaFile, host: ContentHost, chunks: ChunkTable) {
+  /** `isOnDisk`: everything was synced. */
+  constructor(file: ReplicaFile, host: ContentHost, chunks: ChunkTable, isOnDisk: () => boolean) {
     this.#file = file;
     this.#host = host;
     this.#chunks = chunks;
+    this.#isOnDisk = isOnDisk;
   }
 
   get #disk(): Disk {
@@ -62,27 +68,34 @@ export class ReplicaContent {
     const first = Math.floor(offset / CHUNK_BYTES);
     if (!this.#chunks.allVerified(first, chunkCount(end) - 1)) return null;
     const buffer = new Uint8Array(end - offset);
-    return this.#disk.readCached(this.#file.fd, buffer, offset) === buffer.length ? buffer : null;
+    if (this.#disk.readCached(this.#file.fd, buffer, offset) !== buffer.length) return null;
+    return this.#mayLack ? null : buffer;
+  }
+
+  /** Bytes that were read before it was asked may not be those that were written, where it says yes. */
+  get #mayLack(): boolean {
+    return this.#host.mayLack && !this.#isOnDisk();
   }
 
   /** [offset, end), with the chunks around it held: `isWhole` when the file must reach its length. */
   async read(offset: number, end: number, isWhole: boolean): Promise<Uint8Array> {
     const first = Math.floor(offset / CHUNK_BYTES);
     const last = chunkCount(end) - 1;
-    if (!this.#chunks.allVerified(first, last)) {
-      const bytes = await this.settle(first, last, isWhole);
-      return bytes.subarray(offset - first * CHUNK_BYTES, end - first * CHUNK_BYTES);
+    if (this.#chunks.allVerified(first, last)) {
+      const buffer = new Uint8Array(end - offset);
+      const count = await this.#readFile(buffer, offset);
+      if (count < buffer.length && isWhole) throw this.#tooShort(offset + count);
+      if (!this.#mayLack) return buffer;
     }
-    const buffer = new Uint8Array(end - offset);
-    const count = await this.#readFile(buffer, offset);
-    if (count < buffer.length && isWhole) throw this.#tooShort(offset + count);
-    return buffer;
+    const bytes = await this.settle(first, last, isWhole);
+    return bytes.subarray(offset - first * CHUNK_BYTES, end - first * CHUNK_BYTES);
   }
 
   /**
    * Reads chunks whole, proving those that are clean and computing the crc of those that are dirty. Where the
    * file ends below the replica's length, a write that extends it is still on its way: zeros, unless `isWhole`.
-   * `isStrict`: also what was proven before is compared again.
+   * `isStrict`: also what was proven before is compared again; it is in any case where bytes may be gone, and what has no crc
+   * is not believed then.
    */
   async settle(first: number, last: number, isWhole: boolean, isStrict = false): Promise<Uint8Array> {
     const buffer = new Uint8Array((last - first + 1) * CHUNK_BYTES);
@@ -91,11 +104,17 @@ export class ReplicaContent {
     if (isWhole && start + count < Math.min(this.length, start + buffer.length)) {
       throw this.#tooShort(start + count);
     }
+    const mayLack = this.#mayLack;
     for (let i = first; i <= last && i < this.#chunks.count; i++) {
       const at = (i - first) * CHUNK_BYTES;
       const chunk = buffer.subarray(at, at + CHUNK_BYTES);
-      if (this.#chunks.isDirty(i)) this.#chunks.setClean(i, chunk.subarray(0, this.#chunks.bytesOf(i)));
-      else if (isStrict || this.#chunks.isUnproven(i)) this.#prove(i, chunk);
+      if (!this.#chunks.isDirty(i)) {
+        if (isStrict || mayLack || this.#chunks.isUnproven(i)) this.#prove(i, chunk);
+      } else if (mayLack) {
+        const message =
+          `${this.#file.dataPath} may lack what was written to chunk ${i} before the disk failed`;
+        throw this.#host.corrupt(this.#file.block, message);
+      } else this.#chunks.setClean(i, chunk.subarray(0, this.#chunks.bytesOf(i)));
     }
     return buffer;
   }

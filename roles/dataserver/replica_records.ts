@@ -4,8 +4,8 @@
  * Keys: 'r' + block id, 'w' + block id (u64 big-endian, so that they sort), 'v' the volume's label.
  * Invariants:
  * - Record and marker change in one batch.
- * - A record in state "writing" names the boot of the machine under which it was written. Found under another one, its
- *   replica is doubtful, and stays so until its record is put anew.
+ * - A record in state "writing" names the life of the volume (volume_life.ts) in which it was written. Found in another
+ *   one, its replica is doubtful, and stays so until its record is put anew.
  * - Nothing is written after a batch that failed: LevelDB may have left a part of it in its log, as a full disk does, and
  *   the next start reads no further than that. So one batch is written at a time, and the first that fails is the last.
  *
@@ -29,7 +29,7 @@ export interface ReplicaRecord {
   readonly state: ReplicaState;
   /** In bytes. Exact when finalized; when writing, what it was when the writing began. */
   readonly length: number;
-  /** The machine has stopped while it was being written: what was not synced may be gone. Of what is read, not put. */
+  /** Its machine stopped, or its disk failed, while it was being written: what was not synced may be gone. Of what is read, not put. */
   readonly isDoubtful?: boolean;
 }
 
@@ -44,11 +44,11 @@ const LABEL_KEY = bytesOf("v");
 const LOG_FILE = /^\d+\.log$/;
 const CACHE_BYTES = 1024 * 1024;
 
-// Value: u8 format | u8 state | u48 boot (0 when finalized) | f64 generation | f64 length, little-endian.
+// Value: u8 format | u8 state | u48 life (0 when finalized) | f64 generation | f64 length, little-endian.
 const VALUE_FORMAT = 1;
 const VALUE_BYTES = 24;
 const VALUE_STATE_AT = 1;
-const VALUE_BOOT_AT = 2;
+const VALUE_LIFE_AT = 2;
 const VALUE_GENERATION_AT = 8;
 const VALUE_LENGTH_AT = 16;
 
@@ -63,32 +63,32 @@ function blockOf(key: Uint8Array): BlockId {
   return asBlockId(Number(new DataView(key.buffer, key.byteOffset, key.byteLength).getBigUint64(1)));
 }
 
-function encodeRecord(record: ReplicaRecord, boot: number): Uint8Array {
+function encodeRecord(record: ReplicaRecord, life: number): Uint8Array {
   const value = new Uint8Array(VALUE_BYTES);
   const view = new DataView(value.buffer);
   value[0] = VALUE_FORMAT;
   value[VALUE_STATE_AT] = record.state === "finalized" ? 1 : 0;
   if (record.state === "writing") {
-    view.setUint16(VALUE_BOOT_AT, boot % 0x10000, true);
-    view.setUint32(VALUE_BOOT_AT + 2, Math.floor(boot / 0x10000), true);
+    view.setUint16(VALUE_LIFE_AT, life % 0x10000, true);
+    view.setUint32(VALUE_LIFE_AT + 2, Math.floor(life / 0x10000), true);
   }
   view.setFloat64(VALUE_GENERATION_AT, record.generation, true);
   view.setFloat64(VALUE_LENGTH_AT, record.length, true);
   return value;
 }
 
-function decodeRecord(value: Uint8Array, boot: number): ReplicaRecord {
+function decodeRecord(value: Uint8Array, life: number): ReplicaRecord {
   if (value.length !== VALUE_BYTES || value[0] !== VALUE_FORMAT) {
     throw new FsError("EIO", "a replica record has an unknown format");
   }
   const view = new DataView(value.buffer, value.byteOffset, value.byteLength);
   const state = value[VALUE_STATE_AT] === 1 ? "finalized" : "writing";
-  const itsBoot = view.getUint16(VALUE_BOOT_AT, true) + view.getUint32(VALUE_BOOT_AT + 2, true) * 0x10000;
+  const itsLife = view.getUint16(VALUE_LIFE_AT, true) + view.getUint32(VALUE_LIFE_AT + 2, true) * 0x10000;
   return {
     generation: asGeneration(view.getFloat64(VALUE_GENERATION_AT, true)),
     state,
     length: view.getFloat64(VALUE_LENGTH_AT, true),
-    ...(state === "writing" && itsBoot !== boot ? { isDoubtful: true } : {}),
+    ...(state === "writing" && itsLife !== life ? { isDoubtful: true } : {}),
   };
 }
 
@@ -127,7 +127,7 @@ type BatchOperation =
 export class LevelRecords implements ReplicaRecords {
   readonly #db: Database;
   readonly #path: string;
-  readonly #boot: number;
+  readonly #life: number;
   readonly #syncing = new SharedSync(() => this.#syncOnce());
   /** Not written yet. */
   #operations: BatchOperation[] = [];
@@ -137,17 +137,17 @@ export class LevelRecords implements ReplicaRecords {
   /** Log files whose names are on disk. */
   #namedLogs: ReadonlySet<string> = new Set();
 
-  private constructor(db: Database, path: string, boot: number) {
+  private constructor(db: Database, path: string, life: number) {
     this.#db = db;
-    this.#boot = boot;
+    this.#life = life;
     this.#path = path;
   }
 
   /**
-   * Opens the database in `path`; `boot` names this run of the machine. Errors: EBUSY another process has it; EINVAL it
+   * Opens the database in `path`; `life` names the volume's. Errors: EBUSY another process has it; EINVAL it
    * is not the one of `label`.
    */
-  static async open(path: string, label: string, boot: number): Promise<LevelRecords> {
+  static async open(path: string, label: string, life: number): Promise<LevelRecords> {
     const db: Database = new ClassicLevel(path, {
       keyEncoding: "view",
       valueEncoding: "view",
@@ -178,19 +178,19 @@ export class LevelRecords implements ReplicaRecords {
       await db.close();
       throw error;
     }
-    return new LevelRecords(db, path, boot);
+    return new LevelRecords(db, path, life);
   }
 
   async get(block: BlockId): Promise<ReplicaRecord | undefined> {
     const value = await this.#run("read", this.#db.get(keyOf(RECORD, block)));
-    return value === undefined ? undefined : decodeRecord(value, this.#boot);
+    return value === undefined ? undefined : decodeRecord(value, this.#life);
   }
 
   async put(entries: readonly ReplicaEntry[], durable: boolean): Promise<void> {
     const operations: BatchOperation[] = [];
     for (const { block, record } of entries) {
       const marker = keyOf(WRITING, block);
-      operations.push({ type: "put", key: keyOf(RECORD, block), value: encodeRecord(record, this.#boot) });
+      operations.push({ type: "put", key: keyOf(RECORD, block), value: encodeRecord(record, this.#life) });
       operations.push(
         record.state === "writing"
           ? { type: "put", key: marker, value: EMPTY_BYTES }
@@ -250,7 +250,7 @@ export class LevelRecords implements ReplicaRecords {
       "read",
       this.#db.iterator({ gte: keyOf(RECORD, from), lt: Uint8Array.of(RECORD + 1), limit }).all(),
     );
-    return entries.map(([key, value]) => ({ block: blockOf(key), record: decodeRecord(value, this.#boot) }));
+    return entries.map(([key, value]) => ({ block: blockOf(key), record: decodeRecord(value, this.#life) }));
   }
 
   async writing(): Promise<readonly BlockId[]> {
@@ -272,6 +272,11 @@ export class LevelRecords implements ReplicaRecords {
       throw new FsError("EIO", `${what} of the volume's database: ${messageOf(error)}`, { cause: error });
     }
   }
+}
+
+/** Of the database's failures: nothing that was written before is at risk. */
+export function isLackOfRoom(error: FsError): boolean {
+  return /No space left on device|Disk quota exceeded/.test(error.message);
 }
 
 function messageOf(error: unknown): string {

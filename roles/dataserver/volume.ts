@@ -18,10 +18,11 @@ import type { Disk } from "./disk.ts";
 import { WHOLE } from "./range_lock.ts";
 import { Replica, ReplicaClosed, type ReplicaHost, staleError } from "./replica.ts";
 import { createReplica, openReplica, type ReplicaPaths } from "./replica_opener.ts";
-import type { ReplicaRecord, ReplicaRecords } from "./replica_records.ts";
+import { isLackOfRoom, type ReplicaRecord, type ReplicaRecords } from "./replica_records.ts";
 import type { Space } from "./space.ts";
 import type { Trash } from "./trash.ts";
 import { bucketOf, type VolumeIdentity } from "./volume_directory.ts";
+import { noteFailure } from "./volume_life.ts";
 
 /** No extent is longer; its chunk table would be a megabyte. */
 export const BLOCK_BYTES_MAX = 16 * 1024 ** 3;
@@ -74,6 +75,7 @@ export class Volume implements ReplicaHost {
   /** What was deleted lately, and up to which generation; the oldest first. */
   readonly #buried = new Map<BlockId, { readonly upTo: Generation; readonly atMs: number }>();
   #failed: string | undefined;
+  #mayLack = false;
   #closing = false;
   #emptying: Promise<void> | null = null;
   #usedBytes = 0;
@@ -277,7 +279,7 @@ export class Volume implements ReplicaHost {
     try {
       this.#lastFigures = this.#space.measure();
     } catch (error) {
-      this.fail(error instanceof Error ? error.message : String(error));
+      this.fail(error instanceof Error ? error.message : String(error), isErrno(error, "EROFS"));
     }
     return {
       ...this.#lastFigures,
@@ -309,12 +311,23 @@ export class Volume implements ReplicaHost {
   }
 
   writeFailed(error: FsError): FsError {
-    if (error.errno === "EIO" || error.errno === "EROFS") this.fail(error.message);
+    if (error.errno === "EIO" || error.errno === "EROFS") this.fail(error.message, !isLackOfRoom(error));
     return error;
   }
 
-  /** The disk can't be written any more: changes are refused until a restart, reads are still tried. */
-  fail(reason: string): void {
+  get mayLack(): boolean {
+    return this.#mayLack;
+  }
+
+  /**
+   * The disk can't be written any more: changes are refused until a restart, reads are still tried. `mayLack`: it has failed
+   * to write, so that what was not synced may be gone.
+   */
+  fail(reason: string, mayLack = false): void {
+    if (mayLack && !this.#mayLack) {
+      this.#mayLack = true;
+      void noteFailure(this.disk, this.path, reason);
+    }
     if (this.#failed !== undefined) return;
     this.#failed = reason;
     this.log.error("volume has failed", { path: this.path, volume: this.id, reason });

@@ -15,6 +15,8 @@ import type { BlockId, VolumeId } from "../../wire/ids.ts";
 import { COPY_GENERATION } from "../../wire/messages/dataserver.ts";
 
 const CHUNK_BYTES = 64 * 1024;
+/** Which replicas are doubtful is not asked. */
+const ANY_LIFE = 1;
 const PAGE = 1000;
 const PROBLEMS_MAX = 50;
 
@@ -107,7 +109,7 @@ async function namespaceOf(nameserver: string): Promise<Namespace> {
 }
 
 async function replicasOf(volume: string, label: string): Promise<Map<BlockId, Found>> {
-  const records = await systemDisk.openRecords(`${volume}/meta`, label);
+  const records = await systemDisk.openRecords(`${volume}/meta`, label, ANY_LIFE);
   const found = new Map<BlockId, Found>();
   try {
     for (let from = 0;;) {

@@ -253,6 +253,7 @@ export class SimDisk {
       realPath: (path) => Promise.resolve(path),
       space: () => ({ totalBytes: 1e12, availableBytes: 1e12 }),
       identity: () => life.host,
+      mounting: () => "",
       openRecords: () => Promise.resolve(this.#recordsFor(life, pause)),
     };
   }

@@ -155,7 +155,7 @@ export interface VolumeStats {
 export interface ReplicaReport {
   readonly block: BlockId;
   readonly generation: Generation;
-  /** It was being written when its machine stopped, and may lack what was not synced: nobody can use it until it is chosen. */
+  /** It was being written when its machine stopped or its disk failed, and may lack what was not synced: nobody can use it until it is chosen. */
   readonly doubtful?: boolean;
 }
 

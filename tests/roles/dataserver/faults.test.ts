@@ -258,13 +258,13 @@ Deno.test("a replica that was being written when the machine stopped serves noth
       volume = server.volumes[0]!.volume;
       await write(client, volume, 0, pattern(1000, 1));
     }
-    // As another boot would have left it.
+    // As another life would have left it.
     const { label } = JSON.parse(Deno.readTextFileSync(`${path}/volume.json`));
     const records = await LevelRecords.open(`${path}/meta`, label, 1);
     const record = (await records.get(BLOCK))!;
     equal(record.isDoubtful, undefined);
     await records.put([{ block: BLOCK, record: { ...record, state: "writing" } }], true);
-    equal((await records.get(BLOCK))!.isDoubtful, undefined, "the boot that wrote it knows it");
+    equal((await records.get(BLOCK))!.isDoubtful, undefined, "the life that wrote it knows it");
     await records.close();
 
     await using server = await start(registry, [path]);

@@ -61,7 +61,7 @@ Deno.test("records: all that was acknowledged is there after a start, when the d
     const path = `${directory}/meta`;
     await Deno.mkdir(path);
     const known: number[] = [];
-    const records = await systemDisk.openRecords(path, "label");
+    const records = await systemDisk.openRecords(path, "label", 1);
     const putMany = async (from: number) => {
       const blocks = Array.from({ length: 300 }, (_, i) => from + i);
       const results = await Promise.allSettled(blocks.map((block) => put(records, block, block % 2 === 0)));
@@ -76,7 +76,7 @@ Deno.test("records: all that was acknowledged is there after a start, when the d
       isErrno(error, "EIO") && /start the dataserver again/.test(error.message));
     await putMany(200_000);
     await records.close();
-    const again = await systemDisk.openRecords(path, "label");
+    const again = await systemDisk.openRecords(path, "label", 1);
     const found = (await again.page(0, 1_000_000)).map(({ block }) =>
       Number(block)
     );
