@@ -324,6 +324,7 @@ export class Replica {
   async syncFiles(): Promise<void> {
     if (this.#closed) throw new ReplicaClosed();
     await this.#content.syncCrcs();
+    if (this.#closed) throw new ReplicaClosed(); // deleted meanwhile
     await this.#content.sync(true);
   }
 

@@ -6,6 +6,7 @@
  */
 
 import { crc32 } from "node:zlib";
+import { assert } from "../../base/assert.ts";
 import * as libc from "../../base/libc.ts";
 import { asFsError, FsError } from "../../wire/errno.ts";
 import type { BlockId } from "../../wire/ids.ts";
@@ -41,6 +42,7 @@ export class ReplicaContent {
   readonly #isOnDisk: () => boolean;
   #closed = false;
   // Syncs use the descriptor without a hold: it is closed when the last has ended.
+  // Invariant: it is closed once, and not used after that; its number is another file's then.
   #pins = 0;
 
   /** `isOnDisk`: everything was synced. */
@@ -230,8 +232,9 @@ export class ReplicaContent {
     }
   }
 
-  /** The data is on disk when it resolves, and the file's name if `withName`. Needs no hold. */
+  /** The data is on disk when it resolves, and the file's name if `withName`. Needs no hold; not once it is closed. */
   async sync(withName: boolean): Promise<void> {
+    assert(!this.#closed, "a closed replica is synced");
     this.#pins++;
     try {
       await all([
@@ -255,6 +258,7 @@ export class ReplicaContent {
 
   /** Call once, with everything held. */
   close(): void {
+    assert(!this.#closed, "a replica is closed twice");
     this.#closed = true;
     if (this.#pins === 0) this.#disk.close(this.#file.fd);
   }
