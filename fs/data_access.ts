@@ -272,7 +272,7 @@ export class DataAccess {
 }
 
 /** Waits for `work`, at most until the caller is given up on. */
-function withSignal<T>(work: Promise<T>, interrupt: Interruptible | undefined): Promise<T> {
+export function withSignal<T>(work: Promise<T>, interrupt: Interruptible | undefined): Promise<T> {
   if (interrupt === undefined) return work;
   const { signal } = interrupt;
   return new Promise<T>((resolve, reject) => {

@@ -9,10 +9,10 @@ import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import { type InodeId, ROOT_INODE } from "../wire/ids.ts";
 import { LEASE_RANK, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
-import type { CreateRequest } from "../wire/messages/nameserver.ts";
+import type { CreateRequest, CreateUnnamedRequest } from "../wire/messages/nameserver.ts";
 import type { Blocks } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
-import { type DataAccess, pagesOf } from "./data_access.ts";
+import { type DataAccess, pagesOf, withSignal } from "./data_access.ts";
 import {
   type Access,
   type ByteRange,
@@ -179,6 +179,35 @@ export class Files {
     } finally {
       known.end();
     }
+  }
+
+  /** O_TMPFILE: makes a file that has no name, and opens it for writing. */
+  async createUnnamed(
+    request: Omit<CreateUnnamedRequest, "retry" | "host">,
+    interrupt: Interruptible,
+  ): Promise<{ readonly handle: Handle; readonly found: Found }> {
+    // Nobody else will ever find it: who gives up waiting leaves us to close it.
+    const opening = this.#openUnnamed(request);
+    try {
+      return await withSignal(opening, interrupt);
+    } catch (error) {
+      opening.then(({ handle }) => this.close(handle)).catch(() => {}); // `error` says why, or nobody waits for it
+      throw error;
+    }
+  }
+
+  async #openUnnamed(request: Omit<CreateUnnamedRequest, "retry" | "host">) {
+    const { session, releases, host } = this.#options;
+    const askedAt = this.#table.moment;
+    const reply = await session.change((retry) =>
+      session.nameserver.createUnnamed({ ...request, retry, host })
+    );
+    const inode = this.#table.adopt(reply, askedAt);
+    inode.isRegistered = true; // its last close must be told
+    inode.isUnlinked = true;
+    const file = this.#addHandle(inode, true);
+    releases.noteUnused(file, reply.blocks.length > 0);
+    return { handle: this.#handle(inode, true), found: { inode, isKept: false } };
   }
 
   /** One handle less; the last one takes the OpenFile with it. Errors were told by flush; late ones are logged. */

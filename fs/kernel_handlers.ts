@@ -214,6 +214,16 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       );
     },
 
+    async tmpfile(context, parent, flags, mode, umask) {
+      const { handle: opened, found } = await files.createUnnamed({
+        parent: asInodeId(parent),
+        mode: mode & 0o7777 & ~umask,
+        linkable: (flags & libc.O_EXCL) === 0,
+        credentials: credentialsOf(context),
+      }, context);
+      return { entry: entryOf(found) as EntryAnswer, open: addHandle(opened) };
+    },
+
     open(context, nodeid, flags, killSuidGid) {
       const opened = files.open(asInodeId(nodeid), {
         write: (flags & libc.O_ACCMODE) !== libc.O_RDONLY,

@@ -168,6 +168,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         const inode = operations.link(tx, ino, parent, name);
         directoryLease = leases.lease(parent, session, "names");
         directories = changesOf(tx, parent);
+        namespace.endOrphan(tx, ino);
         return inode;
       };
       const reply = await changeInode(context, request, "read", operation, {

@@ -22,7 +22,7 @@ export class Namespace {
   readonly clock: Clock;
   readonly ids: IdAllocator;
   readonly totals: Totals;
-  /** Unlinked inodes that are open somewhere, and where. Mirrors TABLE_ORPHAN. */
+  /** Inodes without a name that are open somewhere, and where. Mirrors TABLE_ORPHAN. */
   readonly #orphans = new Map<InodeId, Set<SessionId>>();
   /** Sessions that are over, and whose orphans are going. */
   readonly #ending = new Set<SessionId>();
@@ -114,7 +114,13 @@ export class Namespace {
     });
   }
 
-  /** Where an inode that lost its last name is open. */
+  /** The inode has got a name in this transaction, which can't fail any more: it is nobody's orphan. */
+  endOrphan(tx: Transaction, ino: InodeId): void {
+    for (const session of this.sessionsOfOrphan(ino)) tx.delete(orphanKey(session, ino));
+    this.#orphans.delete(ino);
+  }
+
+  /** Where an inode that has no name is open. */
   sessionsOfOrphan(ino: InodeId): readonly SessionId[] {
     return [...this.#orphans.get(ino) ?? []];
   }

@@ -18,12 +18,13 @@ import * as operations from "./operations.ts";
 import { type InodeRecord, isDirectory } from "./records.ts";
 import { changesOf, nameItem } from "./replies.ts";
 import type { Transaction } from "./transaction.ts";
+import { makeUnnamed } from "./unnamed_files.ts";
 
 type Created = EntryReply & AcquireReply & { readonly created: boolean };
 
 export function openHandlers(
   parts: ClientServiceParts,
-): Pick<Handlers<typeof NAMESERVER>, "create" | "acquire"> {
+): Pick<Handlers<typeof NAMESERVER>, "create" | "createUnnamed" | "acquire"> {
   const { namespace, registry, retries, replies, blockBytes, replication } = parts;
   const { leases, sessions } = parts.leaseserver;
 
@@ -137,6 +138,35 @@ export function openHandlers(
         request.retry,
         (record) => create(request, session, record),
         async ({ ino }) => ({ ...await acquireNamed(ino as InodeId, request, session), created: true }),
+      );
+    },
+
+    createUnnamed: (request, context) => {
+      const session = sessions.of(context.peer);
+      const { parent, credentials, mode, linkable, host } = request;
+      return retries.once<AcquireReply>(
+        session,
+        request.retry,
+        (record) =>
+          leases.change(session, [], () =>
+            namespace.change((tx) => {
+              const what = { credentials, mode: S_IFREG | (mode & 0o7777), rdev: 0, target: EMPTY_BYTES };
+              const inode = makeUnnamed(tx, parent, what, linkable, session);
+              if (host !== undefined) allocateFirst(tx, inode, host);
+              record(tx, inode.ino);
+              leases.grantWrite(inode.ino, session);
+              tx.put(writerKey(session, inode.ino), EMPTY_BYTES);
+              namespace.noteOrphan(inode.ino, [session]);
+              return replies.acquired(tx, inode, session, false);
+            })),
+        ({ ino }) =>
+          acquireWith(
+            ino as InodeId,
+            "write",
+            session,
+            undefined,
+            (tx, inode, isShared) => replies.acquired(tx, inode, session, isShared),
+          ),
       );
     },
 

@@ -88,6 +88,7 @@ function blankInode(ino: InodeId, mode: number, now: Timespec): InodeRecord {
     pages: [],
     nextPage: 0,
     hasXattrs: false,
+    isLinkable: false,
   };
 }
 
@@ -110,13 +111,23 @@ export function make(tx: Transaction, parentIno: InodeId, name: Uint8Array, what
   if (type === S_IFLNK && (what.target.length === 0 || what.target.length > SYMLINK_BYTES_MAX)) {
     throw new FsError(what.target.length === 0 ? "ENOENT" : "ENAMETOOLONG", "bad symlink target");
   }
+  const inode = newInode(tx, parent, what);
+  touchDirectory(tx, parent);
+  if (type === S_IFDIR) parent.nlink++;
+  addEntry(tx, parent, name, inode);
+  return inode;
+}
+
+/** An inode as it is made in a directory, before it has a name. */
+export function newInode(tx: Transaction, parent: InodeRecord, what: NewInode): InodeRecord {
+  const type = what.mode & S_IFMT;
   const setgid = (parent.mode & S_ISGID) !== 0;
   const inode = blankInode(asInodeId(tx.ids.next("inode")), what.mode, tx.now);
   inode.uid = what.credentials.uid;
   inode.gid = setgid ? parent.gid : what.credentials.gid;
   inode.rdev = what.rdev;
   inode.replication = parent.replication;
-  inode.parent = parentIno;
+  inode.parent = parent.ino;
   if (type === S_IFDIR) {
     inode.nlink = 2;
     if (setgid) inode.mode |= S_ISGID;
@@ -126,9 +137,6 @@ export function make(tx: Transaction, parentIno: InodeId, name: Uint8Array, what
     inode.size = what.target.length;
   }
   tx.addInode(inode);
-  touchDirectory(tx, parent);
-  if (type === S_IFDIR) parent.nlink++;
-  addEntry(tx, parent, name, inode);
   return inode;
 }
 
@@ -190,16 +198,18 @@ export function grow(tx: Transaction, inode: InodeRecord, size: number): void {
   resizeAllocated(tx, inode, oldSize);
 }
 
+/** link(2), also of a file without a name that may get one: whose orphan it was is the caller's to undo. */
 export function link(tx: Transaction, ino: InodeId, parentIno: InodeId, name: Uint8Array): InodeRecord {
   const parent = directory(tx, parentIno);
   checkName(name);
   const inode = tx.inode(ino);
   if (isDirectory(inode)) throw new FsError("EPERM", "a directory has one name");
-  if (parent.nlink === 0 || inode.nlink === 0) throw new FsError("ENOENT", "removed");
+  if (parent.nlink === 0 || (inode.nlink === 0 && !inode.isLinkable)) throw new FsError("ENOENT", "removed");
   if (findEntry(tx, parentIno, name) !== undefined) throw new FsError("EEXIST", "the name is taken");
   if (inode.nlink >= NLINK_MAX) throw new FsError("EMLINK", "too many links");
   tx.change(inode);
   inode.nlink++;
+  inode.isLinkable = false;
   inode.ctime = tx.now;
   touchDirectory(tx, parent);
   addEntry(tx, parent, name, inode);

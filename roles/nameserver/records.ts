@@ -52,18 +52,21 @@ export interface InodeRecord {
   pages: ExtentPageRef[];
   nextPage: number;
   hasXattrs: boolean;
+  /** It was made without a name (O_TMPFILE), and may still get its first. */
+  isLinkable: boolean;
 }
 
 const FIXED_BYTES = 128;
 const PAGE_REF_BYTES = 12;
 const FLAG_XATTRS = 1;
+const FLAG_LINKABLE = 2;
 
 export function encodeInode(inode: InodeRecord): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(FIXED_BYTES + inode.target.length + inode.pages.length * PAGE_REF_BYTES);
   const view = new DataView(bytes.buffer);
   view.setUint8(0, RECORD_VERSION);
   view.setUint8(1, inode.replication);
-  view.setUint16(2, inode.hasXattrs ? FLAG_XATTRS : 0, true);
+  view.setUint16(2, (inode.hasXattrs ? FLAG_XATTRS : 0) | (inode.isLinkable ? FLAG_LINKABLE : 0), true);
   view.setUint32(4, inode.mode, true);
   view.setUint32(8, inode.uid, true);
   view.setUint32(12, inode.gid, true);
@@ -123,6 +126,7 @@ export function decodeInode(ino: InodeId, bytes: Uint8Array): InodeRecord {
     ino,
     replication: view.getUint8(1),
     hasXattrs: (view.getUint16(2, true) & FLAG_XATTRS) !== 0,
+    isLinkable: (view.getUint16(2, true) & FLAG_LINKABLE) !== 0,
     mode: view.getUint32(4, true),
     uid: view.getUint32(8, true),
     gid: view.getUint32(12, true),

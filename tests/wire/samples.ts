@@ -120,6 +120,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
     { retry, ...entry, newParent: 2, newName: name, flags: 4, credentials, removed },
     { ino: 4, replaced: { ino: 5, nlink: 1 }, directory: "none", directories },
   ],
+  createUnnamed: [{ retry, parent: 2, credentials, mode: 0o600, linkable: true, host: "a" }, acquireReply],
   link: [{ retry, ...entry, ino: 5 }, { ...entryReply, directories }],
   acquire: [{ ino: 5, mode: "write" }, acquireReply],
   blocks: [{ ino: 5, offset: 0, length: 2 ** 53 - 1 }, { blocks: [block], end: 2 ** 53 - 1 }],

@@ -56,6 +56,18 @@ export interface CreateRequest extends Change, InDirectory {
   readonly host?: string;
 }
 
+/** O_TMPFILE: a regular file without a name, open for writing by the session, and gone when it is closed unlinked. */
+export interface CreateUnnamedRequest extends Change {
+  /** Whose group and replication it gets. */
+  readonly parent: InodeId;
+  readonly credentials: Credentials;
+  readonly mode: number;
+  /** link() may give it a name. */
+  readonly linkable: boolean;
+  /** As CreateRequest's. */
+  readonly host?: string;
+}
+
 /** What a change of names made of a directory's attributes: of one who knew them one version before, all that differs. */
 export interface DirectoryChange {
   readonly ino: InodeId;
@@ -398,6 +410,7 @@ export const NAMESERVER = defineService("nameserver", {
   /** Everything that was answered before is on disk when this is answered (fsync of a directory). */
   sync: method<Record<string, never>, { readonly ok: true }>(22),
   status: method<Record<string, never>, StatusReply>(23),
+  createUnnamed: method<CreateUnnamedRequest, AcquireReply>(30),
 });
 
 /** What a client says to keep its session, and what the leaseserver asks of it. */

@@ -37,6 +37,7 @@ function randomInode(random: Random): records.InodeRecord {
     pages: Array.from({ length: randomInt(random, 100) }, () => ({ first: big(random), page: u32(random) })),
     nextPage: u32(random),
     hasXattrs: chance(random, 0.5),
+    isLinkable: chance(random, 0.5),
   };
 }
 
