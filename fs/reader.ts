@@ -1,7 +1,7 @@
 /**
  * Reading: cuts a read along blocks, asks the nearest replica of each, and fills holes and short replicas with
- * zeros. A replica that fails, or is slow, is passed over for the next; when all fail, the block's locations are read
- * again.
+ * zeros. A replica that fails, or is slow, is passed over for the next; when all fail, or one says that it has another
+ * generation, the block's locations are read again.
  * Invariant: exactly the asked range below the file's size is returned, never less.
  */
 
@@ -19,6 +19,8 @@ const READ_TIMEOUT_MS = 15_000;
 /** A replica that takes longer is not waited for alone. */
 const HEDGE_MS = 400;
 const RETRY_MS = 300;
+/** A replica is of another generation: so long the others have to answer before it is asked what the block is now. */
+const OUTDATED_MS = 100;
 /** Rounds over all replicas before a failure that is not of the network is given up on. */
 const ROUNDS_MAX = 3;
 /**
@@ -80,29 +82,40 @@ export class Reader {
     for (let round = 1;; round++) {
       let failure: FsError = new FsError("EIO", `block ${block.id} has no replica`);
       let isStale = false;
+      const outdated = Promise.withResolvers<void>();
       const { id, generation } = current;
       const replicas = dataservers.nearestFirst(current.replicas);
       if (replicas.length > 0) {
         try {
-          const body = await firstAnswer(replicas, {
+          const answer = firstAnswer(replicas, {
             ask: async ({ address, volume }) => {
               const client = await dataservers.client(address);
               const request = { block: id, generation, volume, offset, length };
               return (await client.readBlock(request, { timeoutMs: READ_TIMEOUT_MS })).body;
             },
             onFailure: ({ address, volume }, error) => {
-              isStale ||= isErrno(error, "ESTALE");
+              if (isErrno(error, "ESTALE")) {
+                isStale = true;
+                outdated.resolve();
+              }
               log.debug("replica could not be read", { block: id, volume, address, error });
             },
             onSlow: ({ address }) => dataservers.noteSlow(address),
             clock,
             hedgeMs: HEDGE_MS,
           });
+          const body = await this.#unlessChanged(file, current, answer, outdated.promise);
+          if (!(body instanceof Uint8Array)) {
+            current = body;
+            round = 0;
+            continue;
+          }
           if (body.length === length) return [body];
           const views: Uint8Array[] = body.length === 0 ? [] : [body];
           addZeros(views, length - body.length);
           return views;
         } catch (error) {
+          if (isDropped(error)) return zeros(length);
           failure = asFsError(error, "read");
         }
       }
@@ -120,14 +133,53 @@ export class Reader {
       try {
         current = await this.#options.blocks.refetch(file, current);
       } catch (error) {
-        // Dropped by a truncate from elsewhere: what was there reads as zeros now.
         if (!isDropped(error)) throw error;
-        const views: Uint8Array[] = [];
-        addZeros(views, length);
-        return views;
+        return zeros(length);
       }
     }
   }
+
+  /**
+   * The answer; or, once a replica was found `outdated` and another one is still waited for, the block as it is now, if it
+   * has changed: whoever is asked by what was known before may be hung, and no replica any more.
+   */
+  async #unlessChanged(
+    file: OpenFile,
+    block: Block,
+    answer: Promise<Uint8Array>,
+    outdated: Promise<void>,
+  ): Promise<Uint8Array | Block> {
+    const { clock, blocks, log } = this.#options;
+    const ended = new AbortController();
+    const changed = outdated.then(async () => {
+      for (let waitMs = OUTDATED_MS;; waitMs = RETRY_MS) {
+        await clock.sleep(waitMs, ended.signal);
+        if (ended.signal.aborted) return block;
+        try {
+          const now = await blocks.refetch(file, block);
+          if (now.generation !== block.generation) return now;
+        } catch (error) {
+          if (isDropped(error)) throw error;
+          log.debug("block could not be looked up again", { block: block.id, error });
+        }
+      }
+    });
+    try {
+      return await Promise.race([answer, changed]);
+    } finally {
+      ended.abort();
+      // Whoever comes too late is not waited for.
+      answer.catch(() => {});
+      changed.catch(() => {});
+    }
+  }
+}
+
+/** What a block that was dropped, by a truncate from elsewhere, reads as. */
+function zeros(length: number): Uint8Array[] {
+  const views: Uint8Array[] = [];
+  addZeros(views, length);
+  return views;
 }
 
 function addZeros(parts: (Uint8Array | Promise<Uint8Array[]>)[], length: number): void {

@@ -37,6 +37,8 @@ import type { Registry } from "./registry.ts";
 import type { Transaction } from "./transaction.ts";
 
 const GENERATION_TIMEOUT_MS = 2_000;
+/** Of a server that has been silent for the dead time: readers find the others' new generation before the block has it. */
+const SILENT_TIMEOUT_MS = 300;
 /** A block none of whose replicas answers for so long is left as it is: nobody could write to it either. */
 const FENCE_MS_MAX = 30_000;
 const FENCE_RETRY_MS = 500;
@@ -418,7 +420,8 @@ export class BlockRecovery {
         ...chosen ? { chosen } : {},
         ...extent.written ? {} : { create: true },
       };
-      await dataserver.setGeneration(request, { timeoutMs: GENERATION_TIMEOUT_MS });
+      const timeoutMs = this.#registry.isSilent(volume) ? SILENT_TIMEOUT_MS : GENERATION_TIMEOUT_MS;
+      await dataserver.setGeneration(request, { timeoutMs });
       return true;
     } catch (error) {
       this.#log.warn("replica did not take a new generation", { volume, block: extent.block, error });

@@ -325,6 +325,13 @@ export class Registry {
     return volume === undefined ? null : this.#nodes.get(volume.node)?.peer ?? null;
   }
 
+  /** Its dataserver is connected, and has sent no heartbeat for the dead time: it hangs, or is cut off. */
+  isSilent(volumeId: VolumeId): boolean {
+    const volume = this.#volumes.get(volumeId);
+    const node = volume === undefined ? undefined : this.#nodes.get(volume.node);
+    return node !== undefined && node.peer !== null && !this.#beats(node);
+  }
+
   connectedVolumes(): VolumeId[] {
     const connected = [...this.#volumes.values()].filter((volume) => this.#peerOf(volume.id) !== null);
     return connected.map(({ id }) => id);

@@ -332,6 +332,8 @@ export class FakeDataservers {
   /** What becomes of a write; a test may make it wait or fail. */
   onWrite: () => Promise<void> = () => Promise.resolve();
   onSync: () => Promise<void> = () => Promise.resolve();
+  /** What becomes of a read of a generation at an address: bytes of `fill`, unless the test says otherwise. */
+  onRead: (address: string, generation: number) => Promise<void> = () => Promise.resolve();
   /** Replicas further down the chain that fail. */
   onChain: () => ChainReply["failed"] = () => [];
   readonly #events: string[];
@@ -344,7 +346,9 @@ export class FakeDataservers {
     return replicas;
   }
 
-  client(): Promise<unknown> {
+  noteSlow(): void {}
+
+  client(address: string): Promise<unknown> {
     const none = { failed: [] };
     return Promise.resolve({
       writeBlock: async ({ block, offset, body }: { block: number; offset: number; body: Uint8Array }) => {
@@ -360,7 +364,10 @@ export class FakeDataservers {
         return none;
       },
       truncateBlock: async () => none,
-      readBlock: async ({ length }: { length: number }) => ({ body: new Uint8Array(length).fill(this.fill) }),
+      readBlock: async ({ generation, length }: { generation: number; length: number }) => {
+        await this.onRead(address, generation);
+        return { body: new Uint8Array(length).fill(this.fill) };
+      },
     });
   }
 }

@@ -302,7 +302,7 @@ Deno.test("fsync: of what others wrote needs one replica; one that says no is ta
   const good = dataservers.client.bind(dataservers);
   dataservers.client = ((address: string) => {
     if (address === "away") return Promise.reject(new FsError("ECONNREFUSED", "away"));
-    if (address !== "broken") return good();
+    if (address !== "broken") return good(address);
     return Promise.resolve({ syncBlock: () => Promise.reject(new FsError("EIO", "broken disk")) });
   }) as typeof dataservers.client;
   const syncing = watch(files.fsync(handle));

@@ -7,18 +7,24 @@ import { extentAt } from "../../../roles/nameserver/extents.ts";
 import { deletionKey } from "../../../roles/nameserver/keys.ts";
 import { decodeNumbers } from "../../../roles/nameserver/records.ts";
 import { FsError } from "../../../wire/errno.ts";
-import { type InodeId, ROOT_INODE, type VolumeId } from "../../../wire/ids.ts";
+import { type InodeId, type NodeId, ROOT_INODE, type VolumeId } from "../../../wire/ids.ts";
 import { FakePeer } from "./fake_peer.ts";
 import { makeService, ServiceClient } from "./service.ts";
+
+/** As makeService has it. */
+const DEAD_AFTER_MS = 30_000;
 
 /** A block on a and b, and an empty server each on c and on a's host. */
 async function start() {
   const service = await makeService();
   const deaf = new Set<string>();
   const asked: string[] = [];
+  const patience = new Map<string, number | undefined>();
   const volumes = new Map<string, VolumeId>();
+  const nodes = new Map<string, NodeId>();
   const add = async (name: string, host: string) => {
-    const peer = new FakePeer((_op, message) => {
+    const peer = new FakePeer((_op, message, { timeoutMs }) => {
+      patience.set(name, timeoutMs);
       const { from, to } = message as { from: number; to: number };
       asked.push(`${name} ${from}-${to}`);
       if (deaf.has(name)) throw new FsError("ETIMEDOUT", "deaf");
@@ -32,6 +38,7 @@ async function start() {
       volumes: [volume],
     }, peer);
     volumes.set(name, reply.volumes[0]!);
+    nodes.set(name, reply.node);
   };
   await add("a", "a");
   await add("b", "b");
@@ -69,8 +76,23 @@ async function start() {
   };
   const unsettled: unknown[] = [];
   service.recovery.onUnsettled = (...block) => unsettled.push(block);
-  return { deaf, asked, extent, names, replace, deletedUpTo, unsettled };
+  const allButOneBeat = async (silent: string) => {
+    await service.clock.advance(DEAD_AFTER_MS);
+    for (const [name, node] of nodes) if (name !== silent) service.registry.heartbeat(node, []);
+  };
+  return { deaf, asked, patience, extent, names, replace, deletedUpTo, unsettled, allButOneBeat };
 }
+
+Deno.test("replicas: a server that hangs, and counts as dead, is not waited for long, as readers wait meanwhile", async () => {
+  const { deaf, patience, names, replace, allButOneBeat } = await start();
+  await allButOneBeat("a");
+  deaf.add("a");
+  assert.equal(await replace(["a"], 2, "c"), true);
+  assert.equal(names(), "b,c");
+  const [a, b, c] = ["a", "b", "c"].map((name) => patience.get(name));
+  assert.ok(a! <= 300, `${a} ms`);
+  assert.ok(b! >= 1000 && c! >= 1000, `${b} and ${c} ms: who lives may have a slow disk`);
+});
 
 Deno.test("replicas: a copy takes the place of another in one step, and none is left that takes writes of before", async () => {
   const { asked, extent, names, replace } = await start();
