@@ -27,6 +27,10 @@ export function bytesEqual(a: Uint8Array, b: Uint8Array): boolean {
   return true;
 }
 
+export function startsWith(bytes: Uint8Array, prefix: Uint8Array): boolean {
+  return bytesEqual(bytes.subarray(0, prefix.length), prefix);
+}
+
 /** Lexicographic order, as LevelDB's: negative, 0 or positive. */
 export function bytesCompare(a: Uint8Array, b: Uint8Array): number {
   const length = Math.min(a.length, b.length);

@@ -17,6 +17,7 @@ import { Names } from "./names.ts";
 import { Reader } from "./reader.ts";
 import { Recalls } from "./recalls.ts";
 import { Releases } from "./releases.ts";
+import { VirtualXattrs } from "./virtual_xattrs.ts";
 import { Writer } from "./writer.ts";
 
 export interface FileSystemOptions {
@@ -47,6 +48,7 @@ export interface FileSystem {
   readonly kernelCache: KernelCache;
   readonly names: Names;
   readonly files: Files;
+  readonly virtualXattrs: VirtualXattrs;
 }
 
 export function makeFileSystem(options: FileSystemOptions): FileSystem {
@@ -102,5 +104,6 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
   const files = new Files({
     ...{ session, names, table, kernelCache, access, releases, blocks, reader, writer, clock, log, host },
   });
-  return { session, dataservers, table, kernelCache, names, files };
+  const virtualXattrs = new VirtualXattrs({ session, names, writer });
+  return { session, dataservers, table, kernelCache, names, files, virtualXattrs };
 }

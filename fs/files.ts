@@ -21,6 +21,7 @@ import {
   type Interruptible,
   OpenFile,
 } from "./inode.ts";
+import { refuseOpen, refuseWrite } from "./inode_flags.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { Names } from "./names.ts";
@@ -53,6 +54,8 @@ export interface OpenOptions {
   readonly write: boolean;
   readonly truncate: boolean;
   readonly killSuidGid: boolean;
+  /** O_APPEND. */
+  readonly append?: boolean;
 }
 
 export interface Handle {
@@ -99,6 +102,7 @@ export class Files {
       LEASE_RANK[inode.lease] >= needed &&
       (inode.file === null || inode.file.revocation === null);
     if (isAllowed && !options.truncate) {
+      refuseOpen(inode.attributes, options);
       this.#addHandle(inode, options.write);
       return this.#handle(inode, options.write);
     }
@@ -119,6 +123,7 @@ export class Files {
       const isHeld = LEASE_RANK[inode.lease] >= needed && !inode.mayVanish && this.#session.isValid;
       if (!isHeld) await this.#options.access.acquire(file, write ? "write" : "read", interrupt);
       if (!inode.isFresh) await this.#names.refresh(ino, interrupt);
+      refuseOpen(inode.attributes, options);
       return this.#handle(inode, write);
     } catch (error) {
       await this.#dropHandle(file, write);
@@ -145,7 +150,7 @@ export class Files {
   /** creat(2): makes the file, or opens the one that is there (without O_EXCL). */
   async create(
     request: Omit<CreateRequest, "retry" | "host">,
-    options: Pick<OpenOptions, "truncate">,
+    options: Pick<OpenOptions, "truncate" | "append">,
     interrupt: Interruptible,
   ): Promise<{ readonly handle: Handle; readonly found: Found; readonly isNew: boolean }> {
     const { session, releases, host } = this.#options;
@@ -168,6 +173,7 @@ export class Files {
           // A release may have been on its way that calls it closed; what is asked now comes behind that.
           await this.#options.access.acquire(file, write ? "write" : "read", interrupt);
         }
+        if (!reply.created) refuseOpen(inode.attributes, { ...options, write });
         if (!reply.created && options.truncate) {
           await this.#names.setattr({ ino: inode.ino, size: 0, ...write ? { write } : {} }, interrupt);
         }
@@ -290,7 +296,9 @@ export class Files {
       isWriteback,
     };
     let position = offset;
+    if (file.inode.attributes.hasCapability === true) await this.#dropCapability(file, interrupt);
     await this.#options.access.use(file, access, interrupt, async () => {
+      refuseWrite(file.inode.attributes);
       if (append && !file.inode.attributesKnown) await this.#names.refresh(file.ino);
       if (append) position = file.size;
       await this.#options.writer.write(file, position, data, killSuidGid);
@@ -315,7 +323,10 @@ export class Files {
     run: () => Promise<T>,
   ): Promise<T> {
     const access: Access = { start: 0, end: Infinity, isWrite: write, isPaged: false, isWriteback: false };
-    return this.#options.access.use(file, access, interrupt, run);
+    return this.#options.access.use(file, access, interrupt, () => {
+      if (write) refuseWrite(file.inode.attributes);
+      return run();
+    });
   }
 
   /** close(2) of a descriptor: all replicas and the nameserver have what was written; tells a failure once. */
@@ -396,11 +407,17 @@ export class Files {
     await this.#dropPages(file.inode, { start: 0, end: Infinity });
   }
 
-  /** What a change of the data by an ordinary user takes off an executable. */
-  async dropPrivileges({ file }: Handle, interrupt: Interruptible): Promise<void> {
+  /** What a change of the data takes off an executable: capabilities, and if an ordinary user makes it setuid and setgid. */
+  async dropPrivileges({ file }: Handle, killSuidGid: boolean, interrupt: Interruptible): Promise<void> {
     if (!file.inode.isFresh) await this.#names.refresh(file.ino, interrupt);
-    if ((file.shown().mode & (S_ISUID | S_ISGID)) === 0) return;
-    await this.#names.setattr({ ino: file.ino, killSuidGid: true }, interrupt);
+    if (file.inode.attributes.hasCapability === true) await this.#dropCapability(file, interrupt);
+    if (!killSuidGid || (file.shown().mode & (S_ISUID | S_ISGID)) === 0) return;
+    await this.#names.setattr({ ino: file.ino, killSuidGid }, interrupt);
+  }
+
+  /** Before the data changes. Outside of accesses, as it may wait for another client, which waits for them. */
+  async #dropCapability(file: OpenFile, interrupt: Interruptible): Promise<void> {
+    await this.#names.setattr({ ino: file.ino, killCapability: true }, interrupt);
   }
 
   /** SEEK_DATA and SEEK_HOLE by blocks; undefined past the end (ENXIO). */

@@ -121,6 +121,10 @@ export class Inode {
   /** Attributes and xattrs were changed by somebody. */
   forgetAttributes(): void {
     this.attributesKnown = false;
+    this.forgetXattrs();
+  }
+
+  forgetXattrs(): void {
     this.xattrs = null;
     this.xattrNames = null;
   }

@@ -3,7 +3,6 @@
  * decides what the kernel may cache. All thinking happens in Names and Files.
  */
 
-import { EMPTY_BYTES, textOf } from "../base/bytes.ts";
 import type { Clock } from "../base/clock.ts";
 import * as libc from "../base/libc.ts";
 import { ERRNO, FsError, isErrno } from "../wire/errno.ts";
@@ -20,6 +19,7 @@ import type { Credentials } from "../wire/messages/nameserver.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { DirectoryStream } from "./directory_stream.ts";
 import type { Files, Handle } from "./files.ts";
+import { flagIoctl } from "./inode_flags.ts";
 import type { Names } from "./names.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type {
@@ -34,6 +34,7 @@ import type {
 import { FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH } from "./kernel/protocol.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { Found, Inode } from "./inode.ts";
+import { listedXattrs, refusedXattrName, type VirtualXattrs } from "./virtual_xattrs.ts";
 
 const BLOCK_SIZE = 4096;
 const FALLOCATE_SUPPORTED = libc.FALLOC_FL_KEEP_SIZE | libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_ZERO_RANGE;
@@ -47,11 +48,12 @@ export interface KernelHandlersOptions {
   readonly session: ClusterSession;
   readonly table: InodeTable;
   readonly kernelCache: KernelCache;
+  readonly virtualXattrs: VirtualXattrs;
   readonly clock: Clock;
 }
 
 export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandlers {
-  const { names, files, session, table, kernelCache, clock } = options;
+  const { names, files, session, table, kernelCache, virtualXattrs, clock } = options;
   const handles = new Map<number, Handle>();
   /** Any open handle of an inode, for requests that only guess one. */
   const handleOfInode = new Map<InodeId, Handle>();
@@ -157,13 +159,13 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
 
     mknod(context, parent, name, mode, rdev, umask) {
       const type = (mode & S_IFMT) === 0 ? S_IFREG : mode & S_IFMT;
-      const request = { parent: asInodeId(parent), name, mode: type | (mode & 0o7777 & ~umask), rdev };
+      const request = { parent: asInodeId(parent), name, mode: type | (mode & 0o7777), umask, rdev };
       const made = names.make({ ...request, credentials: credentialsOf(context) }, context);
       return within(parent, made.then((found) => entryOf(found)));
     },
 
     mkdir(context, parent, name, mode, umask) {
-      const request = { parent: asInodeId(parent), name, mode: S_IFDIR | (mode & 0o7777 & ~umask) };
+      const request = { parent: asInodeId(parent), name, mode: S_IFDIR | (mode & 0o7777), umask };
       const made = names.make({ ...request, credentials: credentialsOf(context) }, context);
       return within(parent, made.then((found) => entryOf(found)));
     },
@@ -197,12 +199,13 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         {
           parent: asInodeId(parent),
           name,
-          mode: mode & 0o7777 & ~umask,
+          mode: mode & 0o7777,
+          umask,
           exclusive: (flags & libc.O_EXCL) !== 0,
           write: (flags & libc.O_ACCMODE) !== libc.O_RDONLY,
           credentials: credentialsOf(context),
         },
-        { truncate: (flags & libc.O_TRUNC) !== 0 },
+        { truncate: (flags & libc.O_TRUNC) !== 0, append: (flags & libc.O_APPEND) !== 0 },
         context,
       );
       return within(
@@ -217,7 +220,8 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     async tmpfile(context, parent, flags, mode, umask) {
       const { handle: opened, found } = await files.createUnnamed({
         parent: asInodeId(parent),
-        mode: mode & 0o7777 & ~umask,
+        mode: mode & 0o7777,
+        umask,
         linkable: (flags & libc.O_EXCL) === 0,
         credentials: credentialsOf(context),
       }, context);
@@ -228,6 +232,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       const opened = files.open(asInodeId(nodeid), {
         write: (flags & libc.O_ACCMODE) !== libc.O_RDONLY,
         truncate: (flags & libc.O_TRUNC) !== 0,
+        append: (flags & libc.O_APPEND) !== 0,
         killSuidGid,
       }, context);
       return staleIfGone(then(opened, addHandle));
@@ -315,32 +320,42 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       };
     },
 
-    setxattr(context, nodeid, name, value, flags) {
-      if (isSystemXattr(name)) return -ERRNO.EOPNOTSUPP;
-      const changed = names.setXattr(asInodeId(nodeid), name, value, flags, context);
+    setxattr(context, nodeid, name, value, flags, killSetgid) {
+      const refused = refusedXattrName(name);
+      if (refused < 0) return refused;
+      const changed = names.setXattr(asInodeId(nodeid), name, value, flags, context, killSetgid);
       return within(nodeid, staleIfGone(changed.then(() => 0)));
     },
 
     getxattr(context, nodeid, name) {
-      if (isSystemXattr(name)) return -ERRNO.EOPNOTSUPP;
-      const value = names.getXattr(asInodeId(nodeid), name, context);
+      const refused = refusedXattrName(name);
+      if (refused < 0) return refused;
+      const ino = asInodeId(nodeid);
+      const value = virtualXattrs.get(ino, name, context) ?? names.getXattr(ino, name, context);
       return staleIfGone(then(value, (value) => value ?? -ERRNO.ENODATA));
     },
 
-    listxattr: (context, nodeid) => staleIfGone(names.listXattrs(asInodeId(nodeid), context)),
+    listxattr: (context, nodeid) =>
+      staleIfGone(
+        then(names.listXattrs(asInodeId(nodeid), context), (all) => listedXattrs(all, context.uid)),
+      ),
 
     removexattr(context, nodeid, name) {
-      if (isSystemXattr(name)) return -ERRNO.EOPNOTSUPP;
+      const refused = refusedXattrName(name);
+      if (refused < 0) return refused;
       const changed = names.removeXattr(asInodeId(nodeid), name, context);
       return within(nodeid, staleIfGone(changed.then(() => 0)));
     },
+
+    ioctl: (context, nodeid, cmd, input) =>
+      staleIfGone(flagIoctl(names, asInodeId(nodeid), cmd, input, context)),
 
     async fallocate(context, _nodeid, fh, offset, length, mode) {
       if ((mode & ~FALLOCATE_SUPPORTED) !== 0) return -ERRNO.EOPNOTSUPP;
       const end = offset + length;
       if (!Number.isSafeInteger(end)) return -ERRNO.EFBIG;
       const grow = (mode & libc.FALLOC_FL_KEEP_SIZE) === 0;
-      if (context.uid !== 0) await staleIfGone(files.dropPrivileges(handle(fh), context));
+      await staleIfGone(files.dropPrivileges(handle(fh), context.uid !== 0, context));
       if ((mode & (libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_ZERO_RANGE)) !== 0) {
         await staleIfGone(files.zeroRange(handle(fh), offset, end, grow, context));
       } else {
@@ -406,11 +421,6 @@ const ABSENT_ENTRY: EntryAnswer = {
 /** "." or "..". */
 function isDots(name: Uint8Array): boolean {
   return name[0] === DOT && (name.length === 1 || (name.length === 2 && name[1] === DOT));
-}
-
-/** POSIX ACLs and the like, which the server does not keep yet: as on a file system mounted without them. */
-function isSystemXattr(name: Uint8Array): boolean {
-  return textOf(name.length > 7 ? name.subarray(0, 7) : EMPTY_BYTES) === "system.";
 }
 
 function kernelAttributes(attributes: Attributes): KernelAttributes {

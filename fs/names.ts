@@ -161,6 +161,11 @@ export class Names {
       this.#session.nameserver.setattr({ ...request, retry }, interrupt)
     );
     const inode = this.#table.adopt(reply, askedAt);
+    if (inode.xattrs !== null || reply.attributes.hasXattrs) {
+      // An ACL follows the mode, and capabilities go with data and owner: values that are on their way may be from before.
+      inode.forgetXattrs();
+      this.#table.noteRecall(inode.ino);
+    }
     if (request.size !== undefined) {
       inode.blocks?.clear();
       if (request.size === 0 && inode.lease !== "none") inode.blocks?.learn(0, Number.MAX_SAFE_INTEGER, []);
@@ -343,10 +348,12 @@ export class Names {
     value: Uint8Array,
     flags: number,
     interrupt: Interruptible,
+    killSetgid = false,
   ): Promise<void> {
+    const kill = killSetgid ? { killSetgid } : {};
     await this.#changeXattrs(
       ino,
-      (retry) => this.#session.nameserver.setXattr({ retry, ino, name, value, flags }, interrupt),
+      (retry) => this.#session.nameserver.setXattr({ retry, ino, name, value, flags, ...kill }, interrupt),
     );
   }
 

@@ -11,7 +11,7 @@ import { asFsError, ERRNO, FsError } from "../../wire/errno.ts";
 import type { FileSystemHandlers } from "./handlers.ts";
 import { type ConnectionFeatures, type ConnectionOptions, negotiate } from "./init.ts";
 import { watchForKill } from "./kill_watch.ts";
-import { type Operation, operationName, operationOf } from "./operations.ts";
+import { type Operation, operationName, operationOf, SETXATTR_EXTENDED } from "./operations.ts";
 import * as P from "./protocol.ts";
 import { DirectoryBuffer, ReplyBuffer } from "./reply.ts";
 import { KernelRequest, type RequestBuffer, RequestReader, uniqueKey } from "./request.ts";
@@ -43,7 +43,7 @@ const REPLY_BUFFER_BYTES = 64 * 1024;
 
 export class Dispatcher {
   readonly #handlers: FileSystemHandlers;
-  readonly #operations: readonly (Operation | undefined)[];
+  readonly #operations: (Operation | undefined)[];
   readonly #sink: ReplySink;
   readonly #log: Logger;
   readonly #connection: ConnectionOptions;
@@ -263,7 +263,11 @@ export class Dispatcher {
       return this.#send(request, outcome);
     }
     this.#send(request, 0);
-    if (outcome !== null) this.#sink.connected(outcome);
+    if (outcome === null) return;
+    if (outcome.hasSetxattrExt && this.#operations[P.OP_SETXATTR] !== undefined) {
+      this.#operations[P.OP_SETXATTR] = SETXATTR_EXTENDED;
+    }
+    this.#sink.connected(outcome);
   }
 
   /** No reply: the interrupted request's own reply tells the kernel. */

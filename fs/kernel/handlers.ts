@@ -229,12 +229,16 @@ export interface FileSystemHandlers {
     name: Uint8Array,
     value: Uint8Array,
     flags: number,
+    /** With a POSIX ACL: the caller is not of the file's group and lacks CAP_FSETID. */
+    killSetgid?: boolean,
   ): Status;
   /** The value; the session deals with "how long is it" and ERANGE. */
   getxattr?(context: RequestContext, nodeid: number, name: Uint8Array): Answer<Uint8Array>;
   /** The names, without NULs; the session encodes them. */
   listxattr?(context: RequestContext, nodeid: number): Answer<readonly Uint8Array[]>;
   removexattr?(context: RequestContext, nodeid: number, name: Uint8Array): Status;
+  /** `input`: what `cmd` says that the caller gives; the answer: what it says that he gets, of that length. */
+  ioctl?(context: RequestContext, nodeid: number, cmd: number, input: Uint8Array): Answer<Uint8Array>;
   fallocate?(
     context: RequestContext,
     nodeid: number,

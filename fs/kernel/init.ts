@@ -18,7 +18,7 @@ export interface ConnectionOptions {
   readonly autoInvalidateData: boolean;
   /** Symlink targets stay in the kernel until their inode is invalidated. */
   readonly cacheSymlinks: boolean;
-  /** The kernel enforces POSIX ACLs kept in xattrs; forces default_permissions. */
+  /** The kernel enforces POSIX ACLs kept in xattrs; forces default_permissions, and umask is left to the handlers. */
   readonly posixAcl: boolean;
   readonly readdirPlus: boolean;
   /** 0: no passthrough. 1: backing files on a plain file system. 2: on an overlay as well. */
@@ -48,6 +48,8 @@ export interface ConnectionFeatures {
   readonly hasExpireOnly: boolean;
   /** Locks are asked of the handlers; otherwise they are the kernel's, local to this mount. */
   readonly hasRemoteLocks: boolean;
+  /** SETXATTR comes with flags of its own: ACL_KILL_SGID. */
+  readonly hasSetxattrExt: boolean;
 }
 
 /**
@@ -94,6 +96,7 @@ export function negotiate(
     hasIncrementEpoch: minor >= P.PROTOCOL_MINOR_INC_EPOCH,
     hasExpireOnly: (flags2 & P.INIT2_HAS_EXPIRE_ONLY) !== 0,
     hasRemoteLocks: (flags & P.INIT_POSIX_LOCKS) !== 0,
+    hasSetxattrExt: (flags & P.INIT_SETXATTR_EXT) !== 0,
   };
 }
 
@@ -101,7 +104,7 @@ function wantedFlags(options: ConnectionOptions, servesLocks: boolean): number {
   let flags = P.INIT_ASYNC_READ | P.INIT_ATOMIC_O_TRUNC | P.INIT_EXPORT_SUPPORT | P.INIT_BIG_WRITES |
     P.INIT_DONT_MASK |
     P.INIT_ASYNC_DIO | P.INIT_PARALLEL_DIROPS | P.INIT_HANDLE_KILLPRIV_V2 | P.INIT_MAX_PAGES |
-    P.INIT_INIT_EXT;
+    P.INIT_SETXATTR_EXT | P.INIT_INIT_EXT;
   if (options.autoInvalidateData) flags |= P.INIT_AUTO_INVAL_DATA;
   if (options.readdirPlus) flags |= P.INIT_DO_READDIRPLUS | P.INIT_READDIRPLUS_AUTO;
   if (options.cacheSymlinks) flags |= P.INIT_CACHE_SYMLINKS;

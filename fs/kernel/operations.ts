@@ -126,6 +126,14 @@ function encodeXattrNames(reply: ReplyBuffer, names: readonly Uint8Array[], requ
   return 0;
 }
 
+/** Where the caller has other room than the answer is long, `cmd` was mistaken for another one. */
+function encodeIoctl(reply: ReplyBuffer, answer: Uint8Array, request: KernelRequest): number {
+  if (answer.length !== request.replyBytesMax) return -ERRNO.ENOTTY;
+  reply.zeros(P.IOCTL_OUT.bytes);
+  reply.tail = answer;
+  return 0;
+}
+
 /** The records lie in the request's directory buffer; the handler's answer was only 0. */
 function encodeDirectory(reply: ReplyBuffer, _answer: number, request: KernelRequest): number {
   reply.tail = request.directory!.records();
@@ -554,17 +562,30 @@ define<number>(P.OP_FSYNCDIR, {
 
 // Extended attributes
 
+function callSetxattr(handlers: Handlers, request: KernelRequest, reader: RequestReader, extended: boolean) {
+  const S = P.SETXATTR_IN;
+  const name = readName(reader);
+  const value = readPayload(reader, request, reader.u32(S.size));
+  const killSetgid = extended && (reader.u32(S.setxattr_flags) & P.SETXATTR_ACL_KILL_SGID) !== 0;
+  return handlers.setxattr(request, request.nodeid, name, value, reader.u32(S.flags), killSetgid);
+}
+
 define<number>(P.OP_SETXATTR, {
   name: "SETXATTR",
   handler: "setxattr",
-  fixedBytes: P.SETXATTR_IN.bytes,
-  call(handlers, request, reader) {
-    const name = readName(reader);
-    const value = readPayload(reader, request, reader.u32(P.SETXATTR_IN.size));
-    return handlers.setxattr(request, request.nodeid, name, value, reader.u32(P.SETXATTR_IN.flags));
-  },
+  fixedBytes: P.SETXATTR_IN_COMPAT_BYTES,
+  call: (handlers, request, reader) => callSetxattr(handlers, request, reader, false),
   encode: null,
 });
+
+/** Where SETXATTR_EXT was agreed on. */
+export const SETXATTR_EXTENDED: Operation = {
+  name: "SETXATTR",
+  handler: "setxattr",
+  fixedBytes: P.SETXATTR_IN.bytes,
+  call: (handlers, request, reader) => callSetxattr(handlers, request, reader, true),
+  encode: null,
+};
 
 define<Uint8Array>(P.OP_GETXATTR, {
   name: "GETXATTR",
@@ -594,6 +615,20 @@ define<number>(P.OP_REMOVEXATTR, {
   fixedBytes: 0,
   call: (handlers, request, reader) => handlers.removexattr(request, request.nodeid, readName(reader)),
   encode: null,
+});
+
+// Others
+
+define<Uint8Array>(P.OP_IOCTL, {
+  name: "IOCTL",
+  handler: "ioctl",
+  fixedBytes: P.IOCTL_IN.bytes,
+  call(handlers, request, reader) {
+    const input = reader.payload(reader.u32(P.IOCTL_IN.in_size)).slice();
+    request.replyBytesMax = reader.u32(P.IOCTL_IN.out_size);
+    return handlers.ioctl(request, request.nodeid, reader.u32(P.IOCTL_IN.cmd), input);
+  },
+  encode: encodeIoctl,
 });
 
 // Locks
@@ -647,7 +682,6 @@ const OTHER_NAMES: Readonly<Record<number, string>> = {
   [P.OP_INTERRUPT]: "INTERRUPT",
   [P.OP_BMAP]: "BMAP",
   [P.OP_DESTROY]: "DESTROY",
-  [P.OP_IOCTL]: "IOCTL",
   [P.OP_POLL]: "POLL",
   [P.OP_NOTIFY_REPLY]: "NOTIFY_REPLY",
   [P.OP_BATCH_FORGET]: "BATCH_FORGET",

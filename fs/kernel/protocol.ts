@@ -93,6 +93,7 @@ export const INIT_POSIX_ACL = 1 << 20;
 export const INIT_MAX_PAGES = 1 << 22;
 export const INIT_CACHE_SYMLINKS = 1 << 23;
 export const INIT_HANDLE_KILLPRIV_V2 = 1 << 28;
+export const INIT_SETXATTR_EXT = 1 << 29;
 /** Without it in the reply the kernel ignores `flags2`. */
 export const INIT_INIT_EXT = 1 << 30;
 
@@ -118,6 +119,8 @@ export const OPEN_KILL_SUIDGID = 1 << 0;
 export const READ_LOCKOWNER = 1 << 1;
 export const WRITE_CACHE = 1 << 0;
 export const WRITE_KILL_SUIDGID = 1 << 2;
+/** Of an ACL: the caller is not of the file's group and lacks CAP_FSETID. */
+export const SETXATTR_ACL_KILL_SGID = 1 << 0;
 export const FSYNC_FDATASYNC = 1 << 0;
 export const LK_FLOCK = 1 << 0;
 export const FATTR_MODE = 1 << 0;
@@ -283,13 +286,16 @@ export const LSEEK_IN = { bytes: 24, fh: 0, offset: 8, whence: 16 } as const;
 export const LSEEK_OUT = { bytes: 8, offset: 0 } as const;
 export const FALLOCATE_IN = { bytes: 32, fh: 0, offset: 8, length: 16, mode: 24 } as const;
 
-/** Without SETXATTR_EXT, which we never ask for: the first 8 bytes (FUSE_COMPAT_SETXATTR_IN_SIZE). */
-export const SETXATTR_IN = { bytes: 8, size: 0, flags: 4 } as const;
+export const SETXATTR_IN = { bytes: 16, size: 0, flags: 4, setxattr_flags: 8 } as const;
+/** Without SETXATTR_EXT: the first 8 bytes (FUSE_COMPAT_SETXATTR_IN_SIZE). */
+export const SETXATTR_IN_COMPAT_BYTES = 8;
 export const GETXATTR_IN = { bytes: 8, size: 0 } as const;
 export const GETXATTR_OUT = { bytes: 8, size: 0 } as const;
 export const FILE_LOCK = { bytes: 24, start: 0, end: 8, type: 16, pid: 20 } as const;
 export const LK_IN = { bytes: 48, fh: 0, owner: 8, lk: 16, lk_flags: 40 } as const;
 export const LK_OUT = { bytes: 24, lk: 0 } as const;
+export const IOCTL_IN = { bytes: 32, fh: 0, flags: 8, cmd: 12, arg: 16, in_size: 24, out_size: 28 } as const;
+export const IOCTL_OUT = { bytes: 16, result: 0, flags: 4, in_iovs: 8, out_iovs: 12 } as const;
 export const ACCESS_IN = { bytes: 8, mask: 0 } as const;
 export const INTERRUPT_IN = { bytes: 8, unique: 0 } as const;
 

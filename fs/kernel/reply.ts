@@ -240,6 +240,11 @@ export class ReplyBuffer {
     view.setUint32(at + KSTATFS.frsize, answer.blockSize, true);
   }
 
+  zeros(byteLength: number): void {
+    const at = this.reserve(byteLength);
+    this.bytes.fill(0, at, at + byteLength);
+  }
+
   lock(lock: LockRange): void {
     const at = this.reserve(FILE_LOCK.bytes);
     const view = this.view;

@@ -105,7 +105,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     fd: mount.fd,
     handlers: kernelHandlers({ ...fileSystem, clock }),
     log,
-    options: { trace: start.trace ?? false, cacheSymlinks: true },
+    options: { trace: start.trace ?? false, cacheSymlinks: true, posixAcl: true },
   });
   kernelSession = kernel;
   const notifier = new KernelNotifier({ fd: mount.fd });

@@ -25,6 +25,7 @@ import type { ClientServiceOptions } from "./client_parts.ts";
 import { directory } from "./entries.ts";
 import { extentAt, extentsIn } from "./extents.ts";
 import { fieldRange, getU64, TABLE_ORDER, writerKey } from "./keys.ts";
+import { refuseIfProtected } from "./inode_flags.ts";
 import { openHandlers } from "./open_service.ts";
 import * as operations from "./operations.ts";
 import { decodeOrder, type InodeRecord } from "./records.ts";
@@ -139,6 +140,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
               const what = {
                 credentials,
                 mode,
+                umask: request.umask ?? 0,
                 rdev: request.rdev ?? 0,
                 target: request.target ?? EMPTY_BYTES,
               };
@@ -256,6 +258,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     punch: (request, context) =>
       changeInode(context, request, "none", (tx) => {
         const inode = regularFile(tx, request.ino);
+        refuseIfProtected(inode);
         punchExtents(tx, inode, request.offset, request.offset + request.length);
         return inode;
       }),
@@ -296,7 +299,10 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         context,
         request,
         "read",
-        (tx) => setXattr(tx, tx.inode(request.ino), request.name, request.value, request.flags),
+        (tx) => {
+          const { ino, name, value, flags, killSetgid } = request;
+          return setXattr(tx, tx.inode(ino), name, value, flags, killSetgid);
+        },
       ),
 
     getXattr: ({ ino, name }, context) => {

@@ -13,6 +13,7 @@ import * as operations from "./operations.ts";
 import { type InodeRecord, isDirectory } from "./records.ts";
 import { nameItem } from "./replies.ts";
 import type { Transaction } from "./transaction.ts";
+import { hasCapability, loadXattrs } from "./xattr_records.ts";
 
 const NO_SESSION = 0 as SessionId;
 const LOST_FOUND = bytesOf("lost+found");
@@ -140,6 +141,7 @@ export function repairXattrs(parts: FsckParts, problem: FsckProblem): FsckRepair
     if (inode.hasXattrs === isThere) return GONE;
     tx.change(inode);
     inode.hasXattrs = isThere;
+    inode.hasCapability = isThere && hasCapability(loadXattrs(tx, inode));
     return repaired(isThere ? "it knows of them again" : "it does not speak of them any more");
   });
 }

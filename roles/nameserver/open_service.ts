@@ -13,6 +13,7 @@ import type { Handlers } from "../../wire/service.ts";
 import { allocateBlock, regularFile } from "./block_operations.ts";
 import type { ClientServiceParts } from "./client_parts.ts";
 import { findEntry } from "./entries.ts";
+import { refuseIfImmutable } from "./inode_flags.ts";
 import { writerKey } from "./keys.ts";
 import * as operations from "./operations.ts";
 import { type InodeRecord, isDirectory } from "./records.ts";
@@ -40,6 +41,7 @@ export function openHandlers(
       let isOrphan = false;
       const show = (tx: Transaction): T => {
         const inode = regularFile(tx, ino);
+        if (mode === "write") refuseIfImmutable(inode);
         isOrphan = inode.nlink === 0;
         return replyOf(tx, inode, isShared);
       };
@@ -91,10 +93,10 @@ export function openHandlers(
     session: SessionId,
     record: (tx: Transaction, ino: number) => void,
   ): Promise<Created> => {
-    const { parent, name, credentials, mode, write, host } = request;
+    const { parent, name, credentials, mode, umask = 0, write, host } = request;
     return leases.change(session, [nameItem(parent, name)], () =>
       namespace.change((tx) => {
-        const what = { credentials, mode: S_IFREG | (mode & 0o7777), rdev: 0, target: EMPTY_BYTES };
+        const what = { credentials, mode: S_IFREG | (mode & 0o7777), umask, rdev: 0, target: EMPTY_BYTES };
         const inode = operations.make(tx, parent, name, what);
         if (write && host !== undefined) allocateFirst(tx, inode, host);
         record(tx, inode.ino);
@@ -143,14 +145,20 @@ export function openHandlers(
 
     createUnnamed: (request, context) => {
       const session = sessions.of(context.peer);
-      const { parent, credentials, mode, linkable, host } = request;
+      const { parent, credentials, mode, umask = 0, linkable, host } = request;
       return retries.once<AcquireReply>(
         session,
         request.retry,
         (record) =>
           leases.change(session, [], () =>
             namespace.change((tx) => {
-              const what = { credentials, mode: S_IFREG | (mode & 0o7777), rdev: 0, target: EMPTY_BYTES };
+              const what = {
+                credentials,
+                mode: S_IFREG | (mode & 0o7777),
+                umask,
+                rdev: 0,
+                target: EMPTY_BYTES,
+              };
               const inode = makeUnnamed(tx, parent, what, linkable, session);
               if (host !== undefined) allocateFirst(tx, inode, host);
               record(tx, inode.ino);

@@ -20,6 +20,7 @@ import {
 } from "../../wire/messages/inode.ts";
 import type { Credentials, SetAttributesRequest } from "../../wire/messages/nameserver.ts";
 import { dropExtents, truncateExtents } from "./block_operations.ts";
+import { followMode, inheritPermissions } from "./acls.ts";
 import {
   addEntry,
   checkName,
@@ -31,9 +32,18 @@ import {
   removeEntry,
 } from "./entries.ts";
 import { resizeAllocated } from "./extents.ts";
+import {
+  inheritedFlags,
+  refuseAttributes,
+  refuseIfImmutable,
+  refuseIfProtected,
+  refuseRemoval,
+  setFlags,
+} from "./inode_flags.ts";
 import { orphanKey, xattrsKey } from "./keys.ts";
 import { type InodeRecord, isDirectory } from "./records.ts";
 import type { Transaction } from "./transaction.ts";
+import { dropCapability } from "./xattr_records.ts";
 
 /** Names of one file at most, as ext4. A directory has as many subdirectories as there is room for, and counts them. */
 const NLINK_MAX = 65_000;
@@ -45,6 +55,8 @@ const RENAME_FLAGS = RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT;
 export interface NewInode {
   readonly credentials: Credentials;
   readonly mode: number;
+  /** Applied to the mode, unless a default ACL is. */
+  readonly umask?: number;
   readonly rdev: number;
   readonly target: Uint8Array;
 }
@@ -89,6 +101,8 @@ function blankInode(ino: InodeId, mode: number, now: Timespec): InodeRecord {
     nextPage: 0,
     hasXattrs: false,
     isLinkable: false,
+    hasCapability: false,
+    flags: 0,
   };
 }
 
@@ -107,6 +121,7 @@ export function make(tx: Transaction, parentIno: InodeId, name: Uint8Array, what
   checkName(name);
   if (parent.nlink === 0) throw new FsError("ENOENT", "the directory was removed");
   if (findEntry(tx, parentIno, name) !== undefined) throw new FsError("EEXIST", "the name is taken");
+  refuseIfImmutable(parent);
   const type = what.mode & S_IFMT;
   if (type === S_IFLNK && (what.target.length === 0 || what.target.length > SYMLINK_BYTES_MAX)) {
     throw new FsError(what.target.length === 0 ? "ENOENT" : "ENAMETOOLONG", "bad symlink target");
@@ -128,6 +143,7 @@ export function newInode(tx: Transaction, parent: InodeRecord, what: NewInode): 
   inode.rdev = what.rdev;
   inode.replication = parent.replication;
   inode.parent = parent.ino;
+  inode.flags = type === S_IFLNK ? 0 : inheritedFlags(parent);
   if (type === S_IFDIR) {
     inode.nlink = 2;
     if (setgid) inode.mode |= S_ISGID;
@@ -137,6 +153,7 @@ export function newInode(tx: Transaction, parent: InodeRecord, what: NewInode): 
     inode.size = what.target.length;
   }
   tx.addInode(inode);
+  inheritPermissions(tx, parent, inode, what.umask ?? 0);
   return inode;
 }
 
@@ -148,12 +165,19 @@ function touchDirectory(tx: Transaction, parent: InodeRecord): void {
 
 export function setAttributes(tx: Transaction, request: SetAttributesRequest): InodeRecord {
   const inode = tx.inode(request.ino);
+  refuseAttributes(inode, request);
   tx.change(inode);
   if (request.size !== undefined) resize(tx, inode, request.size);
-  if (request.mode !== undefined) inode.mode = (inode.mode & S_IFMT) | (request.mode & 0o7777);
+  if (request.mode !== undefined) {
+    inode.mode = (inode.mode & S_IFMT) | (request.mode & 0o7777);
+    followMode(tx, inode);
+  }
   if (request.uid !== undefined) inode.uid = request.uid;
   if (request.gid !== undefined) inode.gid = request.gid;
   if (request.killSuidGid === true) killSuidGid(inode);
+  const isOwnerSet = request.uid !== undefined || request.gid !== undefined;
+  if (request.size !== undefined || isOwnerSet || request.killCapability === true) dropCapability(tx, inode);
+  if (request.flags !== undefined) setFlags(inode, request.flags);
   if (request.atime !== undefined) inode.atime = request.atime === "now" ? tx.now : request.atime;
   if (request.mtime !== undefined) inode.mtime = request.mtime === "now" ? tx.now : request.mtime;
   inode.ctime = tx.now;
@@ -206,6 +230,8 @@ export function link(tx: Transaction, ino: InodeId, parentIno: InodeId, name: Ui
   if (isDirectory(inode)) throw new FsError("EPERM", "a directory has one name");
   if (parent.nlink === 0 || (inode.nlink === 0 && !inode.isLinkable)) throw new FsError("ENOENT", "removed");
   if (findEntry(tx, parentIno, name) !== undefined) throw new FsError("EEXIST", "the name is taken");
+  refuseIfImmutable(parent);
+  refuseIfProtected(inode);
   if (inode.nlink >= NLINK_MAX) throw new FsError("EMLINK", "too many links");
   tx.change(inode);
   inode.nlink++;
@@ -238,6 +264,7 @@ export function remove(
   checkName(name);
   const old = entry(tx, parentIno, name);
   const inode = tx.inode(old.ino);
+  refuseRemoval(parent, inode);
   if (isRmdir) {
     if (!isDirectory(inode)) throw new FsError("ENOTDIR", "not a directory");
     if (inode.entries > 0) throw new FsError("ENOTEMPTY", "the directory is not empty");
@@ -311,6 +338,8 @@ export function rename(
   const existing = findEntry(tx, toParent, toName);
   if (isExchange) {
     if (existing === undefined) throw new FsError("ENOENT", "nothing to exchange with");
+    refuseRemoval(source, inode);
+    refuseRemoval(target, tx.inode(existing.ino));
     exchange(tx, source, fromName, moved, target, toName, existing);
     return { inode, replaced: existing.ino === moved.ino ? undefined : tx.inode(existing.ino) };
   }
@@ -319,6 +348,9 @@ export function rename(
   }
   // Two names of one file: POSIX says that nothing happens.
   if (existing !== undefined && existing.ino === moved.ino) return { inode, replaced: undefined };
+  refuseRemoval(source, inode);
+  if (existing === undefined) refuseIfImmutable(target);
+  else refuseRemoval(target, tx.inode(existing.ino));
   const movesDirectory = isDirectory(inode);
   if (movesDirectory && fromParent !== toParent) refuseLoop(tx, inode, target);
 

@@ -16,7 +16,7 @@ import {
   type InodeId,
   type VolumeId,
 } from "../../wire/ids.ts";
-import { type Attributes, S_IFDIR, S_IFMT } from "../../wire/messages/inode.ts";
+import { type Attributes, INODE_FLAGS, S_IFDIR, S_IFMT } from "../../wire/messages/inode.ts";
 
 export const RECORD_VERSION = 1;
 
@@ -54,19 +54,27 @@ export interface InodeRecord {
   hasXattrs: boolean;
   /** It was made without a name (O_TMPFILE), and may still get its first. */
   isLinkable: boolean;
+  /** One of them is security.capability. */
+  hasCapability: boolean;
+  /** FS_*_FL. */
+  flags: number;
 }
 
 const FIXED_BYTES = 128;
 const PAGE_REF_BYTES = 12;
+// Bits of the record's flags; inode flags (INODE_FLAGS) have their own values among them.
 const FLAG_XATTRS = 1;
 const FLAG_LINKABLE = 2;
+const FLAG_CAPABILITY = 4;
 
 export function encodeInode(inode: InodeRecord): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(FIXED_BYTES + inode.target.length + inode.pages.length * PAGE_REF_BYTES);
   const view = new DataView(bytes.buffer);
   view.setUint8(0, RECORD_VERSION);
   view.setUint8(1, inode.replication);
-  view.setUint16(2, (inode.hasXattrs ? FLAG_XATTRS : 0) | (inode.isLinkable ? FLAG_LINKABLE : 0), true);
+  const kept = (inode.hasXattrs ? FLAG_XATTRS : 0) | (inode.isLinkable ? FLAG_LINKABLE : 0) |
+    (inode.hasCapability ? FLAG_CAPABILITY : 0);
+  view.setUint16(2, kept | inode.flags, true);
   view.setUint32(4, inode.mode, true);
   view.setUint32(8, inode.uid, true);
   view.setUint32(12, inode.gid, true);
@@ -127,6 +135,8 @@ export function decodeInode(ino: InodeId, bytes: Uint8Array): InodeRecord {
     replication: view.getUint8(1),
     hasXattrs: (view.getUint16(2, true) & FLAG_XATTRS) !== 0,
     isLinkable: (view.getUint16(2, true) & FLAG_LINKABLE) !== 0,
+    hasCapability: (view.getUint16(2, true) & FLAG_CAPABILITY) !== 0,
+    flags: view.getUint16(2, true) & INODE_FLAGS,
     mode: view.getUint32(4, true),
     uid: view.getUint32(8, true),
     gid: view.getUint32(12, true),
@@ -170,6 +180,8 @@ export function attributesOf(inode: InodeRecord): Attributes {
     rdev: inode.rdev,
     replication: inode.replication,
     hasXattrs: inode.hasXattrs,
+    hasCapability: inode.hasCapability,
+    flags: inode.flags,
     version: inode.version,
   };
 }

@@ -8,6 +8,7 @@ import { EMPTY_BYTES } from "../../base/bytes.ts";
 import { FsError } from "../../wire/errno.ts";
 import type { InodeId, SessionId } from "../../wire/ids.ts";
 import { directory } from "./entries.ts";
+import { refuseIfImmutable } from "./inode_flags.ts";
 import { orphanKey } from "./keys.ts";
 import { type NewInode, newInode } from "./operations.ts";
 import type { InodeRecord } from "./records.ts";
@@ -23,6 +24,7 @@ export function makeUnnamed(
 ): InodeRecord {
   const parent = directory(tx, parentIno);
   if (parent.nlink === 0) throw new FsError("ENOENT", "the directory was removed");
+  refuseIfImmutable(parent);
   const inode = newInode(tx, parent, what);
   inode.nlink = 0;
   inode.isLinkable = isLinkable;

@@ -17,6 +17,7 @@ import {
   FOPEN_NOFLUSH,
 } from "../../fs/kernel/protocol.ts";
 import { kernelHandlers } from "../../fs/kernel_handlers.ts";
+import { VirtualXattrs } from "../../fs/virtual_xattrs.ts";
 import { ERRNO, FsError, isErrno } from "../../wire/errno.ts";
 import { asInodeId } from "../../wire/ids.ts";
 import {
@@ -46,7 +47,10 @@ function start(): TestClient & { readonly kernelSide: Required<FileSystemHandler
   const { names, files, table, kernelCache } = client;
   know(client, ROOT);
   const session = client.session as unknown as ClusterSession;
-  const kernelSide = kernelHandlers({ names, files, session, table, kernelCache, clock: client.clock });
+  const kernelSide = kernelHandlers({
+    ...{ names, files, session, table, kernelCache, clock: client.clock },
+    virtualXattrs: new VirtualXattrs({ session, names, writer: client.writer }),
+  });
   return { ...client, kernelSide: kernelSide as Required<FileSystemHandlers> };
 }
 
@@ -219,10 +223,10 @@ Deno.test("handlers: an inode that is gone is ESTALE to what came by a name, so 
       () => kernelSide.getattr(CONTEXT, INO, undefined),
       () => kernelSide.setattr(CONTEXT, INO, { mode: 0o600, killSuidGid: false }),
       () => kernelSide.readlink(CONTEXT, INO),
-      () => kernelSide.getxattr(CONTEXT, INO, A),
+      () => kernelSide.getxattr(CONTEXT, INO, nameOf("user.a")),
       () => kernelSide.listxattr(CONTEXT, INO),
-      () => kernelSide.setxattr(CONTEXT, INO, A, A, 0),
-      () => kernelSide.removexattr(CONTEXT, INO, A),
+      () => kernelSide.setxattr(CONTEXT, INO, nameOf("user.a"), A, 0),
+      () => kernelSide.removexattr(CONTEXT, INO, nameOf("user.a")),
     ]
   ) {
     for (const [errno, expected] of [["ENOENT", "ESTALE"], ["EIO", "EIO"]] as const) {
@@ -313,15 +317,13 @@ Deno.test("handlers: a directory's listing is kept by the kernel under a lease, 
   assert.equal(opendir().openFlags, 0);
 });
 
-Deno.test("handlers: system xattrs are not supported, absent ones ENODATA, and neither needs a call", () => {
+Deno.test("handlers: xattrs that are not there are ENODATA, ACLs as well, and none needs a call", () => {
   const client = start();
   const { kernelSide, nameserver } = client;
   know(client, INO);
-  const acl = nameOf("system.posix_acl_access");
-  assert.equal(kernelSide.getxattr(CONTEXT, INO, acl), -ERRNO.EOPNOTSUPP);
-  assert.equal(kernelSide.setxattr(CONTEXT, INO, acl, A, 0), -ERRNO.EOPNOTSUPP);
-  assert.equal(kernelSide.removexattr(CONTEXT, INO, acl), -ERRNO.EOPNOTSUPP);
-  assert.equal(kernelSide.getxattr(CONTEXT, INO, nameOf("security.capability")), -ERRNO.ENODATA);
+  for (const name of ["system.posix_acl_access", "security.capability", "user.x"]) {
+    assert.equal(kernelSide.getxattr(CONTEXT, INO, nameOf(name)), -ERRNO.ENODATA);
+  }
   assert.deepEqual(nameserver.asked, []);
 });
 

@@ -30,6 +30,8 @@ const attributes = {
   rdev: 0x801,
   replication: 3,
   hasXattrs: true,
+  hasCapability: true,
+  flags: 0x30,
   version: 12,
 };
 const block = {
@@ -98,16 +100,18 @@ const nameserver: Samples<typeof NAMESERVER> = {
       atime: "now",
       mtime: time,
       killSuidGid: true,
+      killCapability: true,
+      flags: 0x10,
       write: true,
     },
     inodeReply,
   ],
   make: [
-    { retry, ...entry, credentials, mode: 0o120777, rdev: 5, target: bytesOf("x") },
+    { retry, ...entry, credentials, mode: 0o120777, umask: 0o22, rdev: 5, target: bytesOf("x") },
     { ...inodeReply, lease: "none", directory: "none", directories },
   ],
   create: [
-    { retry, ...entry, credentials, mode: 0o600, exclusive: true, write: true, host: "a" },
+    { retry, ...entry, credentials, mode: 0o600, umask: 0o77, exclusive: true, write: true, host: "a" },
     { ...acquireReply, directory: "read", directories, created: true },
   ],
   remove: [{ retry, ...entry, directory: false, removed }, {
@@ -120,7 +124,10 @@ const nameserver: Samples<typeof NAMESERVER> = {
     { retry, ...entry, newParent: 2, newName: name, flags: 4, credentials, removed },
     { ino: 4, replaced: { ino: 5, nlink: 1 }, directory: "none", directories },
   ],
-  createUnnamed: [{ retry, parent: 2, credentials, mode: 0o600, linkable: true, host: "a" }, acquireReply],
+  createUnnamed: [
+    { retry, parent: 2, credentials, mode: 0o600, umask: 0o27, linkable: true, host: "a" },
+    acquireReply,
+  ],
   link: [{ retry, ...entry, ino: 5 }, { ...entryReply, directories }],
   acquire: [{ ino: 5, mode: "write" }, acquireReply],
   blocks: [{ ino: 5, offset: 0, length: 2 ** 53 - 1 }, { blocks: [block], end: 2 ** 53 - 1 }],
@@ -148,7 +155,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
       end: true,
     },
   ],
-  setXattr: [{ retry, ino: 5, name, value: body, flags: 1 }, inodeReply],
+  setXattr: [{ retry, ino: 5, name, value: body, flags: 1, killSetgid: true }, inodeReply],
   getXattr: [{ ino: 5, name }, { value: body }],
   listXattrs: [{ ino: 5 }, { names: [name, body] }],
   removeXattr: [{ retry, ino: 5, name }, inodeReply],

@@ -16,6 +16,15 @@ export const S_ISUID = 0o4000;
 export const S_ISGID = 0o2000;
 export const S_ISVTX = 0o1000;
 
+// Inode flags, as chattr has them (linux/fs.h FS_*_FL).
+export const FS_IMMUTABLE_FL = 0x10;
+export const FS_APPEND_FL = 0x20;
+export const FS_NODUMP_FL = 0x40;
+/** Those that are kept. */
+export const INODE_FLAGS = FS_IMMUTABLE_FL | FS_APPEND_FL | FS_NODUMP_FL;
+
+/** Bytes of an extended attribute's value at most (XATTR_SIZE_MAX). */
+export const XATTR_VALUE_BYTES_MAX = 65_536;
 /** Bytes of a name at most, and of a symlink target (limits.h). */
 export const NAME_BYTES_MAX = 255;
 export const SYMLINK_BYTES_MAX = 4095;
@@ -40,6 +49,10 @@ export interface Attributes {
   readonly replication: number;
   /** It has extended attributes; when not, nobody has to ask for one. */
   readonly hasXattrs: boolean;
+  /** One of them are file capabilities, which go before its data changes. Absent: no. */
+  readonly hasCapability?: boolean;
+  /** FS_*_FL. Absent: none. */
+  readonly flags?: number;
   /** Grows with every change of the inode: of two replies that crossed on the way, the larger one is newer. */
   readonly version: number;
 }

@@ -38,8 +38,10 @@ interface InDirectory {
 
 export interface MakeRequest extends Change, InDirectory {
   readonly credentials: Credentials;
-  /** Type and permission bits, umask already applied. */
+  /** Type and permission bits. */
   readonly mode: number;
+  /** Applied to the mode, unless the directory has a default ACL. Absent: it has been applied. */
+  readonly umask?: number;
   readonly rdev?: number;
   /** Symlinks only. */
   readonly target?: Uint8Array;
@@ -48,6 +50,8 @@ export interface MakeRequest extends Change, InDirectory {
 export interface CreateRequest extends Change, InDirectory {
   readonly credentials: Credentials;
   readonly mode: number;
+  /** As MakeRequest's. */
+  readonly umask?: number;
   /** O_EXCL: EEXIST when the name is taken. Without it an existing regular file is opened. */
   readonly exclusive: boolean;
   /** The caller means to write: asks for a write lease. */
@@ -62,6 +66,8 @@ export interface CreateUnnamedRequest extends Change {
   readonly parent: InodeId;
   readonly credentials: Credentials;
   readonly mode: number;
+  /** As MakeRequest's. */
+  readonly umask?: number;
   /** link() may give it a name. */
   readonly linkable: boolean;
   /** As CreateRequest's. */
@@ -105,6 +111,10 @@ export interface SetAttributesRequest extends Change {
   readonly atime?: Timespec | "now";
   readonly mtime?: Timespec | "now";
   readonly killSuidGid?: boolean;
+  /** The data is about to change: file capabilities go. */
+  readonly killCapability?: boolean;
+  /** FS_*_FL: all that it has from now on. */
+  readonly flags?: number;
   /** With `size`: the caller goes on to write, so it asks for a write lease. */
   readonly write?: boolean;
 }
@@ -400,6 +410,8 @@ export const NAMESERVER = defineService("nameserver", {
       readonly name: Uint8Array;
       readonly value: Uint8Array;
       readonly flags: number;
+      /** With a POSIX ACL: the caller is not of the file's group, so that setgid goes. */
+      readonly killSetgid?: boolean;
     },
     InodeReply
   >(17),

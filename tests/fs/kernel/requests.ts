@@ -71,7 +71,7 @@ export const EXAMPLES: readonly RequestFields[] = [
   {
     opcode: P.OP_SETXATTR,
     nodeid: file,
-    body: concatBytes([fixed(P.SETXATTR_IN.bytes, { 0: 5 }), nameBytes("user.x"), bytesOf("value")]),
+    body: concatBytes([fixed(P.SETXATTR_IN_COMPAT_BYTES, { 0: 5 }), nameBytes("user.x"), bytesOf("value")]),
   },
   {
     opcode: P.OP_GETXATTR,

@@ -4,6 +4,7 @@ import type { Timespec } from "../../../base/clock.ts";
 import { type Random, randomBytes, randomInt } from "../../../base/random.ts";
 import * as records from "../../../roles/nameserver/records.ts";
 import { asBlockId, asGeneration, asInodeId, asVolumeId } from "../../../wire/ids.ts";
+import { FS_APPEND_FL, FS_IMMUTABLE_FL, FS_NODUMP_FL } from "../../../wire/messages/inode.ts";
 import { chance, pick, seededTest } from "../../base/seeded.ts";
 
 const big = (random: Random) =>
@@ -38,6 +39,8 @@ function randomInode(random: Random): records.InodeRecord {
     nextPage: u32(random),
     hasXattrs: chance(random, 0.5),
     isLinkable: chance(random, 0.5),
+    hasCapability: chance(random, 0.5),
+    flags: pick(random, [0, FS_IMMUTABLE_FL, FS_APPEND_FL | FS_NODUMP_FL]),
   };
 }
 

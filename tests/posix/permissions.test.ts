@@ -1,0 +1,163 @@
+/**
+ * Permissions, ACLs, inode flags and extended attributes: the scripts in permissions/ say the same on a mount as on ext4;
+ * and what one mount changes of them binds the other at once. The reference is ext4 in a file, mounted as a loop device.
+ */
+
+import assert from "node:assert/strict";
+import { hasProgram, run, sh } from "../harness/command.ts";
+import { makeScratch, removeScratch } from "../harness/scratch.ts";
+import { SmallCluster } from "./small_cluster_process.ts";
+
+const HERE = decodeURIComponent(new URL("./permissions/", import.meta.url).pathname);
+const SCRIPTS = ["acls.sh", "inode_flags.sh", "xattrs.sh"];
+const PROGRAMS = ["setfacl", "getfacl", "setfattr", "chattr", "setcap", "setpriv", "python3"];
+const BLOCK_BYTES = 100_000;
+const LIMIT_MS = 60_000;
+const missing = PROGRAMS.filter((program) => !hasProgram(program));
+const ignore = Deno.uid() !== 0 || missing.length > 0;
+
+/** What a script says in an empty directory. */
+async function transcript(script: string, dir: string): Promise<string[]> {
+  Deno.mkdirSync(dir);
+  const { stdout, stderr } = await run(
+    "timeout",
+    ["50", "bash", "-c", `cd ${dir}; exec 2>&1; . ${HERE}common.sh; . ${HERE}${script}`],
+    { timeoutMs: LIMIT_MS },
+  );
+  return (stdout + stderr).split("\n");
+}
+
+/** ext4 in a file; undefined: this machine has no loop devices. */
+async function makeExt4(dir: string): Promise<string | undefined> {
+  const mountpoint = `${dir}/ext4`;
+  const { code } = await run("bash", [
+    "-c",
+    `truncate -s 64M ${dir}/image && mkfs.ext4 -q -F ${dir}/image && mkdir ${mountpoint} && mount -o loop ${dir}/image ${mountpoint}`,
+  ]);
+  return code === 0 ? mountpoint : undefined;
+}
+
+Deno.test({
+  name: "permissions: ACLs, flags and xattrs are as on ext4",
+  ignore,
+  sanitizeOps: false,
+  sanitizeResources: false,
+  async fn(t) {
+    const dir = makeScratch();
+    const ext4 = await makeExt4(dir);
+    try {
+      if (ext4 === undefined) return console.log("not compared: there is no loop device for ext4");
+      Deno.chmodSync(dir, 0o755);
+      await using cluster = await SmallCluster.start("local", BLOCK_BYTES);
+      for (const script of SCRIPTS) {
+        await t.step({
+          name: script,
+          sanitizeOps: false,
+          sanitizeResources: false,
+          fn: async () => {
+            const [here, there] = await Promise.all([
+              transcript(script, `${cluster.mountpoints[0]}/${script}`),
+              transcript(script, `${ext4}/${script}`),
+            ]);
+            assert.ok(there!.length > 50, "the script has run");
+            assert.deepEqual(here, there);
+          },
+        });
+      }
+      await cluster.stop();
+    } finally {
+      await run("umount", [`${dir}/ext4`]);
+      await removeScratch(dir);
+    }
+  },
+});
+
+Deno.test({
+  name: "permissions: what one mount changes of ACLs, capabilities and flags binds the other at once",
+  ignore,
+  sanitizeOps: false,
+  sanitizeResources: false,
+  async fn() {
+    await using cluster = await SmallCluster.start("tcp", BLOCK_BYTES);
+    const [here, there] = cluster.mountpoints;
+    const said = await sh(
+      `. ${HERE}common.sh; cd ${here}; there=${there}
+      fails() { if "$@" 2>/dev/null; then echo "should have failed: $*"; exit 1; fi; }
+      echo text > f; chmod 600 f
+      for i in 1 2 3; do
+        fails as 1001:1001:1001 cat $there/f
+        setfacl -m u:1001:r f
+        as 1001:1001:1001 cat $there/f
+        chmod 600 $there/f   # the mask: nothing
+        fails as 1001:1001:1001 cat f
+        setfacl -b $there/f
+        fails as 1001:1001:1001 cat f
+      done
+      cp /bin/true c; setcap cap_net_raw+ep c
+      getcap $there/c | sed 's/.* //'
+      echo >> $there/c
+      getcap c
+      mkdir d; setfacl -d -m u:1001:rwx d; touch $there/d/x; getfacl -cpn $there/d/x | grep 1001
+      setfacl -k $there/d; touch d/y; fails grep 1001 <(getfacl -cpn d/y)
+      exec 6>>f; echo one >&6
+      chattr +i $there/f
+      fails bash -c 'echo two >&6'; fails bash -c 'echo three >> f'; fails rm -f f; fails mv f g; fails chmod 644 f
+      chattr -i f
+      echo four >&6; cat $there/f
+      chattr +a f
+      fails bash -c "echo five > $there/f"; fails truncate -s 0 $there/f; echo six >> $there/f; tail -n 1 f
+      chattr -a f`,
+      { timeoutMs: LIMIT_MS },
+    );
+    assert.deepEqual(said.split("\n"), [
+      ...["text", "text", "text", "cap_net_raw=ep", "user:1001:rwx\t#effective:rw-"],
+      ...["text", "one", "four", "six"],
+    ]);
+    await cluster.stop();
+  },
+});
+
+Deno.test({
+  name:
+    "permissions: user.mfs.blockLocs and user.mfs.inoJson tell where blocks are, and are neither listed nor changed",
+  ignore,
+  sanitizeOps: false,
+  sanitizeResources: false,
+  async fn() {
+    await using cluster = await SmallCluster.start("local", BLOCK_BYTES);
+    const [here, there] = cluster.mountpoints;
+    const get = (name: string, path: string) => sh(`timeout 20 getfattr --only-values -n ${name} ${path}`);
+    await sh(
+      `timeout 20 bash -c 'head -c 250000 /dev/zero > ${here}/f; truncate -s 400000 ${here}/f; mkdir ${here}/d'`,
+    );
+    for (const path of [`${here}/f`, `${there}/f`]) {
+      const lines = (await get("user.mfs.blockLocs", path)).split("\n").map((line) => line.split("\t"));
+      assert.deepEqual(lines.map(([start, end]) => [Number(start), Number(end)]), [
+        [0, 100_000],
+        [100_000, 200_000],
+        [200_000, 300_000],
+      ]);
+      for (const [, , hosts] of lines) {
+        const names = hosts!.split(",");
+        assert.ok(
+          names.includes("node1") && names.length === 2,
+          `two replicas, one with its writer: ${hosts}`,
+        );
+      }
+      const inode = JSON.parse(await get("user.mfs.inoJson", path));
+      assert.deepEqual([inode.Length, inode.Ftype, inode.Mode, inode.Blocks.length], [400_000, 1, 0o644, 3]);
+      assert.deepEqual(inode.Blocks[2].Volumes.length, 2);
+    }
+    assert.equal(JSON.parse(await get("user.mfs.inoJson", `${here}/d`)).Ftype, 0);
+    assert.equal(await sh(`timeout 20 getfattr -d -m - ${here}/f`), "");
+    for (
+      const refused of [
+        `setfattr -n user.mfs.blockLocs -v x ${here}/f`,
+        `setfattr -x user.mfs.inoJson ${here}/f`,
+        `getfattr -n user.mfs.other ${here}/f`,
+        `getfattr -n user.mfs.blockLocs ${here}/d`,
+      ]
+    ) await assert.rejects(sh(`timeout 20 ${refused}`), /not permitted|No such attribute/);
+    await cluster.stop();
+  },
+});
