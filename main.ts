@@ -6,7 +6,7 @@
 
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { readConfig } from "./roles/admin/config.ts";
-import { parsePeriod } from "./roles/admin/units.ts";
+import { NOBODY, parsePeriod, parseUserIds, type UserIds } from "./roles/admin/units.ts";
 import {
   EXIT_USAGE,
   exitOnUncaughtErrors,
@@ -49,6 +49,12 @@ function address(text: string): string {
   const port = /^(?:\[[0-9a-fA-F:.]+\]|[^:\s]+):(\d{1,5})$/.exec(text)?.[1];
   if (port !== undefined && Number(port) <= 65535) return text;
   throw new InvalidArgumentError("It must be HOST:PORT.");
+}
+
+function userIds(text: string): UserIds {
+  const user = parseUserIds(text);
+  if (user !== undefined) return user;
+  throw new InvalidArgumentError("It must be UID:GID, such as --root-squash=65534:65534.");
 }
 
 function collect(value: string, before: readonly string[] = []): readonly string[] {
@@ -162,6 +168,12 @@ withConfig(withLog(
     integer(1, 1_000_000),
     128,
   )
+  .option(
+    "--root-squash [uid:gid]",
+    "root of client machines counts as this user (default: 65534:65534)",
+    userIds,
+  )
+  .option("--root-from <host>", "but not of the machine with that label; repeat it for more", collect)
   .option("--backup-dir <dir>", "save backups of the namespace here (on another disk than --dir)")
   .option("--backup-every <minutes>", "minutes from one backup to the next", integer(1, 100_000), 60)
   .option("--backup-keep <n>", "backups to keep; older ones are removed", integer(1, 100_000), 24)
@@ -176,12 +188,17 @@ withConfig(withLog(
         leases: number;
         deadAfter: number;
         repairRate: number;
+        rootSquash?: UserIds | true;
+        rootFrom?: string[];
         backupDir?: string;
         backupEvery: number;
         backupKeep: number;
       }
     >();
     const dir = need(options.dir, "--dir");
+    if (options.rootFrom !== undefined && options.rootSquash === undefined) {
+      throw new UsageError("--root-from says whose root stays root, so it goes with --root-squash");
+    }
     const { Assembly } = await import("./roles/singlenode/assembly.ts");
     const log = logOf("mfs", options);
     await serveUntilStopped("nameserver", log, async (signal) => {
@@ -194,6 +211,12 @@ withConfig(withLog(
         leasesPerSession: options.leases,
         deadAfterMs: options.deadAfter * 1000,
         repairBytesPerSecond: options.repairRate * 1024 * 1024,
+        ...(options.rootSquash === undefined ? {} : {
+          rootSquash: {
+            user: options.rootSquash === true ? NOBODY : options.rootSquash,
+            exceptHosts: options.rootFrom ?? [],
+          },
+        }),
         ...(options.backupDir === undefined ? {} : {
           backup: {
             dir: options.backupDir,
@@ -306,14 +329,23 @@ withLog(command(
   .argument("<mountpoint>", "an empty directory")
   .option(
     "-o <options>",
-    "comma-separated: ro, noatime, relatime, strictatime, nosuid, nodev, noexec, suid, dev, allow_other, soft, timeout=SECONDS",
+    "comma-separated: ro, noatime, relatime, strictatime, nosuid, nodev, noexec, suid, dev, allow_other, root_squash, soft, timeout=SECONDS",
     joinOptions,
+  )
+  .option(
+    "--root-squash [uid:gid]",
+    "root of this machine counts as this user (default: 65534:65534)",
+    userIds,
   )
   .option("--foreground", "stay in the foreground, log to stderr")
   .option("--host <name>", "label of this machine: replicas on it are read first", Deno.hostname())
   .option("--rack <name>", "label of its rack: replicas in it are read next", "")
   .action(async (nameserver: string, mountpoint: string, _options, self: Command) => {
-    const options = self.opts<MountFlags & { foreground?: boolean }>();
+    const flags = self.opts<MountFlags & { foreground?: boolean; rootSquash?: UserIds | true }>();
+    const squash = flags.rootSquash === true ? NOBODY : flags.rootSquash;
+    const options = squash === undefined
+      ? flags
+      : { ...flags, o: joinOptions(`root_squash=${squash.uid}:${squash.gid}`, flags.o) };
     const { Assembly, checkMountOptions } = await import("./roles/singlenode/assembly.ts");
     await usage(() => checkMountOptions(options.o ?? ""));
     if (options.foreground !== true) return await mountInBackground(nameserver, mountpoint, options);

@@ -13,6 +13,7 @@
 
 import type { Clock, Timespec } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
+import type { UserIds } from "../base/user_ids.ts";
 import { FsError, isTransportError } from "../wire/errno.ts";
 import type { Dialer } from "../wire/dialer.ts";
 import { helloOf } from "../wire/hello.ts";
@@ -112,6 +113,7 @@ export class ClusterSession {
   readonly #flushSlots = new SlotPool(0, FLUSH_SLOTS);
   readonly #stopping = new AbortController();
   #clusterId = "";
+  #rootSquash: UserIds | undefined;
   #link: Link | null = null;
   #connecting: Promise<Link> | null = null;
   #clockOffsetMs = 0;
@@ -130,6 +132,11 @@ export class ClusterSession {
     this.#options = options;
     this.nameserver = createClient(NAMESERVER, (op, request, call) => this.#call(op, request, call));
     this.#leaseserver = createClient(LEASESERVER, (op, request, call) => this.#call(op, request, call));
+  }
+
+  /** Whom the cluster takes root of this host for, as of the last time that it was asked. */
+  get rootSquash(): UserIds | undefined {
+    return this.#rootSquash;
   }
 
   get clusterId(): string {
@@ -341,7 +348,7 @@ export class ClusterSession {
       });
       this.#checkStopping();
       const sentMs = clock.monotonicMs();
-      const { session, resumed, ttlMs, run, now } = await leaseserver.openSession({
+      const { session, resumed, ttlMs, run, now, rootSquash } = await leaseserver.openSession({
         clientId,
         host,
         mountpoint,
@@ -350,6 +357,7 @@ export class ClusterSession {
       this.#measureClock(now, clock.monotonicMs() - sentMs);
       this.#ttlMs = ttlMs;
       this.#clusterId = clusterId;
+      this.#rootSquash = rootSquash;
       const isLost = this.#session !== undefined && (!resumed || session !== this.#session);
       if (isLost) {
         this.#validUntilMs = -Infinity;

@@ -36,6 +36,11 @@ export function refuseOpen(attributes: Attributes, { write, append = false }: Op
   }
 }
 
+/** The ioctl sets flags. */
+export function isFlagChange(cmd: number): boolean {
+  return cmd === FS_IOC_SETFLAGS || cmd === FS_IOC_FSSETXATTR;
+}
+
 interface OpenMode {
   readonly write: boolean;
   readonly append?: boolean;

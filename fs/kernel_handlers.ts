@@ -50,10 +50,12 @@ export interface KernelHandlersOptions {
   readonly kernelCache: KernelCache;
   readonly virtualXattrs: VirtualXattrs;
   readonly clock: Clock;
+  /** The kernel asks for names each time, so that their directories' permissions are looked at. */
+  readonly asksForNames?: boolean;
 }
 
 export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandlers {
-  const { names, files, session, table, kernelCache, virtualXattrs, clock } = options;
+  const { names, files, session, table, kernelCache, virtualXattrs, clock, asksForNames = false } = options;
   const handles = new Map<number, Handle>();
   /** Any open handle of an inode, for requests that only guess one. */
   const handleOfInode = new Map<InodeId, Handle>();
@@ -70,17 +72,19 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     });
   };
 
+  const namesForMs = (isKept: boolean) => asksForNames ? 0 : names.namesForMs(isKept);
+
   /** What the kernel is told of a name; counts, as the kernel does. */
   const entryOf = ({ inode, isKept }: Found, attributesForMs?: number): EntryAnswer | NegativeErrno => {
     if (inode === null) {
       if (!isKept) return -ERRNO.ENOENT;
-      return { ...ABSENT_ENTRY, entryTimeoutMs: names.namesForMs(true) };
+      return { ...ABSENT_ENTRY, entryTimeoutMs: namesForMs(true) };
     }
     inode.tell(clock.monotonicMs());
     return {
       nodeid: inode.ino,
       generation: 0, // inode ids are never used again
-      entryTimeoutMs: names.namesForMs(isKept),
+      entryTimeoutMs: namesForMs(isKept),
       attributeTimeoutMs: attributesForMs ?? names.attributesForMs(inode),
       attributes: kernelAttributes(names.shown(inode)),
     };

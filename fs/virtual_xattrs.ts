@@ -27,6 +27,7 @@ import type { Writer } from "./writer.ts";
 const PREFIX = bytesOf("user.mfs.");
 const TRUSTED = bytesOf("trusted.");
 const NAMESPACES = [bytesOf("security."), bytesOf("user."), TRUSTED];
+const PREFIXES = { "user.": bytesOf("user."), "trusted.": TRUSTED, "system.": bytesOf("system.") };
 const ACL_NAMES = [bytesOf("system.posix_acl_access"), bytesOf("system.posix_acl_default")];
 
 export interface VirtualXattrsOptions {
@@ -89,6 +90,11 @@ export function refusedXattrName(name: Uint8Array): number {
   const namespace = NAMESPACES.find((prefix) => startsWith(name, prefix));
   if (namespace !== undefined) return name.length > namespace.length ? 0 : -ERRNO.EINVAL;
   return ACL_NAMES.some((acl) => bytesEqual(name, acl)) ? 0 : -ERRNO.EOPNOTSUPP;
+}
+
+/** The name has that prefix. */
+export function isXattrOf(namespace: "user." | "trusted." | "system.", name: Uint8Array): boolean {
+  return startsWith(name, PREFIXES[namespace]);
 }
 
 /** The names that listxattr(2) shows a user: trusted ones root only, as on a local disk. */

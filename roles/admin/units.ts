@@ -1,5 +1,7 @@
 /** Amounts as people read them. */
 
+export { NOBODY, parseUserIds, type UserIds } from "../../base/user_ids.ts";
+
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 
 /** Bytes with three digits and a unit. */

@@ -4,6 +4,7 @@
  */
 
 import type { Clock } from "../../base/clock.ts";
+import type { UserIds } from "../../base/user_ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { FsError } from "../../wire/errno.ts";
 import type { InodeId, SessionId } from "../../wire/ids.ts";
@@ -16,9 +17,16 @@ export const SESSION_TTL_MS_DEFAULT = 10_000;
 /** Some 35 MiB here (170 bytes a lease), and up to 400 MiB in the client (2 KiB an inode). */
 export const LEASES_PER_SESSION_DEFAULT = 200_000;
 
+/** Root of all hosts but those labelled so counts as `user`. */
+export interface RootSquash {
+  readonly user: UserIds;
+  readonly exceptHosts: readonly string[];
+}
+
 export interface LeaseserverOptions {
   readonly sessionTtlMs?: number;
   readonly leasesPerSession?: number;
+  readonly rootSquash?: RootSquash;
   /** Names this run of the server. */
   readonly run: string;
   readonly clock: Clock;
@@ -69,7 +77,10 @@ export class Leaseserver {
     this.handlers = {
       openSession: async (request, { peer }) => {
         const { session, resumed } = await this.sessions.open(request, peer);
-        return { session, resumed, ttlMs, now: clock.now(), run };
+        const { rootSquash } = options;
+        const isSquashed = rootSquash !== undefined && !rootSquash.exceptHosts.includes(request.host);
+        const squash = isSquashed ? { rootSquash: rootSquash.user } : {};
+        return { session, resumed, ttlMs, now: clock.now(), run, ...squash };
       },
       renew: ({ counters }, { peer }) => {
         this.sessions.of(peer);

@@ -19,6 +19,7 @@ import {
 } from "../../fs/kernel/mount.ts";
 import { KernelNotifier } from "../../fs/kernel/notify.ts";
 import { KernelSession } from "../../fs/kernel/session.ts";
+import { squashRoot } from "../../fs/root_squash.ts";
 import { FsError } from "../../wire/errno.ts";
 import { type Dialer, ProcessDialer } from "../../wire/dialer.ts";
 import type { MountOptions } from "./options.ts";
@@ -101,9 +102,11 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     await session.close();
     throw error;
   }
+  const rootSquash = options.rootSquash ?? session.rootSquash;
+  const handlers = kernelHandlers({ ...fileSystem, clock, asksForNames: rootSquash !== undefined });
   const kernel = new KernelSession({
     fd: mount.fd,
-    handlers: kernelHandlers({ ...fileSystem, clock }),
+    handlers: rootSquash === undefined ? handlers : squashRoot(handlers, fileSystem.names, rootSquash),
     log,
     options: { trace: start.trace ?? false, cacheSymlinks: true, posixAcl: true },
   });
@@ -146,7 +149,11 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     throw error;
   }
   await raiseReadAhead(mount.deviceNumber, READ_AHEAD_KIB);
-  log.info("mounted", { mountpoint: mount.mountpoint, nameserver });
+  log.info("mounted", {
+    mountpoint: mount.mountpoint,
+    nameserver,
+    ...(rootSquash === undefined ? {} : { root: `${rootSquash.uid}:${rootSquash.gid}` }),
+  });
   // Unmounted from outside: the rest ends, too.
   void ended.then(() => stop());
   return {

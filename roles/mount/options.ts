@@ -1,5 +1,6 @@
 /** Mount options (-o): parsed strictly, an unknown one is an error that names it. */
 
+import { NOBODY, parseUserIds, type UserIds } from "../../base/user_ids.ts";
 import { FsError } from "../../wire/errno.ts";
 
 export interface MountOptions {
@@ -10,6 +11,8 @@ export interface MountOptions {
   readonly allowOther: boolean | undefined;
   /** EIO after this long without a server; undefined: wait until it is back. */
   readonly softTimeoutMs: number | undefined;
+  /** Root counts as this user; undefined: as what the cluster says. */
+  readonly rootSquash: UserIds | undefined;
 }
 
 export const MOUNT_OPTIONS_DEFAULT: MountOptions = {
@@ -19,6 +22,7 @@ export const MOUNT_OPTIONS_DEFAULT: MountOptions = {
   exec: true,
   allowOther: undefined,
   softTimeoutMs: undefined,
+  rootSquash: undefined,
 };
 
 const SOFT_TIMEOUT_MS_DEFAULT = 30_000;
@@ -30,7 +34,7 @@ export function parseMountOptions(text: string): MountOptions {
   let timeoutMs: number | undefined;
   for (const option of text.split(",").filter((part) => part !== "")) {
     const [name, value] = option.split("=", 2) as [string, string | undefined];
-    if (value !== undefined && name !== "timeout") {
+    if (value !== undefined && name !== "timeout" && name !== "root_squash") {
       throw new FsError("EINVAL", `option ${name} takes no value`, { op: "mount" });
     }
     switch (name) {
@@ -55,6 +59,14 @@ export function parseMountOptions(text: string): MountOptions {
       case "allow_other":
         options = { ...options, allowOther: true };
         break;
+      case "root_squash": {
+        const rootSquash = value === undefined ? NOBODY : parseUserIds(value);
+        if (rootSquash === undefined) {
+          throw new FsError("EINVAL", `root_squash=${value} is not UID:GID`, { op: "mount" });
+        }
+        options = { ...options, rootSquash };
+        break;
+      }
       case "defaults":
       case "noatime":
       case "relatime":
@@ -78,7 +90,7 @@ export function parseMountOptions(text: string): MountOptions {
           `unknown option ${
             JSON.stringify(name)
           }: known are ro, rw, suid, nosuid, dev, nodev, exec, noexec, ` +
-            `noatime, relatime, allow_other, hard, soft, timeout=SECONDS`,
+            `noatime, relatime, allow_other, root_squash, root_squash=UID:GID, hard, soft, timeout=SECONDS`,
           { op: "mount" },
         );
     }

@@ -14,7 +14,7 @@ import { asInodeId, asSessionId, type InodeId, type SessionId } from "../../wire
 import type { LocalServer, ProcessDialer } from "../../wire/dialer.ts";
 import { serve } from "../../wire/server.ts";
 import { addHandlers, type CallContext } from "../../wire/service.ts";
-import { Leaseserver } from "../leaseserver/leaseserver.ts";
+import { Leaseserver, type RootSquash } from "../leaseserver/leaseserver.ts";
 import type { SessionRecord } from "../leaseserver/sessions.ts";
 import { adminHandlers } from "./admin_service.ts";
 import { AutoBackup, type AutoBackupSettings } from "./auto_backup.ts";
@@ -56,6 +56,8 @@ export interface NameserverOptions {
   readonly sessionTtlMs?: number;
   /** Leases that one client may hold. */
   readonly leasesPerSession?: number;
+  /** Whose root counts as another user; absent: nobody's. */
+  readonly rootSquash?: RootSquash;
   readonly heartbeatMs?: number;
   readonly deadAfterMs?: number;
   /** Of all copies of replicas together. */
@@ -114,10 +116,11 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     }
     const stopping = new AbortController();
     const recovery = new BlockRecovery(namespace, registry, log);
-    const { sessionTtlMs, leasesPerSession } = options;
+    const { sessionTtlMs, leasesPerSession, rootSquash } = options;
     const leaseserver = new Leaseserver({
       ...(sessionTtlMs === undefined ? {} : { sessionTtlMs }),
       ...(leasesPerSession === undefined ? {} : { leasesPerSession }),
+      ...(rootSquash === undefined ? {} : { rootSquash }),
       run: randomHexId(),
       clock,
       log: log.child("leaseserver"),

@@ -75,6 +75,9 @@ test("unknown commands, options and arguments are wrong usage", async () => {
 });
 
 test("numbers and addresses are checked", async () => {
+  await refuses(["mount", "127.0.0.1:1", "/tmp", "--root-squash=nobody"], 2, /UID:GID/);
+  await refuses(["mount", "127.0.0.1:1", "/tmp", "-o", "root_squash=1"], 2, /root_squash=1 is not UID:GID/);
+  await refuses(["nameserver", "--dir", "/tmp", "--root-from", "a"], 2, /goes with --root-squash/);
   await refuses(["singlenode", "--dataservers", "0"], 2, /whole number from 1 to 64/);
   await refuses(["singlenode", "--replication", "2x"], 2, /whole number/);
   await refuses(["nameserver", "--dir", "/tmp", "--listen", "7400"], 2, /HOST:PORT/);

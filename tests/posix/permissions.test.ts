@@ -161,3 +161,31 @@ Deno.test({
     await cluster.stop();
   },
 });
+
+Deno.test({
+  name: "permissions: where root counts as another user, it may do what that user may, and no more",
+  ignore,
+  sanitizeOps: false,
+  sanitizeResources: false,
+  async fn() {
+    await using cluster = await SmallCluster.start("local", BLOCK_BYTES, ["root_squash"]);
+    const [squashed, plain] = cluster.mountpoints;
+    const run1 = (command: string) => sh(`. ${HERE}common.sh; ${command}`, { timeoutMs: LIMIT_MS });
+    for (const name of ["a", "b"]) {
+      await run1(`mkdir ${plain}/${name}; cd ${plain}/${name}; . ${HERE}squashed_tree.sh`);
+    }
+    const script = `bash -c 'exec 2>&1; . ${HERE}common.sh; . ${HERE}squashed.sh'`;
+    const [root, user] = await Promise.all([
+      run1(`cd ${squashed}/a; timeout 50 ${script}`),
+      run1(`cd ${plain}/b; as 65534:65534:65534 timeout 50 ${script}`),
+    ]);
+    assert.ok(user!.includes("Permission denied") && user!.includes("Operation not permitted"));
+    assert.deepEqual(root!.split("\n"), user!.split("\n"));
+    const tree = (name: string) =>
+      run1(
+        `cd ${plain}/${name}; find . -printf '%M %U:%G %n %s %p %l\\n' | grep -v '^d' | sort -k5; getfacl -Rnp . | sort`,
+      );
+    assert.deepEqual((await tree("a")).split("\n"), (await tree("b")).split("\n"));
+    await cluster.stop();
+  },
+});

@@ -2,7 +2,7 @@
  * A child program: a whole cluster in one process with blocks so small and odd that every test meets their edges,
  * and one or more mounts of it.
  *
- *     small_cluster.ts MODE DIR BLOCK_BYTES MOUNTPOINT...
+ *     small_cluster.ts MODE DIR BLOCK_BYTES MOUNTPOINT[=OPTIONS]...
  *
  * MODE: "local" (the roles call each other directly) or "tcp". Prints `ready` once all serves; stops, clients first,
  * on SIGTERM and at the end of stdin, so that it never outlives the test that started it. Each line on stdin is answered
@@ -33,10 +33,15 @@ interface Arguments {
 function parse([mode, dir, blockBytes, ...mountpoints]: readonly string[]): Arguments {
   const isMode = mode === "local" || mode === "tcp";
   if (!isMode || dir === undefined || !(Number(blockBytes) > 0) || mountpoints.length === 0) {
-    console.error("usage: small_cluster.ts local|tcp DIR BLOCK_BYTES MOUNTPOINT...");
+    console.error("usage: small_cluster.ts local|tcp DIR BLOCK_BYTES MOUNTPOINT[=OPTIONS]...");
     Deno.exit(2);
   }
   return { isLocal: mode === "local", dir, blockBytes: Number(blockBytes), mountpoints };
+}
+
+function splitOnce(text: string, separator: string): [string, string?] {
+  const at = text.indexOf(separator);
+  return at < 0 ? [text] : [text.slice(0, at), text.slice(at + 1)];
 }
 
 /** Starts everything; what runs is in `started`, in the order of its start, also after a failure. */
@@ -73,14 +78,15 @@ async function start(
       }),
     );
   }
-  for (const [i, mountpoint] of mountpoints.entries()) {
+  for (const [i, argument] of mountpoints.entries()) {
+    const [mountpoint, options = ""] = splitOnce(argument, "=");
     const mount = await startMount({
       nameserver: nameserver.address,
       mountpoint,
       host: `node${i + 1}`,
       log: log.child(`mount${i + 1}`),
       dialer,
-      options: parseMountOptions(""),
+      options: parseMountOptions(options),
       createMountpoint: true,
     });
     started.push(mount);

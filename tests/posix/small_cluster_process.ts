@@ -39,7 +39,7 @@ export class SmallCluster implements AsyncDisposable {
   /** Who waits for the next line of counters. */
   #onCounters: (line: string) => void = () => {};
 
-  private constructor(mode: Mode, blockBytes: number) {
+  private constructor(mode: Mode, blockBytes: number, options: readonly string[]) {
     this.scratch = makeScratch();
     // Other users' programs must get to the mounts.
     Deno.chmodSync(this.scratch, 0o755);
@@ -47,7 +47,8 @@ export class SmallCluster implements AsyncDisposable {
     this.#child = new Deno.Command(Deno.execPath(), {
       args: [
         ...childArguments(PROGRAM),
-        ...[mode, `${this.scratch}/cluster`, String(blockBytes), ...this.mountpoints],
+        ...[mode, `${this.scratch}/cluster`, String(blockBytes)],
+        ...this.mountpoints.map((mountpoint, i) => `${mountpoint}=${options[i] ?? ""}`),
       ],
       stdin: "piped", // it ends with us
       stdout: "piped",
@@ -65,9 +66,13 @@ export class SmallCluster implements AsyncDisposable {
     });
   }
 
-  /** Three dataservers, two replicas, two mounts. Rejects with the log when it does not come up. */
-  static async start(mode: Mode, blockBytes: number): Promise<SmallCluster> {
-    const cluster = new SmallCluster(mode, blockBytes);
+  /** Three dataservers, two replicas, two mounts with `options` (-o). Rejects with the log when it does not come up. */
+  static async start(
+    mode: Mode,
+    blockBytes: number,
+    options: readonly string[] = [],
+  ): Promise<SmallCluster> {
+    const cluster = new SmallCluster(mode, blockBytes, options);
     const ready = Promise.withResolvers<boolean>();
     let banner = "";
     void collect(

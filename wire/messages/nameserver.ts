@@ -7,6 +7,7 @@
  */
 
 import type { Timespec } from "../../base/clock.ts";
+import type { UserIds } from "../../base/user_ids.ts";
 import type { BlockId, Generation, InodeId, SessionId, VolumeId } from "../ids.ts";
 import { defineService, method } from "../service.ts";
 import type { ScrubStatus } from "./dataserver.ts";
@@ -446,6 +447,8 @@ export interface OpenSessionReply {
   readonly now: Timespec;
   /** False: the session is new (or was given up); nothing that was held before holds. */
   readonly resumed: boolean;
+  /** Root of that host counts as this user; absent: it is root. */
+  readonly rootSquash?: UserIds;
   /** Names this run of the server. Another one than before: it has forgotten leases, which are reclaimed. */
   readonly run: string;
 }

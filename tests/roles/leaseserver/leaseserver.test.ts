@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { silentLogger } from "../../../base/log.ts";
-import { Leaseserver } from "../../../roles/leaseserver/leaseserver.ts";
+import { Leaseserver, type LeaseserverOptions } from "../../../roles/leaseserver/leaseserver.ts";
 import type { SessionRecord } from "../../../roles/leaseserver/sessions.ts";
 import { isErrno } from "../../../wire/errno.ts";
 import { asInodeId, asSessionId, type InodeId, type SessionId } from "../../../wire/ids.ts";
@@ -13,8 +13,13 @@ const INO = asInodeId(5);
 const OTHER = asInodeId(6);
 const STORED = [{ session: asSessionId(70), clientId: "old", host: "h", mountpoint: "/m" }];
 
-function start(options: { readonly stored?: readonly SessionRecord[]; readonly run?: string } = {}) {
-  const { stored = [], run = "r1" } = options;
+interface StartOptions extends Pick<LeaseserverOptions, "rootSquash"> {
+  readonly stored?: readonly SessionRecord[];
+  readonly run?: string;
+}
+
+function start(options: StartOptions = {}) {
+  const { stored = [], run = "r1", ...others } = options;
   const clock = new FakeClock();
   const ended: SessionId[] = [];
   const released: [SessionId, readonly InodeId[]][] = [];
@@ -23,6 +28,7 @@ function start(options: { readonly stored?: readonly SessionRecord[]; readonly r
   const fenced: InodeId[] = [];
   let next = 1;
   const server = new Leaseserver({
+    ...others,
     sessionTtlMs: 10_000,
     run,
     clock,
@@ -35,9 +41,9 @@ function start(options: { readonly stored?: readonly SessionRecord[]; readonly r
     onUnused: async (inodes) => void unused.push(inodes),
     onReclaim: async (session, isOpen) => void reclaimed.push([session, [INO, OTHER].map(isOpen)]),
   });
-  const open = async (clientId: string) => {
+  const open = async (clientId: string, host = "h") => {
     const peer = new FakePeer(() => ({ open: [] }));
-    const request = { clientId, host: "h", mountpoint: "/m" };
+    const request = { clientId, host, mountpoint: "/m" };
     const reply = await server.handlers.openSession(request, peer.context);
     return { session: reply.session, context: peer.context, reply };
   };
@@ -52,6 +58,13 @@ function start(options: { readonly stored?: readonly SessionRecord[]; readonly r
 
 const isRefused = (error: unknown) => isErrno(error, "EINVAL");
 const shutdown = (error: unknown) => isErrno(error, "ESHUTDOWN");
+
+Deno.test("leaseserver: hosts are told whom their root counts as, but those whose root stays root", async () => {
+  const user = { uid: 65534, gid: 65534 };
+  const { open } = start({ rootSquash: { user, exceptHosts: ["admin"] } });
+  assert.deepEqual((await open("a", "node1")).reply.rootSquash, user);
+  assert.equal((await open("b", "admin")).reply.rootSquash, undefined);
+});
 
 Deno.test("leaseserver: a session is told the TTL, the time, whether it is the same, and the server's run", async () => {
   const { open, clock } = start({ stored: STORED, run: "second" });
