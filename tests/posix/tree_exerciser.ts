@@ -12,6 +12,16 @@
  */
 
 import * as libc from "../../base/libc.ts";
+import {
+  type Acl,
+  ACL_GROUP,
+  ACL_GROUP_OBJ,
+  ACL_MASK,
+  ACL_OTHER,
+  ACL_USER,
+  ACL_USER_OBJ,
+  encodeAcl,
+} from "../../base/posix_acl.ts";
 import { type Random, randomBytes, randomInt } from "../../base/random.ts";
 import { ERRNO, errnoName } from "../../wire/errno.ts";
 import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
@@ -47,6 +57,9 @@ const WEIGHTS = {
   getXattr: 3,
   listXattrs: 3,
   removeXattr: 3,
+  setAcl: 6,
+  getAcl: 3,
+  removeAcl: 1,
   utimes: 3,
   open: 4,
   access: 4,
@@ -140,9 +153,35 @@ function drawPath(random: Random): string {
 interface Support {
   readonly devices: boolean;
   readonly xattrs: boolean;
+  readonly acls: boolean;
 }
 
-function drawOperation(random: ReturnType<typeof randomOf>, { devices, xattrs }: Support): Operation {
+const ACCESS_ACL = "system.posix_acl_access";
+const DEFAULT_ACL = "system.posix_acl_default";
+
+/** An ACL of the users and groups that operations run as, a mask where one is needed and sometimes where not. */
+function drawAcl(random: Random): Acl {
+  const permissions = () => pick(random, [7, 7, 6, 5, 4, 0]);
+  const named = (tag: number) =>
+    [1000, 1001, 1002].filter(() => chance(random, 0.4)).map((id) => ({
+      tag,
+      permissions: permissions(),
+      id,
+    }));
+  const users = named(ACL_USER);
+  const groups = named(ACL_GROUP);
+  const isMasked = users.length + groups.length > 0 || chance(random, 0.3);
+  return [
+    { tag: ACL_USER_OBJ, permissions: permissions(), id: 0 },
+    ...users,
+    { tag: ACL_GROUP_OBJ, permissions: permissions(), id: 0 },
+    ...groups,
+    ...isMasked ? [{ tag: ACL_MASK, permissions: permissions(), id: 0 }] : [],
+    { tag: ACL_OTHER, permissions: permissions(), id: 0 },
+  ];
+}
+
+function drawOperation(random: ReturnType<typeof randomOf>, { devices, xattrs, acls }: Support): Operation {
   const kind = weighted(random, WEIGHTS);
   const path = drawPath(random);
   const other = drawPath(random);
@@ -157,6 +196,8 @@ function drawOperation(random: ReturnType<typeof randomOf>, { devices, xattrs }:
     text: `${kind} slot ${slot} ${text}`,
     run: (side) => side.held[slot] === undefined ? "nothing held" : told(call(side.held[slot]!)),
   });
+  const needsAcls = (operation: Operation): Operation =>
+    acls ? operation : { text: "nothing", run: () => "no ACLs here" };
   const needsXattrs = (operation: Operation): Operation =>
     xattrs ? operation : { text: "nothing", run: () => "no extended attributes here" };
 
@@ -243,6 +284,20 @@ function drawOperation(random: ReturnType<typeof randomOf>, { devices, xattrs }:
       return needsXattrs(named(path, (at) => sys.listXattrs(at, true)));
     case "removeXattr":
       return needsXattrs(named(`${path} ${xattr}`, (at) => sys.removeXattr(at, xattr)));
+    case "setAcl": {
+      const name = pick(random, [ACCESS_ACL, ACCESS_ACL, DEFAULT_ACL]);
+      const acl = drawAcl(random);
+      const text = acl.map(({ tag, id, permissions }) => `${tag}:${id}:${permissions}`).join(" ");
+      return needsAcls(named(`${path} ${name} ${text}`, (at) => sys.setXattr(at, name, encodeAcl(acl), 0)));
+    }
+    case "getAcl": {
+      const name = pick(random, [ACCESS_ACL, DEFAULT_ACL]);
+      return needsAcls(named(`${path} ${name}`, (at) => sys.getXattr(at, name, true)));
+    }
+    case "removeAcl": {
+      const name = pick(random, [ACCESS_ACL, DEFAULT_ACL]);
+      return needsAcls(named(`${path} ${name}`, (at) => sys.removeXattr(at, name)));
+    }
     case "utimes": {
       // Within what ext4 can keep: 1901 to 2446.
       const seconds = pick(random, [1, -1, 10_000_000]) * randomInt(random, 1000);
@@ -372,7 +427,8 @@ function probe(dir: string): Support {
   sys.unlink(path);
   const xattrs = sys.setXattr(dir, "user.probe", new Uint8Array(1), 0) === 0;
   sys.removeXattr(dir, "user.probe");
-  return { devices, xattrs };
+  const acls = sys.removeXattr(dir, DEFAULT_ACL) === 0;
+  return { devices, xattrs, acls };
 }
 
 // ---- the program
@@ -393,7 +449,9 @@ const sides = bases.map((base): Side => {
 const [mounted, reference] = [sides[0]!, sides[1]!];
 const journal = new Journal(seed);
 const support = probe(bases[1]!);
-if (!support.devices || !support.xattrs) console.log("not all compared; the local disk has", support);
+if (!support.devices || !support.xattrs || !support.acls) {
+  console.log("not all compared; the local disk has", support);
+}
 
 for (let i = 0; i < operations; i++) {
   if (only?.has(i) === false) continue;
