@@ -349,7 +349,10 @@ export class Repair {
     const extent = await namespace.look((tx) => extentOf(tx, task));
     if (extent === undefined || !extent.written) {
       this.#ahead.delete(block);
-      if (extent !== undefined) return await this.#moveUnwritten(task, extent);
+      if (extent !== undefined) {
+        if (await this.#isAllDoubtful(extent)) return await this.#choose(task, extent);
+        return await this.#moveUnwritten(task, extent);
+      }
       this.#doubtful.delete(block);
       for (const volume of registry.volumes) this.#bad.delete(badKey(volume, block));
       return "done";
@@ -433,6 +436,14 @@ export class Repair {
       changeReplicas(tx, inode, extent, placed, stays ? extent.generation : undefined);
       return "done";
     });
+  }
+
+  /** Nobody can write to it: its writer, which has not said yet that it holds data, waits. */
+  async #isAllDoubtful(extent: Extent): Promise<boolean> {
+    if (!this.#doubtful.has(extent.block)) return false;
+    const isAlive = (volume: VolumeId) => this.#options.registry.isAlive(volume);
+    const bad = await this.#findBad(extent);
+    return extent.volumes.every((volume) => !isAlive(volume) || bad.includes(volume));
   }
 
   /** All that the block has left may lack what was acknowledged: settles on what it holds, when nothing better can come. */

@@ -264,6 +264,33 @@ Deno.test("settling: an only replica is doubtful: it is the block's", async () =
   assert.equal(world.replicas.get(second)!.isDoubtful, false);
 });
 
+Deno.test("settling: an only replica of a block that nobody has told of data in is doubtful: its writer goes on with it", async () => {
+  const world = await World.makeUnwritten("a", "b");
+  const [first, second] = world.volumes;
+  const { ino, block, service } = world;
+  const { generation } = await service.recovery.replicasFailed(ino, 0, block.id, block.generation, [first]);
+  world.replicas.set(second, { generation, length: 8, digest: "written", isDoubtful: true });
+  await world.report(second);
+  await world.repairFor(2_000);
+  assert.deepEqual(world.listed, [second]);
+  const { isDoubtful, ...chosen } = world.replicas.get(second)!;
+  assert.equal(isDoubtful, false);
+  const tx = service.namespace.begin();
+  assert.equal(extentAt(tx, tx.inode(ino), 0)!.generation, chosen.generation);
+  assert.ok(chosen.generation > generation);
+});
+
+Deno.test("settling: a doubtful replica of such a block is not chosen where another may hold all", async () => {
+  const world = await World.makeUnwritten("a", "b");
+  const [first, second] = world.volumes;
+  world.hold(first, 8, "written");
+  world.hold(second, 4, "torn", true);
+  await world.report(second);
+  await world.repairFor(2_000);
+  assert.equal(world.replicas.get(second)!.isDoubtful, true);
+  assert.equal(world.replicas.get(first)!.generation, world.block.generation, "nothing has changed");
+});
+
 Deno.test("settling: a replica fails before the block's first write has reached the others: they are there with the new generation, so that it comes too late", async () => {
   const world = await World.makeUnwritten("a", "b");
   const [first, second] = world.volumes;
