@@ -3,6 +3,7 @@
  * (kernel_handlers.ts) convert for. Starts nothing: `session.connect`, `kernelCache.attach` and `files.run` do.
  */
 
+import { AccessTimes, type AtimePolicy } from "./access_times.ts";
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import type { Dialer } from "../wire/dialer.ts";
@@ -37,6 +38,10 @@ export interface FileSystemOptions {
   readonly log: Logger;
   /** Milliseconds after which what nobody answers fails with EIO; undefined: it waits. */
   readonly softTimeoutMs?: number;
+  /** Default "relatime". */
+  readonly atime?: AtimePolicy;
+  /** Default true. */
+  readonly directoryAtime?: boolean;
   /** Requests of the kernel so far. */
   readonly kernelRequests: () => number;
 }
@@ -49,6 +54,7 @@ export interface FileSystem {
   readonly names: Names;
   readonly files: Files;
   readonly virtualXattrs: VirtualXattrs;
+  readonly accessTimes: AccessTimes;
 }
 
 export function makeFileSystem(options: FileSystemOptions): FileSystem {
@@ -105,5 +111,9 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
     ...{ session, names, table, kernelCache, access, releases, blocks, reader, writer, clock, log, host },
   });
   const virtualXattrs = new VirtualXattrs({ session, names, writer });
-  return { session, dataservers, table, kernelCache, names, files, virtualXattrs };
+  const { atime = "relatime", directoryAtime = true } = options;
+  const accessTimes = new AccessTimes({
+    ...{ policy: atime, directories: directoryAtime, session, table, kernelCache, clock, log },
+  });
+  return { session, dataservers, table, kernelCache, names, files, virtualXattrs, accessTimes };
 }

@@ -69,6 +69,8 @@ export interface Handle {
   readonly isDirect: boolean;
   /** Pages that the kernel kept from before are still right. */
   readonly keepsPages: boolean;
+  /** O_NOATIME: what is read through it is no access. */
+  isQuiet: boolean;
   /** Failures of the file's accepted writes that were told here, or came before it was opened. */
   errorsTold: number;
 }
@@ -144,7 +146,7 @@ export class Files {
     inode.hasStalePages = false;
     const file = inode.file!;
     const isDirect = write || file.writers > 0 || inode.isShared;
-    return { file, write, isDirect, keepsPages, errorsTold: file.writeErrors };
+    return { file, write, isDirect, keepsPages, isQuiet: false, errorsTold: file.writeErrors };
   }
 
   /** creat(2): makes the file, or opens the one that is there (without O_EXCL). */

@@ -16,6 +16,7 @@ import {
   S_IFREG,
 } from "../wire/messages/inode.ts";
 import type { Credentials } from "../wire/messages/nameserver.ts";
+import { type AccessTimes, NO_ACCESS } from "./access_times.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { DirectoryStream } from "./directory_stream.ts";
 import type { Files, Handle } from "./files.ts";
@@ -41,6 +42,7 @@ const FALLOCATE_SUPPORTED = libc.FALLOC_FL_KEEP_SIZE | libc.FALLOC_FL_PUNCH_HOLE
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 const DOT = 0x2e;
+const O_NOATIME = 0o1000000;
 
 export interface KernelHandlersOptions {
   readonly names: Names;
@@ -49,13 +51,15 @@ export interface KernelHandlersOptions {
   readonly table: InodeTable;
   readonly kernelCache: KernelCache;
   readonly virtualXattrs: VirtualXattrs;
+  readonly accessTimes: AccessTimes;
   readonly clock: Clock;
   /** The kernel asks for names each time, so that their directories' permissions are looked at. */
   readonly asksForNames?: boolean;
 }
 
 export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandlers {
-  const { names, files, session, table, kernelCache, virtualXattrs, clock, asksForNames = false } = options;
+  const { names, files, session, table, kernelCache, virtualXattrs, accessTimes, clock } = options;
+  const { asksForNames = false } = options;
   const handles = new Map<number, Handle>();
   /** Any open handle of an inode, for requests that only guess one. */
   const handleOfInode = new Map<InodeId, Handle>();
@@ -111,15 +115,19 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
   const handleOf = (nodeid: number, fh: number): Handle =>
     handles.get(fh) ?? handleOfInode.get(asInodeId(nodeid)) ?? handle(fh);
 
-  const addHandle = (opened: Handle): OpenAnswer => {
+  const addHandle = (opened: Handle, flags: number): OpenAnswer | Promise<OpenAnswer> => {
     const fh = nextHandle++;
     handles.set(fh, opened);
     handleOfInode.set(opened.file.ino, opened);
-    let openFlags = opened.isDirect ? FOPEN_DIRECT_IO : 0;
-    if (opened.keepsPages) openFlags |= FOPEN_KEEP_CACHE;
+    opened.isQuiet = (flags & O_NOATIME) !== 0;
+    const isRead = !opened.isDirect && !opened.isQuiet && (flags & libc.O_ACCMODE) !== libc.O_WRONLY;
+    const access = isRead ? accessTimes.opened(opened.file) : NO_ACCESS;
+    let openFlags = opened.isDirect || access.isDirect ? FOPEN_DIRECT_IO : 0;
+    if (opened.keepsPages && access.keepsPages) openFlags |= FOPEN_KEEP_CACHE;
     // Nothing is written through it, so that close(2) has nothing to wait for.
     if (!opened.write) openFlags |= FOPEN_NOFLUSH;
-    return { fh, openFlags };
+    const answer = { fh, openFlags };
+    return access.noted === undefined ? answer : access.noted.then(() => answer);
   };
 
   return {
@@ -152,8 +160,11 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       return within(nodeid, staleIfGone(changed.then((inode) => expired(answerOf(inode)))));
     },
 
-    readlink: (context, nodeid) =>
-      staleIfGone(then(names.readlink(asInodeId(nodeid), context), (target) => target ?? -ERRNO.EINVAL)),
+    readlink(context, nodeid) {
+      const target = staleIfGone(names.readlink(asInodeId(nodeid), context));
+      const access = accessTimes.accessed(table.get(asInodeId(nodeid)));
+      return withAccess(then(target, (bytes) => bytes ?? -ERRNO.EINVAL), access);
+    },
 
     symlink(context, parent, name, target) {
       const request = { parent: asInodeId(parent), name, mode: S_IFLNK | 0o777, target };
@@ -214,9 +225,9 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       );
       return within(
         parent,
-        created.then(({ handle: opened, found, isNew }) => ({
+        created.then(async ({ handle: opened, found, isNew }) => ({
+          open: await addHandle(opened, flags),
           entry: entryOf(found, isNew ? undefined : 0) as EntryAnswer,
-          open: addHandle(opened),
         })),
       );
     },
@@ -229,7 +240,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         linkable: (flags & libc.O_EXCL) === 0,
         credentials: credentialsOf(context),
       }, context);
-      return { entry: entryOf(found) as EntryAnswer, open: addHandle(opened) };
+      return { open: await addHandle(opened, flags), entry: entryOf(found) as EntryAnswer };
     },
 
     open(context, nodeid, flags, killSuidGid) {
@@ -239,11 +250,14 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         append: (flags & libc.O_APPEND) !== 0,
         killSuidGid,
       }, context);
-      return staleIfGone(then(opened, addHandle));
+      return staleIfGone(then(opened, (handle) => addHandle(handle, flags)));
     },
 
-    read: (context, nodeid, fh, offset, size, { isDirect }) =>
-      staleIfGone(files.read(handleOf(nodeid, fh), offset, size, isDirect, context)),
+    read(context, nodeid, fh, offset, size, { isDirect }) {
+      const opened = handleOf(nodeid, fh);
+      const data = staleIfGone(files.read(opened, offset, size, isDirect, context));
+      return withAccess(data, opened.isQuiet ? undefined : accessTimes.accessed(opened.file.inode));
+    },
 
     async write(context, nodeid, fh, offset, data, { openFlags, fromPageCache, killSuidGid }) {
       const append = (openFlags & libc.O_APPEND) !== 0 && !fromPageCache;
@@ -275,8 +289,10 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     opendir(_context, nodeid) {
       const ino = asInodeId(nodeid);
       const inode = table.get(ino);
-      const isCached = inode !== undefined && inode.lease !== "none" && session.isValid;
-      const keeps = isCached && inode.hasPages && !inode.hasStalePages;
+      const isCached = inode !== undefined && inode.lease !== "none" && session.isValid &&
+        !accessTimes.isStrict;
+      // A listing that is an access must be asked for.
+      const keeps = isCached && inode.hasPages && !inode.hasStalePages && !accessTimes.isDue(inode);
       if (isCached && !keeps) inode.hasStalePages = false; // what there is goes with this open
       const fh = nextHandle++;
       directories.set(fh, names.openDirectory(ino, isCached));
@@ -294,7 +310,8 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         if (!isTold) files.forget(ino, 1);
         return isTold;
       }, context);
-      return done.then(() => 0);
+      // Not beside it: a listing during which the directory changes may not be kept.
+      return done.then(() => accessTimes.accessed(table.get(stream.ino))).then(() => 0);
     },
 
     releasedir(_context, _nodeid, fh) {
@@ -376,8 +393,14 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
   };
 }
 
+/** The answer, when the access was noted as well. */
+function withAccess<T>(answer: T | Promise<T>, noted: Promise<void> | undefined): T | Promise<T> {
+  if (noted === undefined) return answer;
+  return Promise.all([answer, noted]).then(([first]) => first);
+}
+
 /** `next` of what is there already is there, too. */
-function then<T, U>(value: T | Promise<T>, next: (value: T) => U): U | Promise<U> {
+function then<T, U>(value: T | Promise<T>, next: (value: T) => U | Promise<U>): U | Promise<U> {
   return value instanceof Promise ? value.then(next) : next(value);
 }
 

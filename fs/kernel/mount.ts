@@ -26,7 +26,10 @@ export interface MountOptions {
   /** Default true; false is for root only. */
   readonly noDev?: boolean;
   readonly noExec?: boolean;
-  readonly noAtime?: boolean;
+  /** What the mount table shows; the file system sees to it. Default "relatime". */
+  readonly atime?: "relatime" | "strict" | "off";
+  /** Default true. */
+  readonly directoryAtime?: boolean;
   /** Allows a directory that is not empty, or already a mount point. */
   readonly allowNonEmpty?: boolean;
   /** Use fusermount3 even as root (for tests). */
@@ -50,6 +53,8 @@ const MS_NOSUID = 2;
 const MS_NODEV = 4;
 const MS_NOEXEC = 8;
 const MS_NOATIME = 1024;
+const MS_NODIRATIME = 2048;
+const MS_STRICTATIME = 1 << 24;
 
 /** A stranger's mount may hang; nobody waits longer for it. */
 const PROBE_TIMEOUT_MS = 2000;
@@ -81,7 +86,9 @@ function mountAsRoot(mountpoint: string, type: string, options: MountOptions): n
   if (options.noSuid ?? true) flags |= MS_NOSUID;
   if (options.noDev ?? true) flags |= MS_NODEV;
   if (options.noExec) flags |= MS_NOEXEC;
-  if (options.noAtime) flags |= MS_NOATIME;
+  if (options.atime === "off") flags |= MS_NOATIME;
+  if (options.atime === "strict") flags |= MS_STRICTATIME;
+  if (options.directoryAtime === false) flags |= MS_NODIRATIME;
   // rootmode is the type of the root inode, in octal: a directory
   const data = [`fd=${fd}`, "rootmode=40000", "user_id=0", `group_id=${libc.getegid()}`];
   if (options.defaultPermissions ?? true) data.push("default_permissions");
@@ -135,7 +142,7 @@ function fusermountOptions(options: MountOptions): string[] {
   const list = [`fsname=${escapeOption(options.source)}`, `subtype=${options.subtype ?? "mfs"}`];
   if (options.readOnly) list.push("ro");
   if (options.noExec) list.push("noexec");
-  if (options.noAtime) list.push("noatime");
+  if (options.atime === "off") list.push("noatime");
   if (options.defaultPermissions ?? true) list.push("default_permissions");
   if (options.allowOther ?? false) list.push("allow_other");
   return list;

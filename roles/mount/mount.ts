@@ -81,6 +81,9 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     clock,
     log,
     ...(options.softTimeoutMs === undefined ? {} : { softTimeoutMs: options.softTimeoutMs }),
+    // A read-only mount changes nothing.
+    atime: options.readOnly ? "off" : options.atime,
+    directoryAtime: options.directoryAtime,
     kernelRequests: () => kernelSession?.requestCount ?? 0,
   });
   const { session, files, kernelCache, dataservers } = fileSystem;
@@ -96,6 +99,8 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
       noSuid: !options.suid || libc.geteuid() !== 0,
       noDev: !options.dev || libc.geteuid() !== 0,
       noExec: !options.exec,
+      atime: options.atime,
+      directoryAtime: options.directoryAtime,
       ...(options.allowOther === undefined ? {} : { allowOther: options.allowOther }),
     });
   } catch (error) {
@@ -108,7 +113,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     fd: mount.fd,
     handlers: rootSquash === undefined ? handlers : squashRoot(handlers, fileSystem.names, rootSquash),
     log,
-    options: { trace: start.trace ?? false, cacheSymlinks: true, posixAcl: true },
+    options: { trace: start.trace ?? false, cacheSymlinks: options.atime !== "strict", posixAcl: true },
   });
   kernelSession = kernel;
   const notifier = new KernelNotifier({ fd: mount.fd });

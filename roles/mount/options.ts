@@ -9,6 +9,9 @@ export interface MountOptions {
   readonly dev: boolean;
   readonly exec: boolean;
   readonly allowOther: boolean | undefined;
+  readonly atime: "relatime" | "strict" | "off";
+  /** False: nodiratime. */
+  readonly directoryAtime: boolean;
   /** EIO after this long without a server; undefined: wait until it is back. */
   readonly softTimeoutMs: number | undefined;
   /** Root counts as this user; undefined: as what the cluster says. */
@@ -21,13 +24,17 @@ export const MOUNT_OPTIONS_DEFAULT: MountOptions = {
   dev: true,
   exec: true,
   allowOther: undefined,
+  atime: "relatime",
+  directoryAtime: true,
   softTimeoutMs: undefined,
   rootSquash: undefined,
 };
 
 const SOFT_TIMEOUT_MS_DEFAULT = 30_000;
 
-/** Parses "ro,nosuid,soft,timeout=10". Times of access are not kept yet, so noatime and relatime change nothing. */
+const ATIME_OPTIONS = { relatime: "relatime", strictatime: "strict", noatime: "off" } as const;
+
+/** Parses "ro,nosuid,soft,timeout=10". */
 export function parseMountOptions(text: string): MountOptions {
   let options = MOUNT_OPTIONS_DEFAULT;
   let soft = false;
@@ -67,9 +74,16 @@ export function parseMountOptions(text: string): MountOptions {
         options = { ...options, rootSquash };
         break;
       }
-      case "defaults":
-      case "noatime":
       case "relatime":
+      case "strictatime":
+      case "noatime":
+        options = { ...options, atime: ATIME_OPTIONS[name] };
+        break;
+      case "diratime":
+      case "nodiratime":
+        options = { ...options, directoryAtime: name === "diratime" };
+        break;
+      case "defaults":
         break;
       case "soft":
         soft = true;
@@ -90,7 +104,8 @@ export function parseMountOptions(text: string): MountOptions {
           `unknown option ${
             JSON.stringify(name)
           }: known are ro, rw, suid, nosuid, dev, nodev, exec, noexec, ` +
-            `noatime, relatime, allow_other, root_squash, root_squash=UID:GID, hard, soft, timeout=SECONDS`,
+            `relatime, strictatime, noatime, diratime, nodiratime, allow_other, root_squash, root_squash=UID:GID, ` +
+            `hard, soft, timeout=SECONDS`,
           { op: "mount" },
         );
     }

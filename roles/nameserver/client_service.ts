@@ -20,6 +20,7 @@ import {
 } from "../../wire/messages/nameserver.ts";
 import type { CallContext, Handlers } from "../../wire/service.ts";
 import type { Own } from "../leaseserver/leases.ts";
+import { accessHandlers } from "./access_service.ts";
 import { allocateBlock, extendBlock, markWritten, punchExtents, regularFile } from "./block_operations.ts";
 import type { ClientServiceOptions } from "./client_parts.ts";
 import { directory } from "./entries.ts";
@@ -89,6 +90,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
   };
 
   return {
+    ...accessHandlers(parts),
     ...openHandlers(parts),
     ...removalHandlers(parts),
 

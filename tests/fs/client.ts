@@ -8,6 +8,7 @@ import { bytesOf } from "../../base/bytes.ts";
 import type { Timespec } from "../../base/clock.ts";
 import { createLogger, type LogFields } from "../../base/log.ts";
 import { Blocks } from "../../fs/blocks.ts";
+import { AccessTimes, type AtimePolicy } from "../../fs/access_times.ts";
 import type { ClusterSession } from "../../fs/cluster_session.ts";
 import { DataAccess } from "../../fs/data_access.ts";
 import type { Dataservers } from "../../fs/dataservers.ts";
@@ -397,9 +398,11 @@ export interface TestClient {
   readonly writer: Writer;
   readonly names: Names;
   readonly files: Files;
+  readonly accessTimes: AccessTimes;
 }
 
-export function startClient(): TestClient {
+/** Times of access are off unless a test asks for them: whatever is made here has one that is due. */
+export function startClient(policy: AtimePolicy = "off", directories = true): TestClient {
   const clock = new FakeClock();
   const events: string[] = [];
   const lines: LogLine[] = [];
@@ -445,6 +448,7 @@ export function startClient(): TestClient {
     log,
     host,
   });
+  const accessTimes = new AccessTimes({ policy, directories, session, table, kernelCache, clock, log });
   return {
     clock,
     session: fakeSession,
@@ -461,6 +465,7 @@ export function startClient(): TestClient {
     writer,
     names,
     files,
+    accessTimes,
   };
 }
 

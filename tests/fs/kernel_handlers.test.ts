@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { bytesKey } from "../../base/bytes.ts";
 import * as libc from "../../base/libc.ts";
+import type { AtimePolicy } from "../../fs/access_times.ts";
 import type { ClusterSession } from "../../fs/cluster_session.ts";
 import type {
   EntryAnswer,
@@ -42,13 +43,15 @@ import {
 const CONTEXT: RequestContext = { uid: 7, gid: 8, pid: 1, signal: PATIENT.signal };
 const A = nameOf("a");
 
-function start(): TestClient & { readonly kernelSide: Required<FileSystemHandlers> } {
-  const client = startClient();
-  const { names, files, table, kernelCache } = client;
+function start(
+  policy: AtimePolicy = "off",
+): TestClient & { readonly kernelSide: Required<FileSystemHandlers> } {
+  const client = startClient(policy);
+  const { names, files, table, kernelCache, accessTimes, clock } = client;
   know(client, ROOT);
   const session = client.session as unknown as ClusterSession;
   const kernelSide = kernelHandlers({
-    ...{ names, files, session, table, kernelCache, clock: client.clock },
+    ...{ names, files, session, table, kernelCache, accessTimes, clock },
     virtualXattrs: new VirtualXattrs({ session, names, writer: client.writer }),
   });
   return { ...client, kernelSide: kernelSide as Required<FileSystemHandlers> };

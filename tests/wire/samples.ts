@@ -128,6 +128,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
     { retry, parent: 2, credentials, mode: 0o600, umask: 0o27, linkable: true, host: "a" },
     acquireReply,
   ],
+  accessed: [{ inodes: [{ ino: 5, version: 3 }], always: false }, { inodes: [acquireReply] }],
   link: [{ retry, ...entry, ino: 5 }, { ...entryReply, directories }],
   acquire: [{ ino: 5, mode: "write" }, acquireReply],
   blocks: [{ ino: 5, offset: 0, length: 2 ** 53 - 1 }, { blocks: [block], end: 2 ** 53 - 1 }],

@@ -207,6 +207,17 @@ export interface AllocateBlockRequest extends Change {
   readonly extend?: BlockId;
 }
 
+/** Inodes in one AccessedRequest. */
+export const ACCESSED_MAX = 256;
+
+/** Needs no tag: to be told twice changes nothing. */
+export interface AccessedRequest {
+  /** Inodes that were read, and the `Attributes.version` by which the caller found their times of access due. */
+  readonly inodes: readonly { readonly ino: InodeId; readonly version: number }[];
+  /** Also those whose time of access is not due (strictatime). */
+  readonly always: boolean;
+}
+
 /** A writer's report: what was written and acknowledged by every replica of the chain. */
 export interface CommitRequest extends Change {
   readonly ino: InodeId;
@@ -424,6 +435,8 @@ export const NAMESERVER = defineService("nameserver", {
   sync: method<Record<string, never>, { readonly ok: true }>(22),
   status: method<Record<string, never>, StatusReply>(23),
   createUnnamed: method<CreateUnnamedRequest, AcquireReply>(30),
+  /** Sets times of access to now. Answers what the inodes are then; those that are gone are left out. */
+  accessed: method<AccessedRequest, { readonly inodes: readonly InodeReply[] }>(31),
 });
 
 /** What a client says to keep its session, and what the leaseserver asks of it. */

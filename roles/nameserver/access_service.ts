@@ -1,0 +1,62 @@
+/**
+ * Times of access, as clients tell them: set without touching anything else of the inode. Others that hold a lease keep
+ * it, and give up the attributes that they know.
+ */
+
+import { FsError } from "../../wire/errno.ts";
+import type { InodeId, SessionId } from "../../wire/ids.ts";
+import type { InodeReply } from "../../wire/messages/inode.ts";
+import { ACCESSED_MAX, type NAMESERVER } from "../../wire/messages/nameserver.ts";
+import { isAccessDue } from "../../wire/relatime.ts";
+import type { Handlers } from "../../wire/service.ts";
+import type { ClientServiceParts } from "./client_parts.ts";
+import type { InodeRecord } from "./records.ts";
+
+export function accessHandlers(
+  parts: ClientServiceParts,
+): Pick<Handlers<typeof NAMESERVER>, "accessed"> {
+  const { namespace, replies } = parts;
+  const { leases, sessions } = parts.leaseserver;
+
+  const note = async (
+    ino: InodeId,
+    isDue: (inode: InodeRecord) => boolean,
+    session: SessionId,
+  ): Promise<InodeReply | undefined> => {
+    // Another client may have told it since: then nobody is disturbed, not even who has buffered writes.
+    const reply = await namespace.look((tx) => {
+      const inode = tx.findInode(ino);
+      if (inode === undefined) return "gone";
+      return isDue(inode) ? undefined : replies.inode(inode, session);
+    });
+    if (reply !== undefined) return reply === "gone" ? undefined : reply;
+    return await leases.change(
+      session,
+      [{ ino, keep: "write", attributes: true }],
+      () =>
+        namespace.change((tx) => {
+          const inode = tx.findInode(ino);
+          if (inode === undefined) return undefined;
+          if (isDue(inode)) tx.change(inode).atime = tx.now;
+          return replies.inode(inode, session, "turn");
+        }),
+    );
+  };
+
+  return {
+    accessed: async ({ inodes, always }, context) => {
+      const session = sessions.of(context.peer);
+      if (inodes.length > ACCESSED_MAX) throw new FsError("EPROTO", `${inodes.length} inodes at once`);
+      const now = namespace.clock.now();
+      const noted = await Promise.all(
+        inodes.map(({ ino, version }) => {
+          // What the caller knows besides, such as its own writes that are not reported yet, counts as well.
+          const isDue = (inode: InodeRecord) =>
+            always || inode.version === version || isAccessDue(inode, now);
+          return note(ino, isDue, session);
+        }),
+      );
+      return { inodes: noted.filter((reply) => reply !== undefined) };
+    },
+  };
+}
