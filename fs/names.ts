@@ -7,10 +7,10 @@
  */
 
 import { bytesKey } from "../base/bytes.ts";
-import type { Clock } from "../base/clock.ts";
+import type { Clock, Timespec } from "../base/clock.ts";
 import { FsError, isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
-import type { Attributes, InodeReply } from "../wire/messages/inode.ts";
+import { type Attributes, type InodeReply, S_IFDIR, S_IFMT } from "../wire/messages/inode.ts";
 import type {
   Credentials,
   DirectoryChange,
@@ -130,8 +130,8 @@ export class Names {
       return this.#table.adopt(await this.#session.nameserver.getattr({ ino }, interrupt), askedAt);
     } catch (error) {
       const inode = this.#table.get(ino);
-      // Removed by another client: whoever has it open sees it without a name, and a directory empty. That the kernel looks
-      // the name up anew will not do: it asks in the middle of open(2) as well, and would make a second file.
+      // Removed: whoever has it open sees it without a name, and a directory empty; so does who works in the directory. That
+      // the kernel looks the name up anew will not do: it asks in the middle of open(2) as well, and would make a second file.
       if (!isErrno(error, "ENOENT") || inode === undefined || !isHeld(inode)) throw error;
       inode.attributes = { ...inode.attributes, nlink: 0 };
       return inode;
@@ -157,9 +157,18 @@ export class Names {
     // What was written before has its size and time first; the change comes on top.
     if (file?.isUnflushed) await this.#options.writer.commit(file, false);
     const askedAt = this.#table.moment;
-    const reply = await this.#session.change((retry) =>
-      this.#session.nameserver.setattr({ ...request, retry }, interrupt)
-    );
+    let reply: InodeReply;
+    try {
+      reply = await this.#session.change((retry) =>
+        this.#session.nameserver.setattr({ ...request, retry }, interrupt)
+      );
+    } catch (error) {
+      const removed = this.#table.get(request.ino);
+      if (!isErrno(error, "ENOENT") || removed === undefined || !isRemovedDirectory(removed)) throw error;
+      // The server has forgotten it; whoever still works in it goes on to see what they have set.
+      removed.attributes = changed(removed.attributes, request, this.#options.clock.now());
+      return removed;
+    }
     const inode = this.#table.adopt(reply, askedAt);
     if (inode.xattrs !== null || reply.attributes.hasXattrs) {
       // An ACL follows the mode, and capabilities go with data and owner: values that are on their way may be from before.
@@ -438,9 +447,32 @@ export class Names {
 
 const NOT_THERE: Found = { inode: null, isKept: true };
 
-/** Somebody here has it open. */
+/** Somebody here has it open, or works in it. */
 function isHeld(inode: Inode): boolean {
-  return inode.directoryHandles > 0 || isOpen(inode);
+  return inode.directoryHandles > 0 || isOpen(inode) || isRemovedDirectory(inode);
+}
+
+/** Its name went by our doing or knowledge, so that the kernel can't come to it by one. */
+function isRemovedDirectory({ isUnlinked, attributes }: Inode): boolean {
+  return isUnlinked && (attributes.mode & S_IFMT) === S_IFDIR;
+}
+
+/** What a removed directory's attributes are after a change. */
+function changed(
+  attributes: Attributes,
+  { mode, uid, gid, atime, mtime }: Omit<SetAttributesRequest, "retry">,
+  now: Timespec,
+): Attributes {
+  return {
+    ...attributes,
+    nlink: 0,
+    mode: mode === undefined ? attributes.mode : (mode & ~S_IFMT) | S_IFDIR,
+    uid: uid ?? attributes.uid,
+    gid: gid ?? attributes.gid,
+    atime: atime === "now" ? now : atime ?? attributes.atime,
+    mtime: mtime === "now" ? now : mtime ?? attributes.mtime,
+    ctime: now,
+  };
 }
 
 function isOpen({ file }: Inode): boolean {

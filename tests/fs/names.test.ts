@@ -22,6 +22,7 @@ import {
   ROOT,
   startClient,
   type TestClient,
+  time,
   watch,
   WRITING,
 } from "./client.ts";
@@ -307,6 +308,33 @@ Deno.test("getattr: a file that another has removed is shown without a name to w
     await (await nameserver.next("getattr")).fail(new FsError("ENOENT", "removed"));
     if (isOpen) assert.equal(asking.value?.attributes.nlink, 0);
     else assert.ok(isErrno(asking.error, "ENOENT"));
+  }
+});
+
+Deno.test("getattr: a removed directory has no links for who works in it, when it is known that its name has gone", async () => {
+  for (const isKnown of [true, false]) {
+    const client = startWithName();
+    const { names, inode, nameserver } = client;
+    inode.attributes = { ...inode.attributes, mode: 0o040755, nlink: 2 };
+    if (isKnown) {
+      const removing = names.remove(ROOT, A, true, PATIENT);
+      await nameserver.answer("remove", { ino: INO, nlink: 0, directory: "read" });
+      await removing;
+    }
+    inode.forgetAttributes();
+    const asking = watch(names.getattr(INO, PATIENT) as Promise<Inode>);
+    await (await nameserver.next("getattr")).fail(new FsError("ENOENT", "removed"));
+    const setting = watch(names.setattr({ ino: INO, mode: 0o040700, mtime: time(7) }, PATIENT));
+    await (await nameserver.next("setattr")).fail(new FsError("ENOENT", "removed"));
+    if (isKnown) {
+      assert.equal(asking.value?.attributes.nlink, 0);
+      const { mode, mtime, nlink } = setting.value!.attributes;
+      assert.deepEqual([mode, mtime, nlink], [0o040700, time(7), 0]);
+    } else {
+      // Its name may lead to another one by now.
+      assert.ok(isErrno(asking.error, "ENOENT"));
+      assert.ok(isErrno(setting.error, "ENOENT"));
+    }
   }
 });
 
