@@ -7,6 +7,7 @@
  */
 
 import { hasProgram, run, sh } from "../harness/command.ts";
+import { referenceDirectory } from "./reference.ts";
 import { childArguments, type Mode, SmallCluster } from "./small_cluster_process.ts";
 
 /** Neither a multiple of a page nor of a chunk of checksums, so that requests cross blocks at every offset. */
@@ -98,25 +99,6 @@ const exercises = (isExt4: boolean): readonly Exercise[] => {
   ];
 };
 
-/** A directory on a disk, on ext4 if there is any: the scratch directory's disk, else that of /var/tmp. */
-async function makeReference(scratch: string): Promise<{ dir: string; isExt4: boolean; remove(): void }> {
-  const isExt4 = async (dir: string) => /^ext[234]|^ext2\/ext3$/.test(await sh(`stat -f -c %T ${dir}`));
-  const beside = `${scratch}/reference`;
-  Deno.mkdirSync(beside, { mode: 0o755 });
-  if (await isExt4(beside)) return { dir: beside, isExt4: true, remove: () => {} }; // goes with the scratch
-  try {
-    const dir = Deno.makeTempDirSync({ dir: "/var/tmp", prefix: "mfs-test-" });
-    if (await isExt4(dir)) {
-      Deno.chmodSync(dir, 0o755);
-      return { dir, isExt4: true, remove: () => Deno.removeSync(dir, { recursive: true }) };
-    }
-    Deno.removeSync(dir);
-  } catch {
-    // No such place, or not for us.
-  }
-  return { dir: beside, isExt4: false, remove: () => {} };
-}
-
 async function runExercise(exercise: Exercise, seed: number, places: Places): Promise<void> {
   const [name, ...args] = await exercise.command(seed, places);
   const { code, stdout, stderr } = await run(name!, args, { timeoutMs: LIMIT_MS, env: { NO_COLOR: "1" } })
@@ -133,7 +115,7 @@ for (const mode of ["local", "tcp"] as const satisfies readonly Mode[]) {
     sanitizeResources: false,
     fn: async (test) => {
       await using cluster = await SmallCluster.start(mode, BLOCK_BYTES);
-      const reference = await makeReference(cluster.scratch);
+      const reference = await referenceDirectory(cluster.scratch);
       try {
         if (compiler !== undefined) {
           await sh(`${compiler} -O1 -w -o ${cluster.scratch}/file_exerciser ${HERE}file_exerciser.c`);
@@ -155,7 +137,7 @@ for (const mode of ["local", "tcp"] as const satisfies readonly Mode[]) {
         if (!isWell) console.error(`--- end of the cluster's log\n${cluster.log.slice(-6000)}\n---`);
         await test.step("the cluster stops by itself", () => cluster.stop());
       } finally {
-        reference.remove();
+        await reference.remove();
       }
     },
   });

@@ -1,0 +1,36 @@
+/** All topics. */
+
+import type { Topic } from "../script.ts";
+import { access, metadata } from "./access.ts";
+import { allocating, copies, offsets, truncating } from "./data.ts";
+import { linking, removing, specials } from "./links.ts";
+import { locks } from "./locks.ts";
+import { modes } from "./modes.ts";
+import { opening } from "./opening.ts";
+import { paths } from "./paths.ts";
+import { renaming } from "./renaming.ts";
+import { search } from "./search.ts";
+import { sticky } from "./sticky.ts";
+import { settingTimes } from "./times.ts";
+import { xattrs } from "./xattrs.ts";
+
+export const TOPICS: readonly Topic[] = [
+  paths,
+  search,
+  opening,
+  access,
+  modes,
+  metadata,
+  sticky,
+  renaming,
+  linking,
+  removing,
+  specials,
+  settingTimes,
+  truncating,
+  offsets,
+  allocating,
+  copies,
+  xattrs,
+  locks,
+];
