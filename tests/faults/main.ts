@@ -99,6 +99,7 @@ async function main({ runs, seed, seconds, kinds: wanted, json, logDir }: Argume
     if (json) console.log(JSON.stringify(rest));
     else {
       console.log(formatResult(rest));
+      for (const pause of rest.worstPauses) console.log(`  long: ${pause}`);
       for (const problem of rest.problems) console.log(`  ${problem}`);
     }
   }

@@ -8,7 +8,7 @@ import { prepareVolume } from "./damage.ts";
 import { isAllowed } from "./errors.ts";
 import { type FaultKind, type Injected, Injector } from "./faults.ts";
 import { healthy } from "./health.ts";
-import { type LongestPauses, longestPauses } from "./pauses.ts";
+import { type LongestPauses, longestPauses, worstPauses } from "./pauses.ts";
 import { compareReplicas } from "./replicas.ts";
 import { buildWorker, type WorkerCounts, Workers } from "./workers.ts";
 
@@ -28,6 +28,8 @@ export interface RunResult {
   readonly files: number;
   readonly blocks: number;
   readonly longestPauses: LongestPauses;
+  /** Some that took very long, in words. */
+  readonly worstPauses: readonly string[];
   /** Empty: all is as it must be. */
   readonly problems: readonly string[];
   /** The processes' logs, when something is wrong. */
@@ -119,6 +121,7 @@ export async function runOnce(options: RunOptions): Promise<RunResult> {
     files,
     blocks,
     longestPauses: longestPauses(workers?.pauses ?? [], injected),
+    worstPauses: worstPauses(workers?.pauses ?? [], injected),
     problems,
     ...(log === undefined ? {} : { log }),
   };
