@@ -19,6 +19,7 @@ import type { Dialer } from "../wire/dialer.ts";
 import { helloOf } from "../wire/hello.ts";
 import type { InodeId, SessionId } from "../wire/ids.ts";
 import type { InodeReply, LeaseMode } from "../wire/messages/inode.ts";
+import { LOCKS } from "../wire/messages/locks.ts";
 import {
   type ClientCounters,
   type CommitRequest,
@@ -40,6 +41,16 @@ import {
   createPushHandler,
 } from "../wire/service.ts";
 
+/** The part of the client that holds locks; calls of its own go through ClusterSession.locks. */
+export interface LockKeeper {
+  /** The server asks to ask again for what is waited for. */
+  offered(wait: number): void;
+  /** Tells a server that has forgotten them, through `locks`, which locks are held. */
+  reclaim(locks: Client<typeof LOCKS>): Promise<void>;
+  /** There is a connection again: what was left in doubt can be settled. */
+  connected(): void;
+}
+
 export interface ClusterSessionOptions {
   /** HOST:PORT of the nameserver. */
   readonly nameserver: string;
@@ -60,6 +71,8 @@ export interface ClusterSessionOptions {
   readonly onReclaimed: (granted: ReadonlyMap<InodeId, LeaseMode>) => Promise<void>;
   /** The session has ended: nothing that was held before holds. */
   readonly onLost: () => Promise<void>;
+  /** What holds locks on files: told of what the server says of them, and of a new connection. */
+  readonly locks: LockKeeper;
   /** The session is no longer valid, as the server was silent. */
   readonly onFenced: () => void;
   /** What to tell of this mount with each renewal. */
@@ -126,11 +139,14 @@ export class ClusterSession {
   #renewal: Promise<unknown> | null = null;
   /** The nameserver's operations; changes go through `change`. */
   readonly nameserver: Client<typeof NAMESERVER>;
+  /** Locks; what has been asked for must be waited for, or be taken back. */
+  readonly locks: Client<typeof LOCKS>;
   readonly #leaseserver: Client<typeof LEASESERVER>;
 
   constructor(options: ClusterSessionOptions) {
     this.#options = options;
     this.nameserver = createClient(NAMESERVER, (op, request, call) => this.#call(op, request, call));
+    this.locks = createClient(LOCKS, (op, request, call) => this.#call(op, request, call));
     this.#leaseserver = createClient(LEASESERVER, (op, request, call) => this.#call(op, request, call));
   }
 
@@ -339,13 +355,20 @@ export class ClusterSession {
     const { channel, clusterId } = await dialer.dial(nameserver, {
       hello: helloOf("client", this.#clusterId, `${host}:${mountpoint}`),
       expectRole: "nameserver",
-      onPush: createPushHandler(LEASE_PUSHES, { recall: (push) => this.#options.onRecall(push) }),
+      onPush: createPushHandler(LEASE_PUSHES, {
+        recall: (push) => this.#options.onRecall(push),
+        lockOffered: ({ wait }) => {
+          this.#options.locks.offered(wait);
+          return { ok: true as const };
+        },
+      }),
     });
     try {
-      const leaseserver = createClient(LEASESERVER, (op, request, call) => {
+      const call = (op: number, request: unknown, options?: CallOptions) => {
         this.#count(op);
-        return channel.call(op, request, call);
-      });
+        return channel.call(op, request, options);
+      };
+      const leaseserver = createClient(LEASESERVER, call);
       this.#checkStopping();
       const sentMs = clock.monotonicMs();
       const { session, resumed, ttlMs, run, now, rootSquash } = await leaseserver.openSession({
@@ -367,6 +390,7 @@ export class ClusterSession {
       // Of a new session it knows nothing either: what is open here must not be taken for closed.
       if (run !== this.#run || (isLost && this.#options.held().length > 0)) {
         this.#run = ""; // if it fails, all is to be said over the next connection
+        await this.#options.locks.reclaim(createClient(LOCKS, call));
         await this.#reclaim(leaseserver);
       }
       this.#run = run;
@@ -374,6 +398,7 @@ export class ClusterSession {
       const link = { channel, session };
       this.#link = link;
       this.#heard(sentMs);
+      this.#options.locks.connected();
       void channel.closed.then(() => {
         if (this.#link === link) this.#link = null;
         if (!this.#stopping.signal.aborted) void this.#reconnected({}).catch(() => {}); // it logs; it fails only when stopping
@@ -446,7 +471,7 @@ export class ClusterSession {
 }
 
 const OPERATION_NAMES: ReadonlyMap<number, string> = new Map(
-  [NAMESERVER, LEASESERVER].flatMap(({ methods }) =>
+  [NAMESERVER, LEASESERVER, LOCKS].flatMap(({ methods }) =>
     Object.entries(methods).map(([name, { op }]): [number, string] => [op, name])
   ),
 );

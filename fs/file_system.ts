@@ -14,6 +14,8 @@ import { Dataservers } from "./dataservers.ts";
 import { Files } from "./files.ts";
 import { InodeTable } from "./inode_table.ts";
 import { KernelCache } from "./kernel_cache.ts";
+import { waitsForOfdLock } from "./lock_caller.ts";
+import { Locks } from "./locks.ts";
 import { Names } from "./names.ts";
 import { Reader } from "./reader.ts";
 import { Recalls } from "./recalls.ts";
@@ -55,6 +57,7 @@ export interface FileSystem {
   readonly files: Files;
   readonly virtualXattrs: VirtualXattrs;
   readonly accessTimes: AccessTimes;
+  readonly locks: Locks;
 }
 
 export function makeFileSystem(options: FileSystemOptions): FileSystem {
@@ -75,7 +78,15 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
     onRecall: (push) => recalls.recall(push),
     held: () => recalls.held(),
     onReclaimed: (granted) => recalls.reclaimed(granted),
-    onLost: () => recalls.lost(),
+    onLost: () => {
+      locks.lost();
+      return recalls.lost();
+    },
+    locks: {
+      offered: (wait) => locks.offered(wait),
+      reclaim: (server) => locks.reclaim(server),
+      connected: () => locks.connected(),
+    },
     onFenced: () => recalls.fenced(),
     counters: () => ({
       kernelRequests: options.kernelRequests(),
@@ -85,6 +96,7 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
       fences: recalls.fences,
     }),
   });
+  const locks = new Locks({ server: session.locks, clock, log, waitsForOfdLock });
   const { rack = "" } = options;
   const clusterId = () => session.clusterId;
   const dataservers = new Dataservers({ dialer, host, rack, clock, clusterId, isLocal });
@@ -115,5 +127,5 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
   const accessTimes = new AccessTimes({
     ...{ policy: atime, directories: directoryAtime, session, table, kernelCache, clock, log },
   });
-  return { session, dataservers, table, kernelCache, names, files, virtualXattrs, accessTimes };
+  return { session, dataservers, table, kernelCache, names, files, virtualXattrs, accessTimes, locks };
 }

@@ -35,6 +35,8 @@ import type {
 import { FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH } from "./kernel/protocol.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { Found, Inode } from "./inode.ts";
+import { lockHandlers, lockOwner } from "./lock_handlers.ts";
+import type { Locks } from "./locks.ts";
 import { listedXattrs, refusedXattrName, type VirtualXattrs } from "./virtual_xattrs.ts";
 
 const BLOCK_SIZE = 4096;
@@ -55,10 +57,12 @@ export interface KernelHandlersOptions {
   readonly clock: Clock;
   /** The kernel asks for names each time, so that their directories' permissions are looked at. */
   readonly asksForNames?: boolean;
+  /** Absent: locks are the kernel's own, and hold on this mount only. */
+  readonly locks?: Locks;
 }
 
 export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandlers {
-  const { names, files, session, table, kernelCache, virtualXattrs, accessTimes, clock } = options;
+  const { names, files, session, table, kernelCache, virtualXattrs, accessTimes, clock, locks } = options;
   const { asksForNames = false } = options;
   const handles = new Map<number, Handle>();
   /** Any open handle of an inode, for requests that only guess one. */
@@ -124,8 +128,8 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     const access = isRead ? accessTimes.opened(opened.file) : NO_ACCESS;
     let openFlags = opened.isDirect || access.isDirect ? FOPEN_DIRECT_IO : 0;
     if (opened.keepsPages && access.keepsPages) openFlags |= FOPEN_KEEP_CACHE;
-    // Nothing is written through it, so that close(2) has nothing to wait for.
-    if (!opened.write) openFlags |= FOPEN_NOFLUSH;
+    // Nothing is written through it, so that close(2) has nothing to wait for, but the end of locks.
+    if (!opened.write && locks?.needsFlush !== true) openFlags |= FOPEN_NOFLUSH;
     const answer = { fh, openFlags };
     return access.noted === undefined ? answer : access.noted.then(() => answer);
   };
@@ -254,12 +258,14 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     },
 
     read(context, nodeid, fh, offset, size, { isDirect }) {
+      if (locks?.isLost(fh)) return -ERRNO.EIO;
       const opened = handleOf(nodeid, fh);
       const data = staleIfGone(files.read(opened, offset, size, isDirect, context));
       return withAccess(data, opened.isQuiet ? undefined : accessTimes.accessed(opened.file.inode));
     },
 
     async write(context, nodeid, fh, offset, data, { openFlags, fromPageCache, killSuidGid }) {
+      if (!fromPageCache && locks?.isLost(fh)) return -ERRNO.EIO;
       const append = (openFlags & libc.O_APPEND) !== 0 && !fromPageCache;
       // The kernel leaves O_SYNC, O_DSYNC and RWF_DSYNC to us. O_SYNC has O_DSYNC's bit.
       const isSynced = (openFlags & libc.O_DSYNC) !== 0 && !fromPageCache;
@@ -268,12 +274,16 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       return data.length;
     },
 
-    async flush(_context, _nodeid, fh) {
-      await staleIfGone(files.flush(handle(fh)));
-      return 0;
+    flush(_context, nodeid, fh, owner) {
+      const closing = handle(fh);
+      const flushed = closing.write ? staleIfGone(files.flush(closing)) : undefined;
+      const unlock = () => locks?.closed(asInodeId(nodeid), lockOwner(owner));
+      if (flushed instanceof Promise) return flushed.finally(unlock).then(() => 0);
+      return then(unlock(), () => 0);
     },
 
     async release(_context, _nodeid, fh) {
+      locks?.released(fh);
       const closing = handle(fh);
       handles.delete(fh);
       if (handleOfInode.get(closing.file.ino) === closing) handleOfInode.delete(closing.file.ino);
@@ -390,6 +400,8 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       const found = await staleIfGone(files.seek(handle(fh), offset, whence === SEEK_DATA, context));
       return found === undefined ? -ERRNO.ENXIO : { offset: found };
     },
+
+    ...locks === undefined ? {} : lockHandlers(locks),
   };
 }
 

@@ -154,7 +154,17 @@ function state({ alive, lastHeartbeatSeconds, state, maintenanceSeconds }: Datas
 }
 
 function sessionRows(sessions: readonly SessionStatus[]): string[][] {
-  const rows: string[][] = [["CLIENT", "HOST", "STATE", "READ", "WRITE", "CALLS", "REQUESTS", "MOUNT"]];
+  const rows: string[][] = [[
+    "CLIENT",
+    "HOST",
+    "STATE",
+    "READ",
+    "WRITE",
+    "LOCKS",
+    "CALLS",
+    "REQUESTS",
+    "MOUNT",
+  ]];
   for (const session of sessions) {
     const { counters } = session;
     const calls = counters === undefined ? "-" : String(sum(Object.values(counters.calls)));
@@ -165,12 +175,17 @@ function sessionRows(sessions: readonly SessionStatus[]): string[][] {
       state,
       String(session.readLeases),
       String(session.writeLeases),
+      locks(session),
       calls,
       counters === undefined ? "-" : String(counters.kernelRequests),
       session.mountpoint,
     ]);
   }
   return rows;
+}
+
+function locks({ locks = 0, lockWaits = 0 }: SessionStatus): string {
+  return lockWaits === 0 ? String(locks) : `${locks} (${lockWaits} wait)`;
 }
 
 function table(rows: readonly (readonly string[])[]): string[] {

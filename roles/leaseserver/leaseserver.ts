@@ -1,5 +1,5 @@
 /**
- * The leaseserver: sessions, leases and its RPC service. It runs beside the nameserver, which asks it before a
+ * The leaseserver: sessions, leases, locks and its RPC services. It runs beside the nameserver, which asks it before a
  * change and stores its sessions; it knows nothing of the namespace.
  */
 
@@ -8,9 +8,17 @@ import type { UserIds } from "../../base/user_ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { FsError } from "../../wire/errno.ts";
 import type { InodeId, SessionId } from "../../wire/ids.ts";
-import { LEASESERVER, RECLAIM_MAX, type SessionStatus } from "../../wire/messages/nameserver.ts";
+import type { LOCKS } from "../../wire/messages/locks.ts";
+import {
+  LEASE_PUSHES,
+  LEASESERVER,
+  RECLAIM_MAX,
+  type SessionStatus,
+} from "../../wire/messages/nameserver.ts";
 import type { Handlers } from "../../wire/service.ts";
 import { LeaseTable } from "./leases.ts";
+import { lockHandlers } from "./lock_service.ts";
+import { LockTable } from "./locks.ts";
 import { type SessionRecord, type SessionStore, SessionTable } from "./sessions.ts";
 
 export const SESSION_TTL_MS_DEFAULT = 10_000;
@@ -50,7 +58,9 @@ export interface LeaseserverOptions {
 export class Leaseserver {
   readonly sessions: SessionTable;
   readonly leases: LeaseTable;
+  readonly locks: LockTable;
   readonly handlers: Handlers<typeof LEASESERVER>;
+  readonly lockHandlers: Handlers<typeof LOCKS>;
 
   constructor(options: LeaseserverOptions) {
     const { clock, store, log, stored, run, fence, onWriteEnded, presumed } = options;
@@ -63,6 +73,7 @@ export class Leaseserver {
         log,
         onEnd: (session) => {
           this.leases.dropSession(session);
+          this.locks.dropSession(session);
           options.onSessionEnd(session);
         },
       },
@@ -74,6 +85,13 @@ export class Leaseserver {
       ...onWriteEnded === undefined ? {} : { onWriteEnded },
       ...presumed === undefined ? {} : { presumed },
     });
+    const { op: offered } = LEASE_PUSHES.methods.lockOffered;
+    this.locks = new LockTable({
+      clock,
+      // It never rejects: push gives up by itself.
+      tell: (session, wait) => void this.sessions.push(session, offered, { wait }),
+    });
+    this.lockHandlers = lockHandlers(this.sessions, this.locks);
     this.handlers = {
       openSession: async (request, { peer }) => {
         const { session, resumed } = await this.sessions.open(request, peer);
@@ -119,6 +137,7 @@ export class Leaseserver {
   status(): SessionStatus[] {
     return this.sessions.describe().map(({ record, connected, silentMs, counters }) => {
       const { read, write } = this.leases.countOf(record.session);
+      const { locks, waits } = this.locks.countOf(record.session);
       return {
         session: record.session,
         host: record.host,
@@ -127,6 +146,8 @@ export class Leaseserver {
         lastSeenSeconds: Math.round(silentMs / 100) / 10,
         readLeases: read,
         writeLeases: write,
+        locks,
+        lockWaits: waits,
         ...(counters === undefined ? {} : { counters }),
       };
     });

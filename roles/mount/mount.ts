@@ -86,6 +86,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     directoryAtime: options.directoryAtime,
     kernelRequests: () => kernelSession?.requestCount ?? 0,
   });
+  const { locks, ...withoutLocks } = fileSystem;
   const { session, files, kernelCache, dataservers } = fileSystem;
   await session.connect();
 
@@ -108,7 +109,12 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     throw error;
   }
   const rootSquash = options.rootSquash ?? session.rootSquash;
-  const handlers = kernelHandlers({ ...fileSystem, clock, asksForNames: rootSquash !== undefined });
+  const handlers = kernelHandlers({
+    ...withoutLocks,
+    ...options.lock ? { locks } : {},
+    clock,
+    asksForNames: rootSquash !== undefined,
+  });
   const kernel = new KernelSession({
     fd: mount.fd,
     handlers: rootSquash === undefined ? handlers : squashRoot(handlers, fileSystem.names, rootSquash),

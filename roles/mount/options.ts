@@ -12,6 +12,8 @@ export interface MountOptions {
   readonly atime: "relatime" | "strict" | "off";
   /** False: nodiratime. */
   readonly directoryAtime: boolean;
+  /** Locks hold among all mounts of the cluster; false: on this mount only. */
+  readonly lock: boolean;
   /** EIO after this long without a server; undefined: wait until it is back. */
   readonly softTimeoutMs: number | undefined;
   /** Root counts as this user; undefined: as what the cluster says. */
@@ -26,6 +28,7 @@ export const MOUNT_OPTIONS_DEFAULT: MountOptions = {
   allowOther: undefined,
   atime: "relatime",
   directoryAtime: true,
+  lock: true,
   softTimeoutMs: undefined,
   rootSquash: undefined,
 };
@@ -74,6 +77,10 @@ export function parseMountOptions(text: string): MountOptions {
         options = { ...options, rootSquash };
         break;
       }
+      case "lock":
+      case "nolock":
+        options = { ...options, lock: name === "lock" };
+        break;
       case "relatime":
       case "strictatime":
       case "noatime":
@@ -104,8 +111,8 @@ export function parseMountOptions(text: string): MountOptions {
           `unknown option ${
             JSON.stringify(name)
           }: known are ro, rw, suid, nosuid, dev, nodev, exec, noexec, ` +
-            `relatime, strictatime, noatime, diratime, nodiratime, allow_other, root_squash, root_squash=UID:GID, ` +
-            `hard, soft, timeout=SECONDS`,
+            `relatime, strictatime, noatime, diratime, nodiratime, allow_other, lock, nolock, root_squash, ` +
+            `root_squash=UID:GID, hard, soft, timeout=SECONDS`,
           { op: "mount" },
         );
     }

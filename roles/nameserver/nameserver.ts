@@ -9,6 +9,7 @@ import { VERSION } from "../../base/version.ts";
 import { storedCodec } from "../../wire/codec.ts";
 import { DATASERVER_REGISTRY } from "../../wire/messages/dataserver.ts";
 import { ADMIN } from "../../wire/messages/admin.ts";
+import { LOCKS } from "../../wire/messages/locks.ts";
 import { LEASESERVER, NAMESERVER } from "../../wire/messages/nameserver.ts";
 import { asInodeId, asSessionId, type InodeId, type SessionId } from "../../wire/ids.ts";
 import type { LocalServer, ProcessDialer } from "../../wire/dialer.ts";
@@ -204,6 +205,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     };
     addHandlers(handlers, NAMESERVER, clientHandlers(parts));
     addHandlers(handlers, LEASESERVER, leaseserver.handlers);
+    addHandlers(handlers, LOCKS, leaseserver.lockHandlers);
     addHandlers(handlers, ADMIN, adminHandlers(parts));
     addHandlers(
       handlers,

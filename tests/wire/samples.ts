@@ -5,6 +5,7 @@ import { randomBytes, SeededRandom } from "../../base/random.ts";
 import { helloOf } from "../../wire/hello.ts";
 import { ADMIN } from "../../wire/messages/admin.ts";
 import { DATASERVER, DATASERVER_PUSHES, DATASERVER_REGISTRY } from "../../wire/messages/dataserver.ts";
+import { LOCKS } from "../../wire/messages/locks.ts";
 import { LEASE_PUSHES, LEASESERVER, NAMESERVER } from "../../wire/messages/nameserver.ts";
 import type { RequestOf, ResponseOf, Service } from "../../wire/service.ts";
 
@@ -183,6 +184,8 @@ const nameserver: Samples<typeof NAMESERVER> = {
       lastSeenSeconds: 0.3,
       readLeases: 4,
       writeLeases: 5,
+      locks: 6,
+      lockWaits: 7,
       counters,
     }],
     backup: { dir: "/b", everySeconds: 3600, lastFile: "mfs-1", lastSecondsAgo: 5, error: "no room" },
@@ -276,6 +279,17 @@ const pushes: Samples<typeof LEASE_PUSHES> = {
     },
     { open: ["write", "no"] },
   ],
+  lockOffered: [{ wait: 9 }, { ok: true }],
+};
+
+const lockOwner = { ino: 5, kind: "posix", owner: "ffffffffffffffff" } as const;
+const range = { start: 2 ** 53 - 2, end: Infinity, type: "write" } as const;
+const locks: Samples<typeof LOCKS> = {
+  lock: [{ ...lockOwner, ...range, pid: 77, wait: 3, isUnchecked: true }, { granted: false }],
+  unlock: [{ ...lockOwner, start: 0, end: 2 ** 53 - 1 }, { ok: true }],
+  testLock: [{ ...lockOwner, ...range }, { conflict: { ...range, pid: 0 } }],
+  cancelLock: [{ wait: 3 }, { ok: true }],
+  setLocks: [{ owners: [{ ...lockOwner, pid: 77, ranges: [range] }] }, { held: [true] }],
 };
 
 const dataserverPushes: Samples<typeof DATASERVER_PUSHES> = {
@@ -370,6 +384,7 @@ export const SERVICES = [
   [LEASESERVER, leaseserver],
   [DATASERVER, dataserver],
   [DATASERVER_REGISTRY, dataserverRegistry],
+  [LOCKS, locks],
   [LEASE_PUSHES, pushes],
   [DATASERVER_PUSHES, dataserverPushes],
   [ADMIN, admin],

@@ -324,6 +324,9 @@ export interface SessionStatus {
   readonly lastSeenSeconds: number;
   readonly readLeases: number;
   readonly writeLeases: number;
+  /** Ranges that its processes hold locks on, and locks that they wait for; absent from older servers. */
+  readonly locks?: number;
+  readonly lockWaits?: number;
   readonly counters?: ClientCounters;
 }
 
@@ -525,4 +528,6 @@ export interface RecallAnswer {
 
 export const LEASE_PUSHES = defineService("leasePushes", {
   recall: method<RecallPush, RecallAnswer>(60),
+  /** A wait for a lock (messages/locks.ts) has come to something: ask again. */
+  lockOffered: method<{ readonly wait: number }, { readonly ok: true }>(61),
 });

@@ -168,6 +168,8 @@ Deno.test("leaseserver: renew, its counters, and goodbye", async () => {
     lastSeenSeconds: 0,
     readLeases: 1,
     writeLeases: 1,
+    locks: 0,
+    lockWaits: 0,
     counters,
   }]);
   await server.handlers.closeSession({}, a.context);
