@@ -298,6 +298,7 @@ export class Files {
       isWriteback,
     };
     let position = offset;
+    const { mode } = file.shown();
     if (file.inode.attributes.hasCapability === true) await this.#dropCapability(file, interrupt);
     await this.#options.access.use(file, access, interrupt, async () => {
       refuseWrite(file.inode.attributes);
@@ -305,6 +306,8 @@ export class Files {
       if (append) position = file.size;
       await this.#options.writer.write(file, position, data, killSuidGid);
     });
+    // The kernel takes it that a write leaves the mode as it was.
+    if (file.shown().mode !== mode) await this.#options.kernelCache.dropAttributes(file.inode);
     // Pages that a mapping brought in while the write was on its way. Outside of the access, as a read may hold them.
     if (!isWriteback && file.inode.hasPages) {
       await this.#dropPages(file.inode, pagesOf(position, data.length));
@@ -415,6 +418,7 @@ export class Files {
     if (file.inode.attributes.hasCapability === true) await this.#dropCapability(file, interrupt);
     if (!killSuidGid || (file.shown().mode & (S_ISUID | S_ISGID)) === 0) return;
     await this.#names.setattr({ ino: file.ino, killSuidGid }, interrupt);
+    await this.#options.kernelCache.dropAttributes(file.inode);
   }
 
   /** Before the data changes. Outside of accesses, as it may wait for another client, which waits for them. */

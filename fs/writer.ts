@@ -15,7 +15,7 @@ import type { Logger } from "../base/log.ts";
 import { asFsError, FsError } from "../wire/errno.ts";
 import type { BlockId } from "../wire/ids.ts";
 import type { Attributes, Block } from "../wire/messages/inode.ts";
-import { FILE_BYTES_MAX } from "../wire/messages/inode.ts";
+import { FILE_BYTES_MAX, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
 import { type Blocks, isDropped, leaseLost } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { InodeTable } from "./inode_table.ts";
@@ -71,7 +71,9 @@ export class Writer {
     } while (!this.#hasRoom(file, data.length) || file.hasPending(offset, end));
     if (file.tenure !== tenure) throw leaseLost(); // while it waited
     const isBuffered = file.inode.lease === "write";
-    if (killSuidGid) file.killSuidGid = true;
+    // The kernel says so of every write of an ordinary user.
+    const kills = killSuidGid && mayBePrivileged(file.inode);
+    if (kills) file.killSuidGid = true;
     // The view belongs to the request; what outlives it is copied.
     const bytes = isBuffered ? copyBytes(data) : data;
     const { promise: done, resolve } = Promise.withResolvers<void>();
@@ -96,7 +98,7 @@ export class Writer {
       for (const wake of waiters) wake();
     });
     if (isBuffered) {
-      if (killSuidGid) await this.commit(file, false);
+      if (kills) await this.commit(file, false);
       return;
     }
     await sent;
@@ -373,4 +375,10 @@ export class Writer {
 function isShownRight(shown: Attributes, now: Attributes): boolean {
   return shown.size === now.size && shown.allocatedBytes === now.allocatedBytes && shown.mode === now.mode &&
     timespecCompare(shown.mtime, now.mtime) === 0 && timespecCompare(shown.ctime, now.ctime) === 0;
+}
+
+/** There may be a setuid or setgid that a write takes off: none is known to be there only while nobody else can put one. */
+function mayBePrivileged({ lease, attributesKnown, attributes: { mode } }: Inode): boolean {
+  if (lease !== "write" || !attributesKnown) return true;
+  return (mode & S_ISUID) !== 0 || (mode & (S_ISGID | 0o010)) === (S_ISGID | 0o010);
 }

@@ -169,6 +169,19 @@ Deno.test("write: by who may not keep them takes setuid and setgid off, before i
   assert.equal(call.request.killSuidGid, true);
   await commit(client, 2, { mode: 0o100755 });
   assert.equal(writing.state, "done");
+  // The kernel would go on showing the mode that it knows.
+  assert.deepEqual(client.kernel.taken(), [`attributes ${INO}`]);
+});
+
+Deno.test("write: by an ordinary user to a file without setuid and setgid is reported as late as root's", async () => {
+  for (const mode of [0o100777, 0o102767]) {
+    const { client, handle } = await start({ mode });
+    for (const offset of [0, PAGE]) {
+      await write(client, handle, offset, 10, { killSuidGid: true }).promise;
+    }
+    assert.deepEqual(client.nameserver.asked, []);
+    assert.equal(client.names.shown(handle.file.inode).mode, mode);
+  }
 });
 
 Deno.test("write: past the largest file is EFBIG, of nothing is nothing", async () => {

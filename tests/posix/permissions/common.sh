@@ -22,3 +22,4 @@ show() {
   done
 }
 umask 022
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin

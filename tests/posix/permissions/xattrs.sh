@@ -89,3 +89,12 @@ stat -c %a id
 chmod 6777 id
 as 1003:1003:1003 fallocate -l 100000 id
 stat -c %a id
+# Right after it was made, and while the kernel knows its mode.
+for how in 'echo >> fresh' 'truncate -s 5 fresh' 'fallocate -l 100000 fresh' 'dd if=/dev/zero of=fresh bs=9 count=1 conv=notrunc status=none'; do
+  rm -f fresh
+  cp /bin/true fresh
+  chmod 6777 fresh
+  stat -c %a fresh
+  as 1003:1003:1003 sh -c "$how; stat -c %a fresh"
+  stat -c %a fresh
+done
