@@ -39,7 +39,15 @@ const library = Deno.dlopen("libc.so.6", {
   ftruncate: { parameters: ["i32", "i64"], result: "i32" },
   ftruncateAsync: { name: "ftruncate", parameters: ["i32", "i64"], result: "i32", nonblocking: true },
   fallocate: { parameters: ["i32", "i32", "i64", "i64"], result: "i32" },
+  fallocateAsync: {
+    name: "fallocate",
+    parameters: ["i32", "i32", "i64", "i64"],
+    result: "i32",
+    nonblocking: true,
+  },
   lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
+  lseekAsync: { name: "lseek", parameters: ["i32", "i64", "i32"], result: "i64", nonblocking: true },
+  statx: { parameters: ["i32", "buffer", "i32", "u32", "buffer"], result: "i32" },
   poll: { parameters: ["buffer", "u64", "i32"], result: "i32" },
   pollAsync: { name: "poll", parameters: ["buffer", "u64", "i32"], result: "i32", nonblocking: true },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -120,6 +128,8 @@ const ST_RDONLY = 1;
 export const FALLOC_FL_KEEP_SIZE = 1;
 export const FALLOC_FL_PUNCH_HOLE = 2;
 export const FALLOC_FL_ZERO_RANGE = 0x10;
+export const SEEK_DATA = 3;
+export const SEEK_HOLE = 4;
 export const POLLIN = 1;
 export const RWF_NOWAIT = 8;
 export const MNT_DETACH = 2;
@@ -250,6 +260,17 @@ export function fallocate(fd: number, mode: number, offset: number, length: numb
   return checked(libc.fallocate(fd, mode, wide(offset), wide(length)));
 }
 
+/** fallocate(2) on a thread of the pool. On failure it is tried again here, for the errno. */
+export async function fallocateAsync(
+  fd: number,
+  mode: number,
+  offset: number,
+  length: number,
+): Promise<number> {
+  const result = await libc.fallocateAsync(fd, mode, wide(offset), wide(length));
+  return result < 0 ? fallocate(fd, mode, offset, length) : result;
+}
+
 /** posix_fadvise(2): the page cache need not keep this range. Advice: nothing depends on it. */
 export function dropCached(fd: number, offset: number, length: number): void {
   libc.posix_fadvise(fd, wide(offset), wide(length), POSIX_FADV_DONTNEED);
@@ -259,6 +280,52 @@ export function dropCached(fd: number, offset: number, length: number): void {
 export function lseek(fd: number, offset: number, whence: number): number {
   const result = Number(libc.lseek(fd, wide(offset), whence));
   return result < 0 ? -errnoView.getInt32(0) : result;
+}
+
+/** lseek(2) on a thread of the pool. On failure it is tried again here, for the errno. */
+export async function lseekAsync(fd: number, offset: number, whence: number): Promise<number> {
+  const result = Number(await libc.lseekAsync(fd, wide(offset), whence));
+  return result < 0 ? lseek(fd, offset, whence) : result;
+}
+
+// linux/stat.h
+const AT_EMPTY_PATH = 0x1000;
+const STATX_BLOCKS = 0x400;
+const STATX_BYTES = 256;
+const STATX_BLOCKS_OFFSET = 48;
+const EMPTY_PATH = new Uint8Array(1);
+const statxBuffer = new DataView(new ArrayBuffer(STATX_BYTES));
+
+/** Bytes that an open file takes on its disk (st_blocks), or -errno. */
+export function allocatedBytes(fd: number): number {
+  const bytes = new Uint8Array(statxBuffer.buffer);
+  const result = checked(libc.statx(fd, EMPTY_PATH, AT_EMPTY_PATH, STATX_BLOCKS, bytes));
+  return result < 0 ? result : Number(statxBuffer.getBigUint64(STATX_BLOCKS_OFFSET, true)) * 512;
+}
+
+// linux/fiemap.h, linux/fs.h
+const FS_IOC_FIEMAP = 0xc020660b;
+const FIEMAP_BYTES = 32;
+const FIEMAP_EXTENT_BYTES = 56;
+const FIEMAP_EXTENTS = 32;
+
+/** How far from `offset` on a file has room on its disk without a gap (FIEMAP, which shows reserved room too), or -errno. */
+export function allocatedTo(fd: number, offset: number, end: number): number {
+  const bytes = new Uint8Array(FIEMAP_BYTES + FIEMAP_EXTENTS * FIEMAP_EXTENT_BYTES);
+  const view = new DataView(bytes.buffer);
+  view.setBigUint64(0, BigInt(offset), true);
+  view.setBigUint64(8, BigInt(end - offset), true);
+  view.setUint32(24, FIEMAP_EXTENTS, true);
+  const result = ioctl(fd, FS_IOC_FIEMAP, bytes);
+  if (result < 0) return result;
+  let to = offset;
+  for (let i = 0; i < view.getUint32(20, true); i++) {
+    const at = FIEMAP_BYTES + i * FIEMAP_EXTENT_BYTES;
+    const start = Number(view.getBigUint64(at, true));
+    if (start > to) break;
+    to = Math.max(to, start + Number(view.getBigUint64(at + 16, true)));
+  }
+  return to;
 }
 
 function pollBuffer(fd: number, events: number): Uint8Array<ArrayBuffer> {

@@ -29,6 +29,29 @@ export type Step = (
   options: CallOptions,
 ) => Promise<ChainReply>;
 
+const NONE_FAILED: ChainReply = { failed: [] };
+
+/**
+ * The answer to an operation that `local` does here and `step` does down the chain, both at the same time. A failure here
+ * is thrown. `allocated` says what the replica here takes on its disk afterwards.
+ */
+export async function withChain(
+  local: Promise<void>,
+  pool: ChannelPool,
+  chain: readonly ChainTarget[],
+  stepMs: number,
+  step: Step,
+  allocated?: () => number | undefined,
+): Promise<ChainReply> {
+  // Both start before either is waited for; `forward` never rejects.
+  const downstream = chain.length === 0 ? undefined : forward(pool, chain, stepMs, step);
+  await local;
+  const failed = await downstream ?? NONE_FAILED.failed;
+  const allocatedBytes = allocated?.();
+  if (allocatedBytes !== undefined) return { failed, allocatedBytes };
+  return failed.length === 0 ? NONE_FAILED : { failed };
+}
+
 /** Runs `step` on the chain. Never rejects: failures are the result. */
 export async function forward(
   pool: ChannelPool,

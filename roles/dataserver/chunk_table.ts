@@ -12,7 +12,12 @@ export const CRC_BYTES = 4;
 
 const VERIFIED = 1;
 const DIRTY = 2;
-const ZERO_CHUNK_CRC = crc32(new Uint8Array(CHUNK_BYTES));
+const ZERO_CHUNK = new Uint8Array(CHUNK_BYTES);
+const ZERO_CHUNK_CRC = crc32(ZERO_CHUNK);
+
+function zerosCrc(bytes: number): number {
+  return bytes === CHUNK_BYTES ? ZERO_CHUNK_CRC : crc32(ZERO_CHUNK.subarray(0, bytes));
+}
 
 export function chunkCount(length: number): number {
   return Math.ceil(length / CHUNK_BYTES);
@@ -88,6 +93,17 @@ export class ChunkTable {
     return -1;
   }
 
+  /** Offset of the first chunk from `from` on, wholly below `end`, that has the crc of something else than zeros; or -1. */
+  nextNotZeros(from: number, end: number): number {
+    for (let i = from; i < this.count; i++) {
+      const bytes = this.bytesOf(i);
+      if (i * CHUNK_BYTES + bytes > end) break;
+      if (this.isDirty(i)) continue;
+      if (this.#crcs[i] !== zerosCrc(bytes)) return i * CHUNK_BYTES;
+    }
+    return -1;
+  }
+
   /** Compares chunk `index` with its crc; a match is remembered. */
   verify(index: number, bytes: Uint8Array): boolean {
     if (crc32(bytes) !== this.#crcs[index]) return false;
@@ -129,6 +145,16 @@ export class ChunkTable {
       const chunkEnd = Math.min(start + CHUNK_BYTES, this.#length);
       if (end < chunkEnd) break;
       this.setClean(i, bytes.subarray(start - offset, chunkEnd - offset));
+    }
+  }
+
+  /** As `completeWrite`, of zeros up to `end`. */
+  completeZeros(offset: number, end: number): void {
+    for (let i = chunkCount(offset); i < chunkCount(end); i++) {
+      const bytes = this.bytesOf(i);
+      if (end < i * CHUNK_BYTES + bytes) break;
+      this.#crcs[i] = zerosCrc(bytes);
+      this.#flags[i] = VERIFIED;
     }
   }
 

@@ -6,6 +6,7 @@
 
 import * as libc from "../../base/libc.ts";
 import { ERRNO, errnoName, FsError } from "../../wire/errno.ts";
+import type { RangeChange } from "../../wire/messages/dataserver.ts";
 import { readDirect } from "./direct_read.ts";
 import { systemMounting } from "./mounting.ts";
 import { LevelRecords, type ReplicaRecords } from "./replica_records.ts";
@@ -25,6 +26,14 @@ export interface Disk {
   readDirect?(path: string, offset: number, length: number): Promise<Uint8Array>;
   /** Writes all of `bytes` at `offset`. */
   write(fd: number, bytes: Uint8Array, offset: number, path: string): Promise<void>;
+  /** Bytes that the file takes on the disk. Absent: that is not known. */
+  allocated?(fd: number, path: string): number;
+  /** A write to all of [offset, end) needs no more room on the disk. Absent: it may. */
+  hasRoom?(fd: number, offset: number, end: number): boolean;
+  /** fallocate(2), the file's size stays. EOPNOTSUPP where the file system can't. Absent: it never can. */
+  changeRange?(fd: number, change: RangeChange, offset: number, length: number, path: string): Promise<void>;
+  /** Where data, or a hole, begins at or after `offset`, or -1. Absent: everything up to the file's end is data. */
+  seek?(fd: number, offset: number, wantsData: boolean, path: string): Promise<number>;
   /** ftruncate(2). */
   truncate(fd: number, length: number, path: string): Promise<void>;
   /** fdatasync(2). */
@@ -168,6 +177,42 @@ async function truncate(fd: number, length: number, path: string): Promise<void>
   if (result < 0) throw diskError(result, "truncate", path);
 }
 
+function allocated(fd: number, path: string): number {
+  const bytes = libc.allocatedBytes(fd);
+  if (bytes < 0) throw diskError(bytes, "statx", path);
+  return bytes;
+}
+
+function hasRoom(fd: number, offset: number, end: number): boolean {
+  const to = libc.allocatedTo(fd, offset, end);
+  if (to >= 0) return to >= end;
+  return libc.lseek(fd, offset, libc.SEEK_HOLE) >= end; // tmpfs has no FIEMAP
+}
+
+const FALLOCATE_MODES: Readonly<Record<RangeChange, number>> = {
+  punch: libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_KEEP_SIZE,
+  zero: libc.FALLOC_FL_ZERO_RANGE | libc.FALLOC_FL_KEEP_SIZE,
+  reserve: libc.FALLOC_FL_KEEP_SIZE,
+};
+
+async function changeRange(
+  fd: number,
+  change: RangeChange,
+  offset: number,
+  length: number,
+  path: string,
+): Promise<void> {
+  const result = await libc.fallocateAsync(fd, FALLOCATE_MODES[change], offset, length);
+  if (result < 0) throw diskError(result, "fallocate", path);
+}
+
+async function seek(fd: number, offset: number, wantsData: boolean, path: string): Promise<number> {
+  const result = await libc.lseekAsync(fd, offset, wantsData ? libc.SEEK_DATA : libc.SEEK_HOLE);
+  if (result === -ERRNO.ENXIO) return -1;
+  if (result < 0) throw diskError(result, "lseek", path);
+  return result;
+}
+
 async function syncAll(path: string): Promise<void> {
   const fd = await openFile(path, libc.O_RDONLY);
   try {
@@ -224,6 +269,10 @@ export const systemDisk: Disk = {
   read: readFully,
   readDirect,
   write: writeFully,
+  allocated,
+  hasRoom,
+  changeRange,
+  seek,
   truncate,
   syncData,
   syncDirectory,

@@ -9,7 +9,7 @@
 import { randomHexId } from "../../base/random.ts";
 import { asFsError, FsError } from "../../wire/errno.ts";
 import type { BlockId, Generation } from "../../wire/ids.ts";
-import type { ReplicaChangesReply, ReplicaStateReply } from "../../wire/messages/dataserver.ts";
+import type { RangeChange, ReplicaChangesReply, ReplicaStateReply } from "../../wire/messages/dataserver.ts";
 import { ChangeLog } from "./change_log.ts";
 import { CHUNK_BYTES, chunkCount, type ChunkTable } from "./chunk_table.ts";
 import { type Hold, RangeLock, WHOLE } from "./range_lock.ts";
@@ -189,6 +189,48 @@ export class Replica {
       } finally {
         this.#changes++;
       }
+    } finally {
+      this.lock.release(hold);
+    }
+  }
+
+  /** Changes [offset, end), also past the replica's end, which stays where it is. */
+  async changeRange(generation: Generation, change: RangeChange, offset: number, end: number): Promise<void> {
+    const hold = await this.lock.acquire(offset, end, true);
+    try {
+      this.#check(generation);
+      if (this.#state !== "writing") await this.#startWriting();
+      const stop = Math.min(end, this.length);
+      if (change !== "reserve" && stop > offset) {
+        if (this.#content.mustProveEdges(offset, stop)) await this.#content.proveEdges(offset, stop);
+        this.#changed.note(Math.floor(offset / CHUNK_BYTES), chunkCount(stop), ++this.#version);
+      }
+      try {
+        await this.#content.changeRange(change, offset, end);
+      } finally {
+        this.#changes++;
+      }
+    } finally {
+      this.lock.release(hold);
+    }
+  }
+
+  /** What it takes on the disk, if that is known. */
+  allocatedBytes(): number | undefined {
+    return this.#closed ? undefined : this.#content.allocatedBytes();
+  }
+
+  /** A write there needs no more room on the disk. */
+  hasRoom(offset: number, end: number): boolean {
+    return !this.#closed && this.#content.hasRoom(offset, end);
+  }
+
+  /** Where data, or a hole, begins at or after `offset`, or -1. What is reported as a hole reads as zeros. */
+  async seek(generation: Generation, offset: number, wantsData: boolean): Promise<number> {
+    const hold = await this.lock.acquire(offset, WHOLE, false);
+    try {
+      this.#check(generation);
+      return await this.#content.seek(offset, wantsData);
     } finally {
       this.lock.release(hold);
     }

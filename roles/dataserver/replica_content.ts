@@ -8,11 +8,14 @@
 import { crc32 } from "node:zlib";
 import { assert } from "../../base/assert.ts";
 import * as libc from "../../base/libc.ts";
-import { asFsError, FsError } from "../../wire/errno.ts";
+import { asFsError, FsError, isErrno } from "../../wire/errno.ts";
 import type { BlockId } from "../../wire/ids.ts";
+import type { RangeChange } from "../../wire/messages/dataserver.ts";
 import { CHUNK_BYTES, chunkCount, type ChunkTable } from "./chunk_table.ts";
 import type { Disk } from "./disk.ts";
 import { all } from "./shared_sync.ts";
+
+const ZEROS = new Uint8Array(1024 * 1024);
 
 /** What a replica tells its volume. */
 export interface ContentHost {
@@ -203,6 +206,63 @@ export class ReplicaContent {
       throw this.#host.writeFailed(asFsError(error, "write"));
     }
     this.#chunks.completeWrite(offset, body);
+  }
+
+  /** Changes a range, which is held. Where the file system can't, zeros are written, and nothing is reserved. */
+  async changeRange(change: RangeChange, offset: number, end: number): Promise<void> {
+    const stop = change === "reserve" ? offset : Math.min(end, this.length);
+    if (stop > offset) this.#chunks.beginWrite(offset, stop);
+    try {
+      if (!await this.#fallocate(change, offset, end - offset) && stop > offset) {
+        if (change === "punch" || !await this.#fallocate("punch", offset, stop - offset)) {
+          await this.#writeZeros(offset, stop);
+        }
+      }
+    } catch (error) {
+      throw this.#host.writeFailed(asFsError(error, "fallocate"));
+    }
+    if (stop > offset) this.#chunks.completeZeros(offset, stop);
+  }
+
+  /** False where the file system can't. */
+  async #fallocate(change: RangeChange, offset: number, length: number): Promise<boolean> {
+    try {
+      if (this.#disk.changeRange === undefined) return false;
+      await this.#disk.changeRange(this.#file.fd, change, offset, length, this.#file.dataPath);
+      return true;
+    } catch (error) {
+      if (isErrno(error, "EOPNOTSUPP")) return false;
+      throw error;
+    }
+  }
+
+  async #writeZeros(offset: number, end: number): Promise<void> {
+    for (let at = offset; at < end; at += ZEROS.length) {
+      const zeros = ZEROS.subarray(0, Math.min(ZEROS.length, end - at));
+      await this.#disk.write(this.#file.fd, zeros, at, this.#file.dataPath);
+    }
+  }
+
+  /** What it takes on the disk, if that is known. */
+  allocatedBytes(): number | undefined {
+    return this.#disk.allocated?.(this.#file.fd, this.#file.dataPath);
+  }
+
+  /** A write there needs no more room on the disk. */
+  hasRoom(offset: number, end: number): boolean {
+    return this.#disk.hasRoom?.(this.#file.fd, offset, end) ?? false;
+  }
+
+  /** Where data, or a hole, begins at or after `offset`, or -1; with all after it held. */
+  async seek(offset: number, wantsData: boolean): Promise<number> {
+    if (offset >= this.length) return wantsData ? -1 : offset;
+    if (this.#disk.seek === undefined) return wantsData ? offset : this.length;
+    const found = await this.#disk.seek(this.#file.fd, offset, wantsData, this.#file.dataPath);
+    // The file may end before a write that extends the replica has come to it.
+    if (!wantsData) return found < 0 ? this.length : found;
+    // Where the file has a hole, but bytes were written: they are lost, which only a read can tell.
+    const lost = this.#chunks.nextNotZeros(chunkCount(offset), found < 0 ? this.length : found);
+    return lost < 0 ? found : lost;
   }
 
   /** Drops everything at and past `length`, with everything held. */

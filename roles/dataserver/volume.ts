@@ -11,6 +11,7 @@ import { asFsError, FsError, isErrno } from "../../wire/errno.ts";
 import type { BlockId, Generation, VolumeId } from "../../wire/ids.ts";
 import {
   COPY_GENERATION,
+  type RangeChange,
   type ReplicaChangesReply,
   type ReplicaStateReply,
 } from "../../wire/messages/dataserver.ts";
@@ -164,21 +165,69 @@ export class Volume implements ReplicaHost {
     if (offset + body.length > BLOCK_BYTES_MAX) {
       throw new FsError("EFBIG", `a block has at most ${BLOCK_BYTES_MAX} bytes`, { op: "write" });
     }
-    const write = async () => {
-      this.#space.demand(body.length);
+    await this.#withRoom(block, offset, body.length, async () => {
       await this.#with(
         block,
         create ? generation : null,
         (replica) => replica.write(generation, offset, body),
       );
+    });
+  }
+
+  /** As the message; `create` makes a missing replica. */
+  async changeRange(
+    block: BlockId,
+    generation: Generation,
+    change: RangeChange,
+    { offset, length, create }: {
+      readonly offset: number;
+      readonly length: number;
+      readonly create: boolean;
+    },
+  ): Promise<void> {
+    this.#checkWritable(block);
+    if (offset + length > BLOCK_BYTES_MAX) {
+      throw new FsError("EFBIG", `a block has at most ${BLOCK_BYTES_MAX} bytes`, { op: "fallocate" });
+    }
+    const run = async () => {
+      await this.#with(
+        block,
+        create ? generation : null,
+        (replica) => replica.changeRange(generation, change, offset, offset + length),
+      );
+    };
+    if (change === "punch") await run();
+    else await this.#withRoom(block, offset, length, run);
+  }
+
+  /** Runs what writes to a range; where there is no room, once more with what trash has held. */
+  async #withRoom(block: BlockId, offset: number, length: number, run: () => Promise<void>): Promise<void> {
+    const attempt = async () => {
+      try {
+        this.#space.demand(length);
+      } catch (error) {
+        // What has its place already needs none: files are changed in place, and reserved room is used, on full disks.
+        if (this.open.get(block)?.hasRoom(offset, offset + length) !== true) throw error;
+      }
+      await run();
     };
     try {
-      await write();
+      await attempt();
     } catch (error) {
       if (!isErrno(error, "ENOSPC") || this.trash.bytes === 0) throw error;
-      await this.#emptyTrash(body.length);
-      await write();
+      await this.#emptyTrash(length);
+      await attempt();
     }
+  }
+
+  /** What an open replica takes on the disk, if that is known. */
+  allocatedBytes(block: BlockId): number | undefined {
+    return this.open.get(block)?.allocatedBytes();
+  }
+
+  /** As the message; -1: nowhere. */
+  async seek(block: BlockId, generation: Generation, offset: number, wantsData: boolean): Promise<number> {
+    return await this.#with(block, null, (replica) => replica.seek(generation, offset, wantsData));
   }
 
   async sync(block: BlockId, generation: Generation): Promise<void> {

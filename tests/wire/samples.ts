@@ -41,6 +41,7 @@ const block = {
   start: 2 ** 40,
   length: 128 * 1024 * 1024,
   written: true,
+  allocated: 8192,
   replicas: [
     { node: 1, volume: 2, address: "127.0.0.1:9870", host: "a", rack: "r", alive: true },
     { node: 2, volume: 3, address: "[::1]:9870", host: "b", rack: "", alive: false },
@@ -140,7 +141,8 @@ const nameserver: Samples<typeof NAMESERVER> = {
       ino: 5,
       size: 10,
       mtime: time,
-      written: [{ block: 7, start: 0 }],
+      written: [{ block: 7, start: 0, allocated: 4096 }],
+      reserved: [{ block: 8, start: 10, allocated: 8192 }],
       durable: true,
       killSuidGid: false,
     },
@@ -241,11 +243,32 @@ const dataserver: Samples<typeof DATASERVER> = {
   ],
   writeBlock: [
     { block: 7, generation: 3, volume: 2, offset: 0, chain, create: true, body },
-    { failed: [{ volume: 2, errno: "ENOSPC", message: "full" }] },
+    { failed: [{ volume: 2, errno: "ENOSPC", message: "full" }], allocatedBytes: 8192 },
   ],
   readBlock: [{ block: 7, generation: 3, volume: 2, offset: 0, length: 100 }, { body }],
-  syncBlock: [{ block: 7, generation: 3, volume: 2, chain }, { failed: [] }],
-  truncateBlock: [{ block: 7, generation: 3, volume: 2, chain, length: 10 }, { failed: [] }],
+  syncBlock: [{ block: 7, generation: 3, volume: 2, chain }, { failed: [], allocatedBytes: 0 }],
+  truncateBlock: [
+    { block: 7, generation: 3, volume: 2, chain, length: 10 },
+    { failed: [], allocatedBytes: 4096 },
+  ],
+  changeRange: [
+    { block: 7, generation: 3, volume: 2, chain, change: "punch", offset: 4096, length: 10, create: false },
+    { failed: [], allocatedBytes: 4096 },
+  ],
+  copyRange: [
+    {
+      block: 7,
+      generation: 3,
+      volume: 2,
+      chain,
+      offset: 4096,
+      length: 10,
+      create: true,
+      source: { block: 8, generation: 2, node: 1, volume: 3, address: "h:1", offset: 0 },
+    },
+    { failed: [], allocatedBytes: 4096, sourceFailed: { errno: "ESTALE", message: "old" } },
+  ],
+  seekBlock: [{ block: 7, generation: 3, volume: 2, offset: 5, data: true }, { offset: 4096 }],
 };
 
 const dataserverRegistry: Samples<typeof DATASERVER_REGISTRY> = {

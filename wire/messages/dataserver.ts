@@ -27,6 +27,8 @@ export interface WriteBlockRequest {
 /** Replicas of the chain that did not take the bytes, with why; empty: every replica has them. */
 export interface ChainReply {
   readonly failed: readonly { readonly volume: VolumeId; readonly errno: string; readonly message: string }[];
+  /** What the receiver's replica takes on its disk now; absent where that is not known. */
+  readonly allocatedBytes?: number;
 }
 
 export interface ReadBlockRequest {
@@ -54,10 +56,52 @@ export interface TruncateBlockRequest extends SyncBlockRequest {
   readonly length: number;
 }
 
+/**
+ * What becomes of a range of a replica. "punch": a hole, and its room on the disk is free. "zero": zeros that have room on
+ * the disk. "reserve": what is there stays, and all of it has room on the disk.
+ */
+export type RangeChange = "punch" | "zero" | "reserve";
+
+export interface ChangeRangeRequest extends SyncBlockRequest {
+  readonly change: RangeChange;
+  /** Within the block, in bytes; may reach past the end of a replica, which stays as long as it is. */
+  readonly offset: number;
+  readonly length: number;
+  /** As of WriteBlockRequest. */
+  readonly create: boolean;
+}
+
+/** A range of a block that is copied from another block's replica: by the receiver, and down its chain. */
+export interface CopyRangeRequest extends SyncBlockRequest {
+  /** Within the block, in bytes. */
+  readonly offset: number;
+  readonly length: number;
+  readonly create: boolean;
+  readonly source: ChainTarget & {
+    readonly block: BlockId;
+    readonly generation: Generation;
+    readonly offset: number;
+  };
+}
+
+/** Bytes of one copyRange at most. */
+export const COPY_RANGE_BYTES_MAX = 8 * 1024 * 1024;
+
+export interface CopyRangeReply extends ChainReply {
+  /** The source's replica could not be read: the target's replicas have a part of the range, and none has failed. */
+  readonly sourceFailed?: { readonly errno: string; readonly message: string };
+}
+
 interface ReplicaRequest {
   readonly block: BlockId;
   readonly generation: Generation;
   readonly volume: VolumeId;
+}
+
+export interface SeekBlockRequest extends ReplicaRequest {
+  readonly offset: number;
+  /** SEEK_DATA, else SEEK_HOLE. */
+  readonly data: boolean;
 }
 
 export interface ReplicaStateRequest extends ReplicaRequest {
@@ -95,6 +139,10 @@ export const DATASERVER = defineService("dataserver", {
   truncateBlock: method<TruncateBlockRequest, ChainReply>(103),
   replicaState: method<ReplicaStateRequest, ReplicaStateReply>(104),
   replicaChanges: method<ReplicaChangesRequest, ReplicaChangesReply>(105),
+  changeRange: method<ChangeRangeRequest, ChainReply>(106),
+  copyRange: method<CopyRangeRequest, CopyRangeReply>(107),
+  /** Where data, or a hole, begins at or after `offset`; absent: nowhere. Past a replica's end there is a hole. */
+  seekBlock: method<SeekBlockRequest, { readonly offset?: number }>(108),
 });
 
 export interface VolumeRegistration {

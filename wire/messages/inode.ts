@@ -105,7 +105,28 @@ export interface Block {
   readonly start: number;
   readonly length: number;
   readonly written: boolean;
+  /** Bytes that each of its replicas takes on its disk, as the last writer has reported them; absent: not known. */
+  readonly allocated?: number;
   readonly replicas: readonly ReplicaLocation[];
+}
+
+/** What a file system takes room in. */
+const UNIT_BYTES = 4096;
+
+/**
+ * What a block counts for st_blocks of a file of `size`: what it takes on a disk, but no more than it covers. Where that is
+ * not known it counts as full up to the file's end.
+ */
+export function allocatedOf(
+  { start, length, allocated }: {
+    readonly start: number;
+    readonly length: number;
+    readonly allocated?: number;
+  },
+  size: number,
+): number {
+  if (allocated === undefined) return Math.max(0, Math.min(length, size - start));
+  return Math.min(allocated, Math.ceil(length / UNIT_BYTES) * UNIT_BYTES);
 }
 
 export interface DirectoryEntry {

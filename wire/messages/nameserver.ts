@@ -224,8 +224,18 @@ export interface CommitRequest extends Change {
   /** End of what was written: the size is raised to it when it is lower, and never lowered by a commit. */
   readonly size: number;
   readonly mtime: Timespec;
-  /** Blocks that hold data since this writer's last report. */
-  readonly written: readonly { readonly block: BlockId; readonly start: number }[];
+  /** Blocks that were given data since this writer's last report, and what each takes on a disk, if that is known. */
+  readonly written: readonly {
+    readonly block: BlockId;
+    readonly start: number;
+    readonly allocated?: number;
+  }[];
+  /** Blocks without data for which room was reserved. */
+  readonly reserved?: readonly {
+    readonly block: BlockId;
+    readonly start: number;
+    readonly allocated: number;
+  }[];
   /** Answer only when it is on disk (fsync). */
   readonly durable: boolean;
   readonly killSuidGid: boolean;

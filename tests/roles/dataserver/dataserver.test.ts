@@ -79,7 +79,7 @@ Deno.test("random writes, reads, truncates, syncs and pauses agree with a simple
         const volume = server.volumes[0]!.volume;
         const at = { block: asBlockId(block), generation: GENERATION, volume, chain: [] };
         const dice = randomInt(random, 100);
-        if (known === undefined || dice < 45) {
+        if (known === undefined || dice < 40) {
           // Several at once, of disjoint ranges.
           const state = known ?? { bytes: new Uint8Array(LENGTH_MAX), length: 0 };
           model.set(block, state);
@@ -95,7 +95,36 @@ Deno.test("random writes, reads, truncates, syncs and pauses agree with a simple
             offset += length + (randomInt(random, 3) === 0 ? randomInt(random, 70_000) : 0);
           }
           await Promise.all(writes);
-        } else if (dice < 80) {
+        } else if (dice < 55) {
+          const offset = randomInt(random, LENGTH_MAX);
+          const length = 1 + randomInt(random, 300_000);
+          const change = (["punch", "zero", "reserve"] as const)[randomInt(random, 3)]!;
+          await client.call.changeRange({ ...at, change, offset, length, create: false });
+          const end = Math.min(offset + length, known.length);
+          if (change !== "reserve" && offset < end) known.bytes.fill(0, offset, end);
+        } else if (dice < 62) {
+          const [other, from] = [...model][randomInt(random, model.size)]!;
+          const offset = randomInt(random, LENGTH_MAX - 1);
+          const sourceOffset = randomInt(random, LENGTH_MAX - 1);
+          const room = LENGTH_MAX - Math.max(offset, sourceOffset);
+          const length = 1 + randomInt(random, Math.min(room, 300_000));
+          if (other === block && Math.abs(offset - sourceOffset) < length) continue;
+          const source = { ...targetOf(server), block: asBlockId(other), generation: GENERATION };
+          const request = { ...at, offset, length, create: false };
+          await client.call.copyRange({ ...request, source: { ...source, offset: sourceOffset } });
+          known.bytes.set(from.bytes.subarray(sourceOffset, sourceOffset + length), offset);
+          // Where the source ends in a hole, the target need not grow.
+          const grown = (await client.call.replicaState(at)).length;
+          ok(known.bytes.subarray(grown).every((byte) => byte === 0), `nothing is missing at step ${i}`);
+          known.length = grown;
+        } else if (dice < 68) {
+          const offset = randomInt(random, LENGTH_MAX);
+          const data = (await client.call.seekBlock({ ...at, offset, data: true })).offset ?? LENGTH_MAX;
+          ok(data >= offset);
+          ok(known.bytes.subarray(offset, data).every((byte) => byte === 0), `a hole at step ${i}`);
+          const hole = await client.call.seekBlock({ ...at, offset, data: false });
+          equal(hole.offset! > offset, data === offset, `data or a hole at step ${i}`);
+        } else if (dice < 82) {
           const offset = randomInt(random, LENGTH_MAX);
           const length = randomInt(random, 200_000);
           const { body } = await client.call.readBlock({ ...at, offset, length });
