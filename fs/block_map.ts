@@ -82,6 +82,13 @@ export class BlockMap {
     return this.#blocks[this.#index(offset) + 1]?.start ?? Infinity;
   }
 
+  /** Where the block, or the hole, at `offset` ends, as far as is known. */
+  endOf(offset: number): number {
+    const block = this.at(offset);
+    if (block !== undefined) return block.start + block.length;
+    return Math.min(this.nextStart(offset), this.#to);
+  }
+
   byId(id: BlockId): Block | undefined {
     return this.#blocks.find((block) => block.id === id);
   }

@@ -81,19 +81,19 @@ export class Blocks {
     }
   }
 
-  /** The block that covers `offset`, allocated if there is a hole. The map must know `offset`. */
-  allocate(file: OpenFile, offset: number): Promise<Block> {
+  /** The block that covers `offset`, allocated if there is a hole, near `host`. The map must know `offset`. */
+  allocate(file: OpenFile, offset: number, host = this.#options.host): Promise<Block> {
     // One after the other: extending a cut block truncates its replicas, which must not meet another's new data.
-    const run = file.allocating.then(() => this.#allocate(file, offset));
+    const run = file.allocating.then(() => this.#allocate(file, offset, host));
     file.allocating = run.catch(() => {});
     return run;
   }
 
-  async #allocate(file: OpenFile, offset: number): Promise<Block> {
+  async #allocate(file: OpenFile, offset: number, host: string): Promise<Block> {
     const known = file.blocks.at(offset);
     if (known !== undefined) return known;
     const extend = await this.#prepareExtension(file, offset);
-    const { session, host } = this.#options;
+    const { session } = this.#options;
     const { block } = await session.flushChange((retry) =>
       session.nameserver.allocateBlock({
         retry,
@@ -121,18 +121,21 @@ export class Blocks {
       return undefined;
     }
     try {
-      return await this.onChain(file, before, (client, volume, chain, block) =>
-        client.truncateBlock({
-          block: block.id,
-          generation: block.generation,
-          volume,
-          chain,
-          length: block.length,
-        }));
+      return await this.cut(file, before);
     } catch (error) {
       this.#options.log.debug("a cut block is not extended", { block: before.id, error });
       return undefined;
     }
+  }
+
+  /** A block's replicas lose what lies past its end. Only under a write lease. */
+  cut(file: OpenFile, block: Block): Promise<Block> {
+    return this.onChain(
+      file,
+      block,
+      (client, volume, chain, { id, generation, length }) =>
+        client.truncateBlock({ block: id, generation, volume, chain, length }),
+    );
   }
 
   #avoided(): NodeId[] {
@@ -148,7 +151,16 @@ export class Blocks {
    * rest goes on; returns the block as it is afterwards. Fails with ENOSPC when the volumes are full, `isDropped`
    * when the block is gone, EIO when the disks of all replicas refuse, or when the session of `tenure` is over.
    */
-  async onChain(file: OpenFile, block: Block, call: ChainCall, tenure = file.tenure): Promise<Block> {
+  async onChain(
+    file: OpenFile,
+    block: Block,
+    call: ChainCall,
+    { tenure = file.tenure, headOn = [] }: {
+      readonly tenure?: number;
+      /** Nodes one of which should come first in the chain. */
+      readonly headOn?: readonly NodeId[];
+    } = {},
+  ): Promise<Block> {
     const { clock, dataservers, softTimeoutMs, session } = this.#options;
     const startMs = clock.monotonicMs();
     let current = block;
@@ -158,7 +170,9 @@ export class Blocks {
       // Invariant: nothing is sent to a replica after the lease may have been given to another.
       if (!session.isValid) await session.untilValid();
       if (file.tenure !== tenure) throw leaseLost();
-      const [head, ...rest] = dataservers.nearestFirst(current.replicas);
+      const nearest = dataservers.nearestFirst(current.replicas);
+      const preferred = nearest.filter(({ node, alive }) => alive && headOn.includes(node));
+      const [head, ...rest] = headOn.length === 0 ? nearest : [...new Set([...preferred, ...nearest])];
       if (head === undefined) throw new FsError("EIO", `block ${current.id} has no replica`);
       const failed: VolumeId[] = [];
       let failure: unknown;

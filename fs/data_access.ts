@@ -22,6 +22,8 @@ import type { Access, ByteRange, Inode, Interruptible, OpenFile, Revocation } fr
 
 /** Rounds of an invalidation in which new accesses are served as if nothing was going on. */
 const ROUNDS_FREE = 2;
+/** Times that an access to several files asks for a lease that it lacks. */
+const TRIES_MAX = 50;
 const PAGE_BYTES = 4096;
 const WHOLE: readonly ByteRange[] = [{ start: 0, end: Infinity }];
 
@@ -89,6 +91,34 @@ export class DataAccess {
         const result = await run();
         if (access.isWrite || file.tenure === tenure) return result;
       } finally {
+        file.accesses.delete(access);
+        if (file.waiters.size > 0) file.wake();
+      }
+    }
+  }
+
+  /**
+   * Runs `run` under leases that allow an access to each of several files. None is held while another's is waited for, as
+   * another client may do the same the other way round. EAGAIN when others take one away again and again.
+   */
+  async useAll<T>(
+    accesses: readonly (readonly [OpenFile, Access])[],
+    interrupt: Interruptible,
+    run: () => Promise<T>,
+  ): Promise<T> {
+    for (let tries = 0;; tries++) {
+      const missing = accesses.find(([file, access]) => !this.#allows(file, access));
+      if (missing === undefined) break;
+      if (tries === TRIES_MAX) {
+        throw new FsError("EAGAIN", "others use the files all the time", { op: "lease" });
+      }
+      await this.#obtain(missing[0], missing[1], interrupt);
+    }
+    for (const [file, access] of accesses) file.accesses.add(access);
+    try {
+      return await run();
+    } finally {
+      for (const [file, access] of accesses) {
         file.accesses.delete(access);
         if (file.waiters.size > 0) file.wake();
       }

@@ -29,7 +29,7 @@ export interface DataserversOptions {
   readonly isLocal: (address: string) => boolean;
 }
 
-type DataserverClient = Client<typeof DATASERVER>;
+export type DataserverClient = Client<typeof DATASERVER>;
 
 export class Dataservers {
   readonly #options: DataserversOptions;

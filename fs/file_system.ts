@@ -17,6 +17,7 @@ import { KernelCache } from "./kernel_cache.ts";
 import { waitsForOfdLock } from "./lock_caller.ts";
 import { Locks } from "./locks.ts";
 import { Names } from "./names.ts";
+import { Ranges } from "./ranges.ts";
 import { Reader } from "./reader.ts";
 import { Recalls } from "./recalls.ts";
 import { Releases } from "./releases.ts";
@@ -58,6 +59,7 @@ export interface FileSystem {
   readonly virtualXattrs: VirtualXattrs;
   readonly accessTimes: AccessTimes;
   readonly locks: Locks;
+  readonly ranges: Ranges;
 }
 
 export function makeFileSystem(options: FileSystemOptions): FileSystem {
@@ -123,9 +125,23 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
     ...{ session, names, table, kernelCache, access, releases, blocks, reader, writer, clock, log, host },
   });
   const virtualXattrs = new VirtualXattrs({ session, names, writer });
+  const ranges = new Ranges({
+    ...{ session, dataservers, names, table, kernelCache, access, blocks, reader, writer, files, clock, log },
+  });
   const { atime = "relatime", directoryAtime = true } = options;
   const accessTimes = new AccessTimes({
     ...{ policy: atime, directories: directoryAtime, session, table, kernelCache, clock, log },
   });
-  return { session, dataservers, table, kernelCache, names, files, virtualXattrs, accessTimes, locks };
+  return {
+    session,
+    dataservers,
+    table,
+    kernelCache,
+    names,
+    files,
+    ranges,
+    virtualXattrs,
+    accessTimes,
+    locks,
+  };
 }

@@ -8,7 +8,7 @@
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import { type InodeId, ROOT_INODE } from "../wire/ids.ts";
-import { LEASE_RANK, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
+import { LEASE_RANK } from "../wire/messages/inode.ts";
 import type { CreateRequest, CreateUnnamedRequest } from "../wire/messages/nameserver.ts";
 import type { Blocks } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
@@ -320,20 +320,6 @@ export class Files {
     return this.#options.kernelCache.dropRanges(inode, [range]);
   }
 
-  /** An operation on all of a file's data that is neither a read nor a write of the kernel's. */
-  #exclusively<T>(
-    file: OpenFile,
-    write: boolean,
-    interrupt: Interruptible,
-    run: () => Promise<T>,
-  ): Promise<T> {
-    const access: Access = { start: 0, end: Infinity, isWrite: write, isPaged: false, isWriteback: false };
-    return this.#options.access.use(file, access, interrupt, () => {
-      if (write) refuseWrite(file.inode.attributes);
-      return run();
-    });
-  }
-
   /** close(2) of a descriptor: all replicas and the nameserver have what was written; tells a failure once. */
   async flush(handle: Handle): Promise<void> {
     const { file } = handle;
@@ -356,106 +342,9 @@ export class Files {
     }
   }
 
-  /** Allocates blocks over the holes of [offset, end); `grow` also moves the end of the file. */
-  allocate(
-    { file }: Handle,
-    offset: number,
-    end: number,
-    grow: boolean,
-    interrupt: Interruptible,
-  ): Promise<void> {
-    const { blocks } = this.#options;
-    return this.#exclusively(file, true, interrupt, async () => {
-      for (let at = offset; at < end;) {
-        await blocks.know(file, at, at + 1);
-        const block = file.blocks.at(at) ?? await blocks.allocate(file, at);
-        at = block.start + block.length;
-      }
-      if (grow) await this.#growTo(file, end);
-    });
-  }
-
-  async #growTo(file: OpenFile, end: number): Promise<void> {
-    if (!file.inode.isFresh) await this.#names.refresh(file.ino);
-    if (end <= file.size) return;
-    file.wrote(end, this.#session.now(), this.#options.clock.monotonicMs());
-    await this.#options.writer.commit(file, false);
-  }
-
-  /** [offset, end) reads as zeros from now on; whole blocks in it are given back. */
-  async zeroRange(
-    { file }: Handle,
-    offset: number,
-    end: number,
-    grow: boolean,
-    interrupt: Interruptible,
-  ): Promise<void> {
-    const { writer } = this.#options;
-    await this.#exclusively(file, true, interrupt, async () => {
-      await writer.commit(file, false);
-      if (!file.inode.isFresh) await this.#names.refresh(file.ino, interrupt);
-      const stop = Math.min(end, file.size);
-      if (stop > offset) {
-        const { ino } = file;
-        const askedAt = this.#table.moment;
-        const reply = await this.#session.change((retry) =>
-          this.#session.nameserver.punch({ retry, ino, offset, length: stop - offset }, interrupt)
-        );
-        file.blocks.clear();
-        this.#table.adopt(reply, askedAt);
-        await writer.zero(file, offset, stop);
-        await writer.commit(file, false);
-      }
-      if (grow) await this.#growTo(file, end);
-    });
-    // Zeros were written under the kernel's pages.
-    await this.#dropPages(file.inode, { start: 0, end: Infinity });
-  }
-
-  /** What a change of the data takes off an executable: capabilities, and if an ordinary user makes it setuid and setgid. */
-  async dropPrivileges({ file }: Handle, killSuidGid: boolean, interrupt: Interruptible): Promise<void> {
-    if (!file.inode.isFresh) await this.#names.refresh(file.ino, interrupt);
-    if (file.inode.attributes.hasCapability === true) await this.#dropCapability(file, interrupt);
-    if (!killSuidGid || (file.shown().mode & (S_ISUID | S_ISGID)) === 0) return;
-    await this.#names.setattr({ ino: file.ino, killSuidGid }, interrupt);
-    await this.#options.kernelCache.dropAttributes(file.inode);
-  }
-
   /** Before the data changes. Outside of accesses, as it may wait for another client, which waits for them. */
   async #dropCapability(file: OpenFile, interrupt: Interruptible): Promise<void> {
     await this.#names.setattr({ ino: file.ino, killCapability: true }, interrupt);
-  }
-
-  /** SEEK_DATA and SEEK_HOLE by blocks; undefined past the end (ENXIO). */
-  seek(
-    { file }: Handle,
-    offset: number,
-    wantsData: boolean,
-    interrupt: Interruptible,
-  ): Promise<number | undefined> {
-    return this.#exclusively(file, false, interrupt, async () => {
-      await file.settled(0, Infinity);
-      if (!file.inode.isFresh) await this.#names.refresh(file.ino);
-      if (offset >= file.size) return undefined;
-      for (let at = offset; at < file.size;) {
-        await this.#options.blocks.know(file, at, at + 1);
-        const block = file.blocks.at(at);
-        const isData = block !== undefined && file.hasData(block);
-        if (isData === wantsData) return at;
-        if (block !== undefined) {
-          at = block.start + block.length;
-          continue;
-        }
-        const next = file.blocks.nextStart(at);
-        if (next < file.size) {
-          at = next;
-          continue;
-        }
-        await this.#options.blocks.know(file, at, file.size);
-        if (file.blocks.at(at) === undefined && file.blocks.nextStart(at) >= file.size) break;
-      }
-      return wantsData ? undefined : file.size;
-    });
   }
 
   // ---- background

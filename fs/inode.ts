@@ -18,7 +18,14 @@
 import { type Timespec, timespecCompare } from "../base/clock.ts";
 import type { FsError } from "../wire/errno.ts";
 import { type BlockId, type InodeId, ROOT_INODE } from "../wire/ids.ts";
-import { type Attributes, type Block, type LeaseMode, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
+import {
+  allocatedOf,
+  type Attributes,
+  type Block,
+  type LeaseMode,
+  S_ISGID,
+  S_ISUID,
+} from "../wire/messages/inode.ts";
 import { BlockMap } from "./block_map.ts";
 
 export interface ByteRange {
@@ -175,7 +182,15 @@ export interface Interruptible {
   readonly signal: AbortSignal;
 }
 
-/** A write that was accepted but not yet acknowledged by all replicas. */
+/** What is to be reported of a block. */
+export interface BlockNote {
+  readonly start: number;
+  readonly length: number;
+  /** Bytes that each of its replicas takes on its disk; undefined where that is not known. */
+  readonly allocated: number | undefined;
+}
+
+/** A write that was accepted but not yet acknowledged by all replicas, or another change of a range that is under way. */
 export interface PendingWrite {
   readonly start: number;
   readonly end: number;
@@ -217,8 +232,10 @@ export class OpenFile {
   dirtySinceMs = 0;
   mtime: Timespec;
   killSuidGid = false;
-  /** Blocks that got data since the last commit, and where they start. */
-  readonly written = new Map<BlockId, number>();
+  /** Blocks that got data since the last commit; one whose room has changed since is another object. */
+  readonly written = new Map<BlockId, BlockNote>();
+  /** Blocks without data for which room was reserved since the last commit. */
+  readonly reserved = new Map<BlockId, BlockNote>();
   /** Blocks that got data since their replicas' last fsync; each write puts another object. */
   readonly unsynced = new Map<BlockId, { readonly start: number }>();
   /** `Inode.grants` when the blocks that others may have written to were synced last. */
@@ -280,10 +297,34 @@ export class OpenFile {
       ...attributes,
       mode,
       size,
-      allocatedBytes: attributes.allocatedBytes + size - attributes.size,
+      allocatedBytes: this.#allocatedBytes(attributes, size),
       mtime,
       ctime: timespecCompare(attributes.ctime, mtime) > 0 ? attributes.ctime : mtime,
     };
+  }
+
+  /** With what is not reported yet. What was accepted counts as if it went into holes, until it is on the replicas. */
+  #allocatedBytes(attributes: Attributes, size: number): number {
+    let sum = attributes.allocatedBytes + this.pendingBytes;
+    for (const notes of [this.written, this.reserved]) {
+      for (const [id, { start, length, allocated }] of notes) {
+        const known = this.blocks.at(start);
+        if (known?.id === id) sum -= allocatedOf(known, attributes.size);
+        sum += allocatedOf({ start, length, ...allocated === undefined ? {} : { allocated } }, size);
+      }
+    }
+    return Math.max(0, sum);
+  }
+
+  /** Notes what a block takes on a disk now, and that it holds data if it `isWritten`. */
+  noteBlock(block: Block, isWritten: boolean, allocated: number | undefined): void {
+    const { id, start, length } = block;
+    const notes = isWritten || this.hasData(block) ? this.written : this.reserved;
+    if (notes === this.written) this.reserved.delete(id);
+    const noted = notes.get(id);
+    if (noted === undefined || noted.allocated !== allocated || noted.length !== length) {
+      notes.set(id, { start, length, allocated });
+    }
   }
 
   /** Notes that bytes up to `end` were written now. */
@@ -318,6 +359,18 @@ export class OpenFile {
     }
   }
 
+  /** Waits until nothing overlaps [start, end), and takes it; what it gives ends that. */
+  async occupy(start: number, end: number): Promise<() => void> {
+    while (this.hasPending(start, end)) await this.settled(start, end);
+    const { promise: done, resolve } = Promise.withResolvers<void>();
+    const pending: PendingWrite = { start, end, done };
+    this.pending.add(pending);
+    return () => {
+      this.pending.delete(pending);
+      resolve();
+    };
+  }
+
   /** Something that was accepted could not be stored. */
   fail(error: FsError): void {
     this.writeError = error;
@@ -330,6 +383,7 @@ export class OpenFile {
     this.reach = 0;
     this.killSuidGid = false;
     this.written.clear();
+    this.reserved.clear();
   }
 
   wake(): void {

@@ -21,6 +21,7 @@ import type { ClusterSession } from "./cluster_session.ts";
 import type { DirectoryStream } from "./directory_stream.ts";
 import type { Files, Handle } from "./files.ts";
 import { flagIoctl } from "./inode_flags.ts";
+import type { Ranges } from "./ranges.ts";
 import type { Names } from "./names.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type {
@@ -41,14 +42,13 @@ import { listedXattrs, refusedXattrName, type VirtualXattrs } from "./virtual_xa
 
 const BLOCK_SIZE = 4096;
 const FALLOCATE_SUPPORTED = libc.FALLOC_FL_KEEP_SIZE | libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_ZERO_RANGE;
-const SEEK_DATA = 3;
-const SEEK_HOLE = 4;
 const DOT = 0x2e;
 const O_NOATIME = 0o1000000;
 
 export interface KernelHandlersOptions {
   readonly names: Names;
   readonly files: Files;
+  readonly ranges: Ranges;
   readonly session: ClusterSession;
   readonly table: InodeTable;
   readonly kernelCache: KernelCache;
@@ -62,7 +62,8 @@ export interface KernelHandlersOptions {
 }
 
 export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandlers {
-  const { names, files, session, table, kernelCache, virtualXattrs, accessTimes, clock, locks } = options;
+  const { names, files, ranges, session, table, kernelCache, virtualXattrs, accessTimes, clock, locks } =
+    options;
   const { asksForNames = false } = options;
   const handles = new Map<number, Handle>();
   /** Any open handle of an inode, for requests that only guess one. */
@@ -161,7 +162,14 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         ...(mtime === undefined ? {} : { mtime }),
         killSuidGid,
       }, context);
-      return within(nodeid, staleIfGone(changed.then((inode) => expired(answerOf(inode)))));
+      const before = size === undefined ? 0 : table.get(asInodeId(nodeid))?.attributes.size ?? 0;
+      return within(
+        nodeid,
+        staleIfGone(changed.then(async (inode) => {
+          if (size !== undefined && size > 0) await ranges.trim(inode.ino, before - size, context);
+          return expired(answerOf(inode));
+        })),
+      );
     },
 
     readlink(context, nodeid) {
@@ -386,18 +394,31 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       const end = offset + length;
       if (!Number.isSafeInteger(end)) return -ERRNO.EFBIG;
       const grow = (mode & libc.FALLOC_FL_KEEP_SIZE) === 0;
-      await staleIfGone(files.dropPrivileges(handle(fh), context.uid !== 0, context));
+      const opened = handle(fh);
+      await staleIfGone(ranges.dropPrivileges(opened, context.uid !== 0, context));
       if ((mode & (libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_ZERO_RANGE)) !== 0) {
-        await staleIfGone(files.zeroRange(handle(fh), offset, end, grow, context));
+        const keepsRoom = (mode & libc.FALLOC_FL_ZERO_RANGE) !== 0;
+        await staleIfGone(ranges.zero(opened, offset, end, { grow, keepsRoom }, context));
       } else {
-        await staleIfGone(files.allocate(handle(fh), offset, end, grow, context));
+        await staleIfGone(ranges.reserve(opened, offset, end, { grow }, context));
       }
       return 0;
     },
 
+    async copyFileRange(context, source, target, length) {
+      if (locks?.isLost(source.fh) || locks?.isLost(target.fh)) return -ERRNO.EIO;
+      const into = handle(target.fh);
+      await staleIfGone(ranges.dropPrivileges(into, context.uid !== 0, context));
+      const from = handle(source.fh);
+      const range = { from: source.offset, to: target.offset, length };
+      const bytes = await staleIfGone(ranges.copy(from, into, range, context));
+      if (!from.isQuiet) await accessTimes.accessed(from.file.inode);
+      return { bytes };
+    },
+
     async lseek(context, _nodeid, fh, offset, whence) {
-      if (whence !== SEEK_DATA && whence !== SEEK_HOLE) return -ERRNO.EINVAL;
-      const found = await staleIfGone(files.seek(handle(fh), offset, whence === SEEK_DATA, context));
+      if (whence !== libc.SEEK_DATA && whence !== libc.SEEK_HOLE) return -ERRNO.EINVAL;
+      const found = await staleIfGone(ranges.seek(handle(fh), offset, whence === libc.SEEK_DATA, context));
       return found === undefined ? -ERRNO.ENXIO : { offset: found };
     },
 

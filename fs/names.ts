@@ -60,7 +60,9 @@ export class Names {
 
   /** For how long the kernel may keep what is known of an inode. */
   attributesForMs(inode: Inode): number {
-    return inode.isFresh ? this.#session.validForMs : 0;
+    // What is not on the replicas yet may come to take more room, or less.
+    if (!inode.isFresh || (inode.file !== null && inode.file.pendingBytes > 0)) return 0;
+    return this.#session.validForMs;
   }
 
   namesForMs(isKept: boolean): number {

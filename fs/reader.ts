@@ -8,9 +8,10 @@
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import { asFsError, FsError, isErrno, isTransportError } from "../wire/errno.ts";
+import type { VolumeId } from "../wire/ids.ts";
 import type { Block } from "../wire/messages/inode.ts";
 import { type Blocks, isDropped } from "./blocks.ts";
-import type { Dataservers } from "./dataservers.ts";
+import type { DataserverClient, Dataservers } from "./dataservers.ts";
 import { firstAnswer } from "./hedge.ts";
 import type { Interruptible, OpenFile } from "./inode.ts";
 
@@ -76,6 +77,48 @@ export class Reader {
     length: number,
     interrupt: Interruptible | undefined,
   ): Promise<Uint8Array[]> {
+    const body = await this.#onReplica(file, block, async (client, { id, generation }, volume) => {
+      const request = { block: id, generation, volume, offset, length };
+      return (await client.readBlock(request, { timeoutMs: READ_TIMEOUT_MS })).body;
+    }, interrupt);
+    if (body === undefined) return zeros(length);
+    if (body.length === length) return [body];
+    const views: Uint8Array[] = body.length === 0 ? [] : [body];
+    addZeros(views, length - body.length);
+    return views;
+  }
+
+  /**
+   * Where data, or a hole, begins in a block at or after `offset`, both within the block; undefined: not in this block. What
+   * is reported as a hole reads as zeros.
+   */
+  async seek(
+    file: OpenFile,
+    block: Block,
+    offset: number,
+    wantsData: boolean,
+    interrupt: Interruptible,
+  ): Promise<number | undefined> {
+    const found = await this.#onReplica(file, block, async (client, { id, generation }, volume) => {
+      const request = { block: id, generation, volume, offset, data: wantsData };
+      try {
+        return (await client.seekBlock(request, { timeoutMs: READ_TIMEOUT_MS })).offset ?? Infinity;
+      } catch (error) {
+        if (!isErrno(error, "ENOSYS")) throw error;
+        return wantsData ? offset : Infinity; // an older dataserver: all may be data
+      }
+    }, interrupt);
+    const at = found ?? (wantsData ? Infinity : offset); // it was dropped
+    return at < block.length ? at : undefined;
+  }
+
+  /** Asks the nearest replica that answers; undefined when the block was dropped meanwhile. */
+  async #onReplica<T extends Uint8Array | number>(
+    file: OpenFile,
+    block: Block,
+    ask: (client: DataserverClient, current: Block, volume: VolumeId) => Promise<T>,
+    interrupt: Interruptible | undefined,
+  ): Promise<T | undefined> {
     const { clock, dataservers, softTimeoutMs, log } = this.#options;
     const startMs = clock.monotonicMs();
     let current = block;
@@ -83,39 +126,30 @@ export class Reader {
       let failure: FsError = new FsError("EIO", `block ${block.id} has no replica`);
       let isStale = false;
       const outdated = Promise.withResolvers<void>();
-      const { id, generation } = current;
+      const asked = current;
       const replicas = dataservers.nearestFirst(current.replicas);
       if (replicas.length > 0) {
         try {
           const answer = firstAnswer(replicas, {
-            ask: async ({ address, volume }) => {
-              const client = await dataservers.client(address);
-              const request = { block: id, generation, volume, offset, length };
-              return (await client.readBlock(request, { timeoutMs: READ_TIMEOUT_MS })).body;
-            },
+            ask: async ({ address, volume }) => await ask(await dataservers.client(address), asked, volume),
             onFailure: ({ address, volume }, error) => {
               if (isErrno(error, "ESTALE")) {
                 isStale = true;
                 outdated.resolve();
               }
-              log.debug("replica could not be read", { block: id, volume, address, error });
+              log.debug("replica could not be read", { block: asked.id, volume, address, error });
             },
             onSlow: ({ address }) => dataservers.noteSlow(address),
             clock,
             hedgeMs: HEDGE_MS,
           });
-          const body = await this.#unlessChanged(file, current, answer, outdated.promise);
-          if (!(body instanceof Uint8Array)) {
-            current = body;
-            round = 0;
-            continue;
-          }
-          if (body.length === length) return [body];
-          const views: Uint8Array[] = body.length === 0 ? [] : [body];
-          addZeros(views, length - body.length);
-          return views;
+          const first = await this.#unlessChanged(file, current, answer, outdated.promise);
+          if (typeof first === "number" || first instanceof Uint8Array) return first;
+          current = first;
+          round = 0;
+          continue;
         } catch (error) {
-          if (isDropped(error)) return zeros(length);
+          if (isDropped(error)) return undefined;
           failure = asFsError(error, "read");
         }
       }
@@ -134,7 +168,7 @@ export class Reader {
         current = await this.#options.blocks.refetch(file, current);
       } catch (error) {
         if (!isDropped(error)) throw error;
-        return zeros(length);
+        return undefined;
       }
     }
   }
@@ -143,12 +177,12 @@ export class Reader {
    * The answer; or, once a replica was found `outdated` and another one is still waited for, the block as it is now, if it
    * has changed: whoever is asked by what was known before may be hung, and no replica any more.
    */
-  async #unlessChanged(
+  async #unlessChanged<T>(
     file: OpenFile,
     block: Block,
-    answer: Promise<Uint8Array>,
+    answer: Promise<T>,
     outdated: Promise<void>,
-  ): Promise<Uint8Array | Block> {
+  ): Promise<T | Block> {
     const { clock, blocks, log } = this.#options;
     const ended = new AbortController();
     const changed = outdated.then(async () => {

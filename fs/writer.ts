@@ -12,14 +12,16 @@
 import { copyBytes } from "../base/bytes.ts";
 import { type Clock, type Timespec, timespecCompare } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
-import { asFsError, FsError } from "../wire/errno.ts";
+import { asFsError, FsError, isErrno } from "../wire/errno.ts";
+import { decodeError } from "../wire/error_message.ts";
 import type { BlockId } from "../wire/ids.ts";
+import type { ChainReply, RangeChange } from "../wire/messages/dataserver.ts";
 import type { Attributes, Block } from "../wire/messages/inode.ts";
 import { FILE_BYTES_MAX, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
 import { type Blocks, isDropped, leaseLost } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { InodeTable } from "./inode_table.ts";
-import type { Inode, OpenFile, PendingWrite } from "./inode.ts";
+import type { BlockNote, Inode, OpenFile, PendingWrite } from "./inode.ts";
 
 const WINDOW_BYTES = 8 * 1024 * 1024;
 const TOTAL_BYTES = 32 * 1024 * 1024;
@@ -30,7 +32,6 @@ const CHAIN_STEP_TIMEOUT_MS = 3_000;
 const SYNC_TIMEOUT_MS = 10 * 60_000;
 /** Blocks of one file that are synced at once. */
 const SYNCS_AT_ONCE = 32;
-const ZEROS = new Uint8Array(256 * 1024);
 
 export interface WriterOptions {
   readonly session: ClusterSession;
@@ -47,7 +48,8 @@ interface Report {
   readonly reach: number;
   readonly mtime: Timespec;
   readonly killSuidGid: boolean;
-  readonly written: readonly { readonly block: BlockId; readonly start: number }[];
+  readonly written: ReadonlyMap<BlockId, BlockNote>;
+  readonly reserved: ReadonlyMap<BlockId, BlockNote>;
 }
 
 export class Writer {
@@ -81,7 +83,7 @@ export class Writer {
     file.pending.add(pending);
     file.pendingBytes += bytes.length;
     this.#acceptedBytes += bytes.length;
-    if (isBuffered) this.#note(file, end);
+    if (isBuffered) this.note(file, end);
     let failure: FsError | undefined;
     const sent = this.#send(file, offset, bytes, tenure).catch((error) => {
       failure = asFsError(error, "write");
@@ -103,11 +105,12 @@ export class Writer {
     }
     await sent;
     if (failure !== undefined) throw failure;
-    this.#note(file, end);
+    this.note(file, end);
     await this.commit(file, false);
   }
 
-  #note(file: OpenFile, end: number): void {
+  /** Something of the file was changed now, by a write if it has an `end`. */
+  note(file: OpenFile, end: number): void {
     file.wrote(end, this.#options.session.now(), this.#options.clock.monotonicMs());
   }
 
@@ -158,12 +161,13 @@ export class Writer {
     tenure: number,
   ): Promise<void> {
     const offset = position - block.start;
+    let allocated: number | undefined;
     try {
       const used = await this.#options.blocks.onChain(
         file,
         block,
-        (client, volume, chain, current) =>
-          client.writeBlock(
+        async (client, volume, chain, current) => {
+          const reply = await client.writeBlock(
             {
               block: current.id,
               generation: current.generation,
@@ -174,17 +178,64 @@ export class Writer {
               body,
             },
             { timeoutMs: WRITE_TIMEOUT_MS + chain.length * CHAIN_STEP_TIMEOUT_MS },
-          ),
-        tenure,
+          );
+          allocated = reply.allocatedBytes;
+          return reply;
+        },
+        { tenure },
       );
-      file.written.set(used.id, used.start);
-      file.unsynced.set(used.id, { start: used.start });
+      this.noteWritten(file, used, allocated);
     } catch (error) {
       // The block was dropped under us (a truncate from elsewhere): the bytes go where the file is now.
       if (!isDropped(error)) throw error;
       file.blocks.clear();
       await this.#send(file, position, body, tenure);
     }
+  }
+
+  /** A block got data that is not on all disks yet. Answers to writes cross: none of them takes room away. */
+  noteWritten(file: OpenFile, block: Block, allocated: number | undefined): void {
+    const before = file.written.get(block.id)?.allocated ?? 0;
+    file.noteBlock(block, true, allocated === undefined ? undefined : Math.max(allocated, before));
+    file.unsynced.set(block.id, { start: block.start });
+  }
+
+  /**
+   * Changes [offset, end) of the file, which lies in `block`, on all its replicas. ENOSPC when there is no room for what is to be
+   * reserved: no replica is given up for that. The caller has the range to itself.
+   */
+  async changeRange(
+    file: OpenFile,
+    block: Block,
+    change: RangeChange,
+    offset: number,
+    end: number,
+  ): Promise<void> {
+    let allocated: number | undefined;
+    let full: FsError | undefined;
+    const used = await this.#options.blocks.onChain(file, block, async (client, volume, chain, current) => {
+      full = undefined;
+      const { id, generation } = current;
+      const range = { change, offset: offset - current.start, length: end - offset };
+      const request = { block: id, generation, volume, chain, create: !current.written, ...range };
+      try {
+        const timeoutMs = WRITE_TIMEOUT_MS + chain.length * CHAIN_STEP_TIMEOUT_MS;
+        const reply = await client.changeRange(request, { timeoutMs });
+        allocated = reply.allocatedBytes;
+        const isFull = ({ errno }: ChainReply["failed"][number]) => change !== "punch" && errno === "ENOSPC";
+        const first = reply.failed.find(isFull);
+        if (first !== undefined) full = decodeError(first);
+        return { failed: reply.failed.filter((one) => !isFull(one)) };
+      } catch (error) {
+        if (change === "punch" || !isErrno(error, "ENOSPC")) throw error;
+        full = error;
+        return { failed: [] };
+      }
+    });
+    if (file.hasData(used)) file.unsynced.set(used.id, { start: used.start });
+    file.noteBlock(used, false, allocated);
+    this.note(file, 0);
+    if (full !== undefined) throw full;
   }
 
   /** Everything written so far is on the replicas, and the nameserver knows it. `durable`: on its disk, too. */
@@ -229,14 +280,28 @@ export class Writer {
       reach: file.reach,
       mtime: file.mtime,
       killSuidGid: file.killSuidGid,
-      written: [...file.written].map(([block, start]) => ({ block, start })),
+      written: new Map(file.written),
+      reserved: new Map(file.reserved),
     };
-    const { reach, mtime, killSuidGid, written } = report;
+    const { reach, mtime, killSuidGid } = report;
+    const written = [...report.written].map(([block, { start, allocated }]) => ({
+      block,
+      start,
+      ...allocated === undefined ? {} : { allocated },
+    }));
+    const reserved = [...report.reserved].map(([block, { start, allocated = 0 }]) => ({
+      block,
+      start,
+      allocated,
+    }));
     const { tenure } = file;
     const shown = file.shown();
     let isSent = false;
     const reply = await session.flushChange((retry) => {
-      const request = { retry, ino: file.ino, size: reach, mtime, killSuidGid, durable, written };
+      const request = {
+        ...{ retry, ino: file.ino, size: reach, mtime, killSuidGid, durable, written },
+        ...reserved.length === 0 ? {} : { reserved },
+      };
       return session.commit(request, () => {
         if (file.tenure !== tenure) throw leaseLost();
         if (onSent === undefined || isSent) return;
@@ -263,14 +328,22 @@ export class Writer {
   }
 
   /** The file has nothing more to report of this, unless writes came meanwhile. */
-  #reported(file: OpenFile, { reach, mtime, written }: Report): void {
-    for (const { block, start } of written) {
-      file.written.delete(block);
-      const known = file.blocks.at(start);
-      if (known?.id === block && !known.written) file.blocks.put({ ...known, written: true });
+  #reported(file: OpenFile, { reach, mtime, written, reserved }: Report): void {
+    for (const [notes, told] of [[file.written, written], [file.reserved, reserved]] as const) {
+      for (const [id, note] of told) {
+        if (notes.get(id) === note) notes.delete(id);
+        const known = file.blocks.at(note.start);
+        if (known?.id !== id) continue;
+        const { allocated: _, ...block } = known;
+        file.blocks.put({
+          ...block,
+          written: known.written || told === written,
+          ...note.allocated === undefined ? {} : { allocated: note.allocated },
+        });
+      }
     }
-    const isClean = file.written.size === 0 && file.pending.size === 0 && file.reach === reach &&
-      file.mtime === mtime;
+    const isClean = file.written.size === 0 && file.reserved.size === 0 && file.pending.size === 0 &&
+      file.reach === reach && file.mtime === mtime;
     if (!isClean) return;
     file.dirty = false;
     file.killSuidGid = false;
@@ -351,24 +424,6 @@ export class Writer {
   async #find(file: OpenFile, start: number): Promise<Block | undefined> {
     await this.#options.blocks.know(file, start, start + 1);
     return file.blocks.at(start);
-  }
-
-  /** Overwrites what blocks hold of [offset, end) with zeros; holes stay. */
-  async zero(file: OpenFile, offset: number, end: number): Promise<void> {
-    const { blocks } = this.#options;
-    let at = offset;
-    while (at < end) {
-      await blocks.know(file, at, at + 1);
-      const block = file.blocks.at(at);
-      if (block === undefined || !file.hasData(block)) {
-        at = Math.min(end, block === undefined ? file.blocks.nextStart(at) : block.start + block.length);
-        continue;
-      }
-      const length = Math.min(ZEROS.length, end - at, block.start + block.length - at);
-      await this.#sendPart(file, block, at, ZEROS.subarray(0, length), file.tenure);
-      at += length;
-    }
-    this.#note(file, 0);
   }
 }
 

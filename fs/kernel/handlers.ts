@@ -113,6 +113,13 @@ export interface DirectoryWriter {
   addPlus(name: Uint8Array, ino: number, type: number, cookie: number, entry: EntryAnswer | null): boolean;
 }
 
+/** A place in an open file. */
+export interface FilePosition {
+  readonly nodeid: number;
+  readonly fh: number;
+  readonly offset: number;
+}
+
 export interface LockRange {
   /** First byte. */
   readonly start: number;
@@ -247,6 +254,13 @@ export interface FileSystemHandlers {
     length: number,
     mode: number,
   ): Status;
+  /** Bytes that were copied; 0 at the source's end. -EOPNOTSUPP: the kernel reads and writes instead. */
+  copyFileRange?(
+    context: RequestContext,
+    source: FilePosition,
+    target: FilePosition,
+    length: number,
+  ): Answer<{ readonly bytes: number }>;
   /** SEEK_DATA 3 or SEEK_HOLE 4: the new offset; -ENXIO at or past the end. */
   lseek?(
     context: RequestContext,

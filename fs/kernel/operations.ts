@@ -507,6 +507,47 @@ define<{ readonly offset: number }>(P.OP_LSEEK, {
   encode: encodeOffset,
 });
 
+/** What both versions ask; they differ in how many bytes they can be told of. */
+const copyFileRange = {
+  handler: "copyFileRange",
+  fixedBytes: P.COPY_FILE_RANGE_IN.bytes,
+  call: (handlers: Handlers, request: KernelRequest, reader: RequestReader) =>
+    handlers.copyFileRange(
+      request,
+      {
+        nodeid: request.nodeid,
+        fh: reader.u64(P.COPY_FILE_RANGE_IN.fh_in),
+        offset: reader.u64(P.COPY_FILE_RANGE_IN.off_in),
+      },
+      {
+        nodeid: reader.u64(P.COPY_FILE_RANGE_IN.nodeid_out),
+        fh: reader.u64(P.COPY_FILE_RANGE_IN.fh_out),
+        offset: reader.u64(P.COPY_FILE_RANGE_IN.off_out),
+      },
+      Math.min(reader.u64(P.COPY_FILE_RANGE_IN.len), COPY_BYTES_MAX),
+    ),
+} as const;
+/** The older version's answer has 32 bits. */
+const COPY_BYTES_MAX = 2 ** 31;
+
+define<{ readonly bytes: number }>(P.OP_COPY_FILE_RANGE, {
+  ...copyFileRange,
+  name: "COPY_FILE_RANGE",
+  encode: encodeCopied,
+});
+
+define<{ readonly bytes: number }>(P.OP_COPY_FILE_RANGE_64, {
+  ...copyFileRange,
+  name: "COPY_FILE_RANGE_64",
+  encode: encodeCopied,
+});
+
+/** write_out and copy_file_range_out: a number below 2^32 looks alike in both. */
+function encodeCopied(reply: ReplyBuffer, answer: { readonly bytes: number }): number {
+  reply.u64(answer.bytes);
+  return 0;
+}
+
 // Directories
 
 define<OpenAnswer>(P.OP_OPENDIR, {

@@ -285,6 +285,17 @@ export const FSYNC_IN = { bytes: 16, fh: 0, fsync_flags: 8 } as const;
 export const LSEEK_IN = { bytes: 24, fh: 0, offset: 8, whence: 16 } as const;
 export const LSEEK_OUT = { bytes: 8, offset: 0 } as const;
 export const FALLOCATE_IN = { bytes: 32, fh: 0, offset: 8, length: 16, mode: 24 } as const;
+export const COPY_FILE_RANGE_IN = {
+  bytes: 56,
+  fh_in: 0,
+  off_in: 8,
+  nodeid_out: 16,
+  fh_out: 24,
+  off_out: 32,
+  len: 40,
+  flags: 48,
+} as const;
+export const COPY_FILE_RANGE_OUT = { bytes: 8, bytes_copied: 0 } as const;
 
 export const SETXATTR_IN = { bytes: 16, size: 0, flags: 4, setxattr_flags: 8 } as const;
 /** Without SETXATTR_EXT: the first 8 bytes (FUSE_COMPAT_SETXATTR_IN_SIZE). */

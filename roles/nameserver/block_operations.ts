@@ -13,7 +13,7 @@ import {
   type InodeId,
   type VolumeId,
 } from "../../wire/ids.ts";
-import { FILE_BYTES_MAX, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
+import { allocatedOf, FILE_BYTES_MAX, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
 import {
   extentAt,
   extentBefore,
@@ -68,6 +68,7 @@ export function allocateBlock(
     length: end - start,
     generation: tx.ids.generationAfter(0),
     written: false,
+    allocated: 0,
     volumes: volumes(),
   };
   tx.change(inode);
@@ -108,18 +109,34 @@ export function extendBlock(
 export function markWritten(
   tx: Transaction,
   inode: InodeRecord,
-  blocks: readonly { readonly block: BlockId; readonly start: number }[],
+  blocks: readonly { readonly block: BlockId; readonly start: number; readonly allocated?: number }[],
 ): Extent[] {
   const marked: Extent[] = [];
-  for (const { block, start } of blocks) {
+  for (const { block, start, allocated } of blocks) {
     const extent = extentAt(tx, inode, start);
-    if (extent === undefined || extent.block !== block || extent.written) continue;
+    if (extent === undefined || extent.block !== block) continue;
+    if (extent.written && extent.allocated === allocated) continue;
     tx.change(inode);
-    const written = { ...extent, written: true };
+    const { allocated: _, ...rest } = extent;
+    const written = { ...rest, written: true, ...allocated === undefined ? {} : { allocated } };
     replaceExtent(tx, inode, written);
-    marked.push(written);
+    if (!extent.written) marked.push(written);
   }
   return marked;
+}
+
+/** What blocks without data, whose room was reserved, take on their disks. */
+export function markReserved(
+  tx: Transaction,
+  inode: InodeRecord,
+  blocks: readonly { readonly block: BlockId; readonly start: number; readonly allocated: number }[],
+): void {
+  for (const { block, start, allocated } of blocks) {
+    const extent = extentAt(tx, inode, start);
+    if (extent === undefined || extent.block !== block || extent.allocated === allocated) continue;
+    tx.change(inode);
+    replaceExtent(tx, inode, { ...extent, allocated });
+  }
 }
 
 /** Gives a block other replicas and a higher generation. */
@@ -185,8 +202,15 @@ function dropExtent(tx: Transaction, inode: InodeRecord, extent: Extent): void {
 export function truncateExtents(tx: Transaction, inode: InodeRecord, size: number): void {
   for (const extent of extentsIn(tx, inode, size, Infinity, Infinity)) {
     if (extent.start >= size) dropExtent(tx, inode, extent);
-    else replaceExtent(tx, inode, { ...extent, length: size - extent.start });
+    else replaceExtent(tx, inode, cutTo(extent, size - extent.start));
   }
+}
+
+/** What its replicas hold past the cut is theirs until somebody trims them; it counts no more. */
+function cutTo(extent: Extent, length: number): Extent {
+  if (extent.allocated === undefined) return { ...extent, length };
+  const cut = { ...extent, length };
+  return { ...cut, allocated: allocatedOf(cut, Infinity) };
 }
 
 /** Drops the extents that lie wholly in [offset, end); the caller zeroes the ragged ends. */

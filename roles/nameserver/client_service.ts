@@ -21,7 +21,14 @@ import {
 import type { CallContext, Handlers } from "../../wire/service.ts";
 import type { Own } from "../leaseserver/leases.ts";
 import { accessHandlers } from "./access_service.ts";
-import { allocateBlock, extendBlock, markWritten, punchExtents, regularFile } from "./block_operations.ts";
+import {
+  allocateBlock,
+  extendBlock,
+  markReserved,
+  markWritten,
+  punchExtents,
+  regularFile,
+} from "./block_operations.ts";
 import type { ClientServiceOptions } from "./client_parts.ts";
 import { directory } from "./entries.ts";
 import { extentAt, extentsIn } from "./extents.ts";
@@ -228,6 +235,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         tx.change(inode);
         operations.grow(tx, inode, request.size);
         for (const extent of markWritten(tx, inode, request.written)) repair.blockWritten(inode, extent);
+        markReserved(tx, inode, request.reserved ?? []);
         if (request.killSuidGid) operations.killSuidGid(inode);
         // As the writer has shown it since: a flush must not look like another change.
         inode.mtime = request.mtime;

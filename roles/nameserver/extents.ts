@@ -2,9 +2,10 @@
  * The block map of one file: extents in order of their start, kept in pages of at most PAGE_EXTENTS, so that a
  * file of 10,000 blocks costs as much per operation as a small one.
  * Invariants: extents do not overlap; pages are ordered and never empty; `inode.pages[i].first` is the start of
- * the page's first extent; `inode.allocatedBytes` is what the extents cover below the file's size.
+ * the page's first extent; `inode.allocatedBytes` is the sum of what they count (`allocatedOf`).
  */
 
+import { allocatedOf } from "../../wire/messages/inode.ts";
 import type { Extent, InodeRecord } from "./records.ts";
 import type { Transaction } from "./transaction.ts";
 
@@ -81,14 +82,9 @@ export function extentsIn(
   return found;
 }
 
-/** Bytes of an extent that count as allocated for a file of `size`. */
-function allocated(extent: Extent, size: number): number {
-  return Math.max(0, Math.min(extent.length, size - extent.start));
-}
-
 /** Adds an extent into a hole. The inode must already be marked changed. */
 export function insertExtent(tx: Transaction, inode: InodeRecord, extent: Extent): void {
-  inode.allocatedBytes += allocated(extent, inode.size);
+  inode.allocatedBytes += allocatedOf(extent, inode.size);
   const index = pageIndex(inode, extent.start);
   if (index < 0) {
     const first = inode.pages[0];
@@ -113,7 +109,7 @@ export function replaceExtent(tx: Transaction, inode: InodeRecord, extent: Exten
   const extents = tx.page(inode.ino, ref.page);
   const at = extentIndex(extents, extent.start);
   const old = extents[at]!;
-  inode.allocatedBytes += allocated(extent, inode.size) - allocated(old, inode.size);
+  inode.allocatedBytes += allocatedOf(extent, inode.size) - allocatedOf(old, inode.size);
   tx.changePage(inode.ino, ref.page, extents.map((other, i) => i === at ? extent : other));
 }
 
@@ -123,7 +119,7 @@ export function removeExtent(tx: Transaction, inode: InodeRecord, start: number)
   const ref = inode.pages[index]!;
   const extents = tx.page(inode.ino, ref.page);
   const at = extentIndex(extents, start);
-  inode.allocatedBytes -= allocated(extents[at]!, inode.size);
+  inode.allocatedBytes -= allocatedOf(extents[at]!, inode.size);
   const rest = extents.filter((_, i) => i !== at);
   tx.changePage(inode.ino, ref.page, rest);
   if (rest.length === 0) inode.pages.splice(index, 1);
@@ -134,7 +130,7 @@ export function removeExtent(tx: Transaction, inode: InodeRecord, start: number)
 export function resizeAllocated(tx: Transaction, inode: InodeRecord, oldSize: number): void {
   const from = Math.min(oldSize, inode.size);
   for (const extent of extentsIn(tx, inode, from, Infinity, Infinity)) {
-    inode.allocatedBytes += allocated(extent, inode.size) - allocated(extent, oldSize);
+    inode.allocatedBytes += allocatedOf(extent, inode.size) - allocatedOf(extent, oldSize);
   }
 }
 

@@ -1,6 +1,7 @@
 /** Checks the block map of one file: in itself (extents.ts says what must hold), and against the index of replicas. */
 
 import type { FsckHint } from "../../wire/messages/fsck.ts";
+import { allocatedOf } from "../../wire/messages/inode.ts";
 import { PAGE_EXTENTS } from "./extents.ts";
 import type { BlockChecks } from "./fsck_blocks.ts";
 import type { FsckContext } from "./fsck_context.ts";
@@ -52,7 +53,7 @@ export async function* checkBlockMap(
       }
       if (start < end) wrong(`block ${block} at byte ${start} lies on the one before, which ends at ${end}`);
       end = Math.max(end, start + length);
-      allocatedBytes += Math.max(0, Math.min(length, inode.size - start));
+      allocatedBytes += allocatedOf(extent, inode.size);
       checkIndex(run, inode, extent, named);
       blockChecks.look(now, inode, extent, path);
     }

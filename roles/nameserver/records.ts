@@ -247,17 +247,27 @@ export interface Extent {
   readonly length: number;
   readonly generation: Generation;
   readonly written: boolean;
+  /** Bytes that its replicas take on their disks, each; absent: not known, as of blocks of an earlier version. */
+  readonly allocated?: number;
   readonly volumes: readonly VolumeId[];
 }
 
+/** Of a page of extents: since 2 an extent may say what it has allocated. */
+export const EXTENTS_VERSION = 2;
 const EXTENT_BYTES = 34;
+const ALLOCATED_BYTES = 8;
+const FLAG_WRITTEN = 1;
+const FLAG_ALLOCATED = 2;
 
 export function encodeExtents(extents: readonly Extent[]): Uint8Array<ArrayBuffer> {
   let length = 3;
-  for (const extent of extents) length += EXTENT_BYTES + extent.volumes.length * 4;
+  for (const extent of extents) {
+    length += EXTENT_BYTES + extent.volumes.length * 4 +
+      (extent.allocated === undefined ? 0 : ALLOCATED_BYTES);
+  }
   const bytes = new Uint8Array(length);
   const view = new DataView(bytes.buffer);
-  view.setUint8(0, RECORD_VERSION);
+  view.setUint8(0, EXTENTS_VERSION);
   view.setUint16(1, extents.length, true);
   let at = 3;
   for (const extent of extents) {
@@ -265,9 +275,17 @@ export function encodeExtents(extents: readonly Extent[]): Uint8Array<ArrayBuffe
     view.setFloat64(at + 8, extent.start, true);
     view.setFloat64(at + 16, extent.length, true);
     view.setFloat64(at + 24, extent.generation, true);
-    view.setUint8(at + 32, extent.written ? 1 : 0);
+    const { allocated } = extent;
+    view.setUint8(
+      at + 32,
+      (extent.written ? FLAG_WRITTEN : 0) | (allocated === undefined ? 0 : FLAG_ALLOCATED),
+    );
     view.setUint8(at + 33, extent.volumes.length);
     at += EXTENT_BYTES;
+    if (allocated !== undefined) {
+      view.setFloat64(at, allocated, true);
+      at += ALLOCATED_BYTES;
+    }
     for (const volume of extent.volumes) {
       view.setUint32(at, volume, true);
       at += 4;
@@ -277,7 +295,9 @@ export function encodeExtents(extents: readonly Extent[]): Uint8Array<ArrayBuffe
 }
 
 export function decodeExtents(bytes: Uint8Array): Extent[] {
-  checkVersion(bytes, "extents");
+  if (bytes[0] !== RECORD_VERSION && bytes[0] !== EXTENTS_VERSION) {
+    throw new Error(`extents record of version ${bytes[0]}, not ${EXTENTS_VERSION}`);
+  }
   const view = viewOf(bytes);
   const count = view.getUint16(1, true);
   const extents: Extent[] = [];
@@ -285,18 +305,20 @@ export function decodeExtents(bytes: Uint8Array): Extent[] {
   for (let i = 0; i < count; i++) {
     const volumes: VolumeId[] = [];
     const volumeCount = view.getUint8(at + 33);
-    for (let j = 0; j < volumeCount; j++) {
-      volumes.push(asVolumeId(view.getUint32(at + EXTENT_BYTES + j * 4, true)));
-    }
+    const flags = view.getUint8(at + 32);
+    const saysAllocated = (flags & FLAG_ALLOCATED) !== 0;
+    const volumesAt = at + EXTENT_BYTES + (saysAllocated ? ALLOCATED_BYTES : 0);
+    for (let j = 0; j < volumeCount; j++) volumes.push(asVolumeId(view.getUint32(volumesAt + j * 4, true)));
     extents.push({
       block: asBlockId(view.getFloat64(at, true)),
       start: view.getFloat64(at + 8, true),
       length: view.getFloat64(at + 16, true),
       generation: asGeneration(view.getFloat64(at + 24, true)),
-      written: view.getUint8(at + 32) === 1,
+      written: (flags & FLAG_WRITTEN) !== 0,
+      ...(saysAllocated ? { allocated: view.getFloat64(at + EXTENT_BYTES, true) } : {}),
       volumes,
     });
-    at += EXTENT_BYTES + volumeCount * 4;
+    at = volumesAt + volumeCount * 4;
   }
   return extents;
 }

@@ -33,6 +33,7 @@ export class Replies {
       start: extent.start,
       length: extent.length,
       written: extent.written,
+      ...extent.allocated === undefined ? {} : { allocated: extent.allocated },
       replicas: extent.volumes.map((volume) => this.#registry.location(volume)),
     };
   }

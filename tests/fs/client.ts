@@ -18,6 +18,7 @@ import { InodeTable } from "../../fs/inode_table.ts";
 import { KernelCache } from "../../fs/kernel_cache.ts";
 import { Names } from "../../fs/names.ts";
 import type { Access, Interruptible, OpenFile } from "../../fs/inode.ts";
+import { Ranges } from "../../fs/ranges.ts";
 import { Reader } from "../../fs/reader.ts";
 import { Recalls } from "../../fs/recalls.ts";
 import { Releases } from "../../fs/releases.ts";
@@ -33,6 +34,11 @@ import {
   ROOT_INODE,
 } from "../../wire/ids.ts";
 import type { ChainReply } from "../../wire/messages/dataserver.ts";
+import type {
+  ChangeRangeRequest,
+  CopyRangeRequest,
+  SeekBlockRequest,
+} from "../../wire/messages/dataserver.ts";
 import type { Attributes, Block, InodeReply, LeaseMode } from "../../wire/messages/inode.ts";
 import type {
   AcquireReply,
@@ -365,6 +371,17 @@ export class FakeDataservers {
         return none;
       },
       truncateBlock: async () => none,
+      changeRange: async ({ block, change, offset, length }: ChangeRangeRequest) => {
+        this.#events.push(`${change} ${block} ${offset}+${length}`);
+        await this.onWrite();
+        return none;
+      },
+      copyRange: async ({ block, offset, length, source }: CopyRangeRequest) => {
+        this.#events.push(`copy ${source.block} ${source.offset}+${length} to ${block} ${offset}`);
+        await this.onWrite();
+        return none;
+      },
+      seekBlock: async ({ offset, data }: SeekBlockRequest) => data ? { offset } : {},
       readBlock: async ({ generation, length }: { generation: number; length: number }) => {
         await this.onRead(address, generation);
         return { body: new Uint8Array(length).fill(this.fill) };
@@ -399,6 +416,7 @@ export interface TestClient {
   readonly names: Names;
   readonly files: Files;
   readonly accessTimes: AccessTimes;
+  readonly ranges: Ranges;
 }
 
 /** Times of access are off unless a test asks for them: whatever is made here has one that is due. */
@@ -449,6 +467,9 @@ export function startClient(policy: AtimePolicy = "off", directories = true): Te
     host,
   });
   const accessTimes = new AccessTimes({ policy, directories, session, table, kernelCache, clock, log });
+  const ranges = new Ranges({
+    ...{ session, dataservers, names, table, kernelCache, access, blocks, reader, writer, files, clock, log },
+  });
   return {
     clock,
     session: fakeSession,
@@ -466,6 +487,7 @@ export function startClient(policy: AtimePolicy = "off", directories = true): Te
     names,
     files,
     accessTimes,
+    ranges,
   };
 }
 

@@ -429,7 +429,7 @@ Deno.test("read: what was written here and is on its way comes first; holes and 
 Deno.test("seek: data and holes by blocks, and nothing past the end", async () => {
   const blocks = [blockOf(1, PAGE, PAGE), blockOf(2, 4 * PAGE, PAGE, false)];
   const { client, handle } = await start({ size: 6 * PAGE }, blocks);
-  const seek = (offset: number, wantsData: boolean) => client.files.seek(handle, offset, wantsData, PATIENT);
+  const seek = (offset: number, wantsData: boolean) => client.ranges.seek(handle, offset, wantsData, PATIENT);
   assert.deepEqual(
     await Promise.all([
       seek(0, true),
@@ -450,8 +450,9 @@ Deno.test("seek: data and holes by blocks, and nothing past the end", async () =
 Deno.test("fallocate: makes blocks over the holes, and moves the end only where asked", async () => {
   for (const grow of [false, true]) {
     const { client, handle } = await start({ size: PAGE }, [blockOf(1, 0, PAGE)]);
-    const { files, nameserver } = client;
-    const allocating = watch(files.allocate(handle, 0, 2 * PAGE, grow, PATIENT));
+    const { ranges, nameserver, events } = client;
+    const allocating = watch(ranges.reserve(handle, 0, 2 * PAGE, { grow }, PATIENT));
+    await nameserver.answer("statfs", { totalBytes: MIB, freeBytes: MIB, files: 1, blockBytes: MIB });
     await nameserver.answer("allocateBlock", { block: blockOf(2, PAGE, MIB, false) });
     if (grow) {
       const call = await nameserver.next("commit");
@@ -461,15 +462,30 @@ Deno.test("fallocate: makes blocks over the holes, and moves the end only where 
     }
     await quiet();
     assert.equal(allocating.state, "done");
+    assert.deepEqual(events.filter((event) => event.startsWith("reserve")), [
+      `reserve 1 0+${PAGE}`,
+      `reserve 2 0+${PAGE}`,
+    ]);
     assert.equal(handle.file.size, grow ? 2 * PAGE : PAGE);
   }
 });
 
-Deno.test("zeroRange: whole blocks go, the rest is overwritten, and the kernel's pages go", async () => {
+Deno.test("fallocate: what has no room in all of the cluster changes nothing", async () => {
+  const { client, handle } = await start({ size: PAGE }, [blockOf(1, 0, PAGE)]);
+  const { ranges, nameserver, events } = client;
+  const reserving = watch(ranges.reserve(handle, 0, 3 * PAGE, { grow: true }, PATIENT));
+  await nameserver.answer("statfs", { totalBytes: MIB, freeBytes: 2 * PAGE - 1, files: 1, blockBytes: MIB });
+  await quiet();
+  assert.ok(isErrno(reserving.error, "ENOSPC"));
+  assert.deepEqual(events.filter((event) => event.startsWith("reserve")), []);
+});
+
+Deno.test("punch: whole blocks go, the rest becomes a hole, and the kernel's pages go", async () => {
   const { client, handle } = await start({}, [blockOf(1, 0, 10 * PAGE)]);
-  const { files, nameserver, kernel, events } = client;
+  const { ranges, nameserver, kernel, events } = client;
   handle.file.inode.hasPages = true;
-  const zeroing = watch(files.zeroRange(handle, 100, 200, false, PATIENT));
+  const how = { grow: false, keepsRoom: false };
+  const zeroing = watch(ranges.zero(handle, 100, 200, how, PATIENT));
   const call = await nameserver.next("punch");
   assert.deepEqual([call.request.offset, call.request.length], [100, 100]);
   await call.answer(inodeReply(INO, "write", { version: 2, size: 10 * PAGE }));
@@ -477,7 +493,7 @@ Deno.test("zeroRange: whole blocks go, the rest is overwritten, and the kernel's
   await commit(client, 3);
   await quiet();
   assert.equal(zeroing.state, "done");
-  assert.deepEqual(events.filter((event) => event.startsWith("data")), ["data 1 100+100"]);
+  assert.deepEqual(events.filter((event) => event.startsWith("punch 1")), ["punch 1 100+100"]);
   assert.equal(kernel.taken().at(-1), `pages ${INO} 0+`);
 });
 

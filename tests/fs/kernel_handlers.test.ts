@@ -47,11 +47,11 @@ function start(
   policy: AtimePolicy = "off",
 ): TestClient & { readonly kernelSide: Required<FileSystemHandlers> } {
   const client = startClient(policy);
-  const { names, files, table, kernelCache, accessTimes, clock } = client;
+  const { names, files, ranges, table, kernelCache, accessTimes, clock } = client;
   know(client, ROOT);
   const session = client.session as unknown as ClusterSession;
   const kernelSide = kernelHandlers({
-    ...{ names, files, session, table, kernelCache, accessTimes, clock },
+    ...{ names, files, ranges, session, table, kernelCache, accessTimes, clock },
     virtualXattrs: new VirtualXattrs({ session, names, writer: client.writer }),
   });
   return { ...client, kernelSide: kernelSide as Required<FileSystemHandlers> };

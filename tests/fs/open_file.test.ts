@@ -24,11 +24,24 @@ Deno.test("open file: while dirty, size and mtime are its own", () => {
   assert.equal(file.shown(), file.inode.attributes);
 });
 
-Deno.test("open file: bytes past the end take room", () => {
+Deno.test("open file: what blocks take on disks counts, and what was accepted meanwhile", () => {
   const file = newFile(100);
   file.inode.attributes = attributesOf(INO, { size: 100, allocatedBytes: 4096 });
-  file.wrote(1_100, time(2), 0);
-  assert.equal(file.shown().allocatedBytes, 5_096);
+  const old = { ...blockOf(3, 0, 1 << 20), allocated: 4096 };
+  const fresh = { ...blockOf(4, 1 << 20, 1 << 20, false), allocated: 0 };
+  file.blocks.learn(0, 2 << 20, [old, fresh]);
+  file.wrote((2 << 20) - 1, time(2), 0);
+  assert.equal(file.shown().allocatedBytes, 4096, "a hole takes no room");
+  file.pendingBytes = 1000;
+  assert.equal(file.shown().allocatedBytes, 5096);
+  file.pendingBytes = 0;
+  file.noteBlock(old, true, 12288);
+  file.noteBlock(fresh, true, 8192);
+  assert.equal(file.shown().allocatedBytes, 12288 + 8192);
+  file.noteBlock(old, true, 0);
+  assert.equal(file.shown().allocatedBytes, 8192, "it was punched");
+  file.noteBlock(old, true, undefined);
+  assert.equal(file.shown().allocatedBytes, (1 << 20) + 8192, "of an older dataserver it counts as full");
 });
 
 Deno.test("open file: a write inside keeps the size, and one after a commit starts from what the nameserver has", () => {
@@ -55,7 +68,7 @@ Deno.test("open file: a block has data once it was written here, before the name
   const file = newFile();
   const block = blockOf(3, 0, 4096, false);
   assert.equal(file.hasData(block), false);
-  file.written.set(block.id, 0);
+  file.noteBlock(block, true, 4096);
   assert.equal(file.hasData(block), true);
   assert.equal(file.hasData(blockOf(4, 0, 4096)), true);
 });

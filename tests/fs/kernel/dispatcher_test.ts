@@ -115,6 +115,8 @@ const REPLY_BYTES: Readonly<Record<number, number>> = {
   [P.OP_WRITE]: 8,
   [P.OP_INIT]: 64,
   [P.OP_LSEEK]: 8,
+  [P.OP_COPY_FILE_RANGE]: 8,
+  [P.OP_COPY_FILE_RANGE_64]: 8,
   [P.OP_GETLK]: 24,
   [P.OP_UNLINK]: 0,
   [P.OP_GETXATTR]: 5,
@@ -171,6 +173,7 @@ for (const mode of ["at once", "later"] as const) {
         const nodeid = Math.floor(random.next() * 4);
         // Bounded sizes: MemoryFs would allocate what a random size asks for.
         if ([P.OP_SETATTR, P.OP_FALLOCATE, P.OP_WRITE].includes(opcode)) body.fill(0, 8, 32);
+        if ([P.OP_COPY_FILE_RANGE, P.OP_COPY_FILE_RANGE_64].includes(opcode)) body.fill(0, 32, 40);
         harness.dispatch(encodeRequest({ opcode, nodeid, body, unique: 2 * i + 2 }));
         if (!isReplyless(opcode)) expected++;
         if (i % 100 === 0) await harness.settled();

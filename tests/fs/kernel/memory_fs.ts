@@ -11,6 +11,7 @@ import type {
   AttributesAnswer,
   DirectoryWriter,
   EntryAnswer,
+  FilePosition,
   FileSystemHandlers,
   KernelAttributes,
   LockRange,
@@ -464,6 +465,12 @@ export class MemoryFs implements FileSystemHandlers {
     const node = this.#node(nodeid);
     if (offset >= node.size) return -ERRNO.ENXIO;
     return { offset: whence === 3 ? offset : node.size };
+  }
+
+  copyFileRange(_context: RequestContext, source: FilePosition, target: FilePosition, length: number) {
+    const { data, size } = this.#node(source.nodeid);
+    const bytes = data.slice(Math.min(source.offset, size), Math.min(source.offset + length, size));
+    return { bytes: this.#write(this.#node(target.nodeid), target.offset, bytes) };
   }
 
   getlk(_context: RequestContext, _nodeid: number, _fh: number, _owner: bigint, lock: LockRange): LockRange {

@@ -99,5 +99,15 @@ export const EXAMPLES: readonly RequestFields[] = [
   },
   { opcode: P.OP_TMPFILE, body: concatBytes([fixed(P.CREATE_IN.bytes, { 4: 0o600 }), nameBytes("/")]) },
   { opcode: P.OP_FALLOCATE, nodeid: file, body: fixed(P.FALLOCATE_IN.bytes, { 16: 10 }) },
+  {
+    opcode: P.OP_COPY_FILE_RANGE,
+    nodeid: file,
+    body: fixed(P.COPY_FILE_RANGE_IN.bytes, { 16: file, 40: 10 }),
+  },
+  {
+    opcode: P.OP_COPY_FILE_RANGE_64,
+    nodeid: file,
+    body: fixed(P.COPY_FILE_RANGE_IN.bytes, { 16: file, 32: 20, 40: 10 }),
+  },
   { opcode: P.OP_LSEEK, nodeid: file, body: fixed(P.LSEEK_IN.bytes, { 16: 3 }) },
 ];

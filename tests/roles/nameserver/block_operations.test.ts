@@ -4,11 +4,14 @@ import {
   allocateBlock,
   changeReplicas,
   extendBlock,
+  markReserved,
   markWritten,
   punchExtents,
   regularFile,
+  truncateExtents,
 } from "../../../roles/nameserver/block_operations.ts";
 import { extentAt } from "../../../roles/nameserver/extents.ts";
+import type { Transaction } from "../../../roles/nameserver/transaction.ts";
 import { grow, remove, setAttributes } from "../../../roles/nameserver/operations.ts";
 import { bytesOf } from "../../../base/bytes.ts";
 import { isErrno } from "../../../wire/errno.ts";
@@ -260,4 +263,36 @@ Deno.test("blocks: the size of the cells may change under a file", async () => {
   const middle = await allocate(1005, 10);
   assert.deepEqual([middle.start, middle.length], [1000, 10]);
   checkNamespace(journal);
+});
+
+Deno.test("a file takes the room that its writers have told of, and no more than its blocks cover", async () => {
+  const world = await makeWorld();
+  const { ino } = await world.namespace.change((tx) => makeFile(tx, "f"));
+  const length = 100_000;
+  const at = (tx: Transaction) => regularFile(tx, ino);
+  const taken = () => world.namespace.look((tx) => at(tx).allocatedBytes);
+  const [first, second] = await world.namespace.change((tx) => {
+    tx.change(at(tx)).size = 150_000;
+    return [0, length].map((offset) => allocateBlock(tx, at(tx), offset, length, () => [asVolumeId(1)]));
+  });
+  assert.equal(await taken(), 0, "blocks without data");
+  await world.namespace.change((tx) => {
+    const written = [{ ...first!, allocated: 40_960 }];
+    assert.deepEqual(markWritten(tx, at(tx), written).map(({ block }) => block), [first!.block]);
+    markReserved(tx, at(tx), [{ ...second!, allocated: 1_000_000 }]);
+  });
+  assert.equal(await taken(), 40_960 + 102_400);
+  await world.namespace.change((tx) => {
+    assert.deepEqual(markWritten(tx, at(tx), [{ ...first!, allocated: 8_192 }]), [], "it had data before");
+  });
+  assert.equal(await taken(), 8_192 + 102_400, "some of it was punched");
+  await world.namespace.change((tx) => {
+    tx.change(at(tx)).size = 5;
+    truncateExtents(tx, at(tx), 5);
+  });
+  assert.equal(await taken(), 4_096);
+  const { block, start } = first!;
+  await world.namespace.change((tx) => void markWritten(tx, at(tx), [{ block, start }]));
+  assert.equal(await taken(), 5, "not told: full up to the end");
+  checkNamespace(world.journal);
 });

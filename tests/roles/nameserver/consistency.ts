@@ -167,7 +167,9 @@ function readExtents(
       assert.ok(extent.length > 0, "an extent is not empty");
       assert.ok(extent.start >= end, "extents are in order and do not overlap");
       end = extent.start + extent.length;
-      allocatedBytes += Math.max(0, Math.min(end, inode.size) - extent.start);
+      allocatedBytes += extent.allocated === undefined
+        ? Math.max(0, Math.min(end, inode.size) - extent.start)
+        : Math.min(extent.allocated, Math.ceil(extent.length / 4096) * 4096);
     }
     assert.equal(inode.allocatedBytes, allocatedBytes, `allocatedBytes of ${ino}`);
     if (extents.length > 0) all.set(ino, extents);

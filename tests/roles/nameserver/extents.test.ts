@@ -50,13 +50,17 @@ class Model {
 
 let blocks = 1;
 
-function newExtent(start: number, length: number): Extent {
+/** Often not known. */
+const allocated = (random: Random) => chance(random, 0.5) ? { allocated: randomInt(random, 12_000) } : {};
+
+function newExtent(start: number, length: number, more: { readonly allocated?: number } = {}): Extent {
   return {
     block: asBlockId(blocks++),
     start,
     length,
     generation: asGeneration(1),
     written: false,
+    ...more,
     volumes: [],
   };
 }
@@ -67,7 +71,7 @@ function step(random: Random, tx: Transaction, inode: InodeRecord, model: Model,
   if (roll < growth) {
     if (model.at(offset) !== undefined) return;
     const room = Math.min(model.next(offset), SPACE) - offset;
-    const extent = newExtent(offset, Math.min(room, 1 + randomInt(random, 200)));
+    const extent = newExtent(offset, Math.min(room, 1 + randomInt(random, 200)), allocated(random));
     insertExtent(tx, inode, extent);
     tx.count("blocks", 1);
     model.put(extent);
@@ -75,7 +79,9 @@ function step(random: Random, tx: Transaction, inode: InodeRecord, model: Model,
     const old = model.before(offset);
     if (old === undefined) return;
     const room = Math.min(model.next(old.start), SPACE) - old.start;
-    const extent = { ...old, length: 1 + randomInt(random, Math.min(room, 400)), written: true };
+    const { allocated: _, ...rest } = old;
+    const length = 1 + randomInt(random, Math.min(room, 400));
+    const extent = { ...rest, length, written: true, ...allocated(random) };
     replaceExtent(tx, inode, extent);
     model.put(extent);
   } else if (roll < growth + 0.25) {

@@ -252,7 +252,7 @@ const DAMAGES: readonly Damage[] = [
   },
   {
     what: "blocks that lie on each other",
-    make: (tree) => spoilExtents(tree, tree.f, ([a, b]) => [{ ...a!, length: 1500 }, b!]),
+    make: (tree) => spoilExtents(tree, tree.f, ([a, b]) => [{ ...a!, length: 1500, allocated: 8 }, b!]),
     found: ["extents /d/f", "extents /d/f"],
     left: ["extents /d/f"],
   },

@@ -50,6 +50,7 @@ const randomExtent = (random: Random): records.Extent => ({
   length: big(random),
   generation: asGeneration(big(random)),
   written: chance(random, 0.5),
+  ...(chance(random, 0.5) ? { allocated: big(random) } : {}),
   volumes: Array.from({ length: randomInt(random, 8) }, () => asVolumeId(u32(random))),
 });
 
@@ -77,6 +78,22 @@ seededTest("records: extents come back as they were", (random) => {
   }
 });
 
+Deno.test("records: extents of version 1, which says nothing of room on disks, are understood", () => {
+  const extents: records.Extent[] = [1, 2].map((id) => ({
+    block: asBlockId(id),
+    start: id * 100,
+    length: 100,
+    generation: asGeneration(1),
+    written: id === 1,
+    volumes: [asVolumeId(3), asVolumeId(4)],
+  }));
+  const bytes = records.encodeExtents(extents);
+  bytes[0] = 1;
+  assert.deepEqual(records.decodeExtents(bytes), extents);
+  bytes[0] = 3;
+  assert.throws(() => records.decodeExtents(bytes), /version 3/);
+});
+
 seededTest("records: entries, order, replicas, retries and numbers come back as they were", (random) => {
   for (let i = 0; i < 1_000; i++) {
     const entry = { ino: asInodeId(big(random)), type: randomInt(random, 16), cookie: big(random) };
@@ -100,7 +117,7 @@ seededTest("records: another layout version is refused, not misread", (random) =
     [records.encodeExtents([randomExtent(random)]), records.decodeExtents],
   ];
   for (const [bytes, decode] of encoded) {
-    for (const version of [0, records.RECORD_VERSION + 1, 255]) {
+    for (const version of [0, records.EXTENTS_VERSION + 1, 255]) {
       const other = copyBytes(bytes);
       other[0] = version;
       assert.throws(() => decode(other), /version/);
