@@ -4,6 +4,7 @@ import { eventually, within } from "../harness/command.ts";
 import { MfsProcess } from "../harness/process.ts";
 import { RoleCluster } from "../harness/role_cluster.ts";
 import { randomInt, SeededRandom } from "../../base/random.ts";
+import { checkFileSystem } from "./check.ts";
 import { prepareVolume } from "./damage.ts";
 import { isAllowed } from "./errors.ts";
 import { type FaultKind, type Injected, Injector } from "./faults.ts";
@@ -92,6 +93,8 @@ export async function runOnce(options: RunOptions): Promise<RunResult> {
     files = await workers.verify(mountpoint, VERIFIED_MS);
     tell(`${files} files verified`);
     await fresh.stop();
+    problems.push(...await checkFileSystem(cluster));
+    tell("file system checked");
     const ended = cluster.ended();
     if (ended.length > 0) problems.push(`ended by themselves: ${ended.join(", ")}`);
     await cluster.stop();
