@@ -329,7 +329,7 @@ withLog(command(
   .argument("<mountpoint>", "an empty directory")
   .option(
     "-o <options>",
-    "comma-separated: ro, noatime, relatime, strictatime, nosuid, nodev, noexec, suid, dev, allow_other, nolock, root_squash, soft, timeout=SECONDS",
+    "comma-separated: ro, noatime, relatime, strictatime, nosuid, nodev, noexec, suid, dev, allow_other, noacl, nolock, root_squash, soft, timeout=SECONDS",
     joinOptions,
   )
   .option(

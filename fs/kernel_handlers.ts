@@ -57,6 +57,8 @@ export interface KernelHandlersOptions {
   readonly clock: Clock;
   /** The kernel asks for names each time, so that their directories' permissions are looked at. */
   readonly asksForNames?: boolean;
+  /** The kernel enforces ACLs (default); where it does not, nobody sees or sets any. */
+  readonly hasAcls?: boolean;
   /** Absent: locks are the kernel's own, and hold on this mount only. */
   readonly locks?: Locks;
 }
@@ -64,7 +66,7 @@ export interface KernelHandlersOptions {
 export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandlers {
   const { names, files, ranges, session, table, kernelCache, virtualXattrs, accessTimes, clock, locks } =
     options;
-  const { asksForNames = false } = options;
+  const { asksForNames = false, hasAcls = true } = options;
   const handles = new Map<number, Handle>();
   /** Any open handle of an inode, for requests that only guess one. */
   const handleOfInode = new Map<InodeId, Handle>();
@@ -360,14 +362,14 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     },
 
     setxattr(context, nodeid, name, value, flags, killSetgid) {
-      const refused = refusedXattrName(name);
+      const refused = refusedXattrName(name, hasAcls);
       if (refused < 0) return refused;
       const changed = names.setXattr(asInodeId(nodeid), name, value, flags, context, killSetgid);
       return within(nodeid, staleIfGone(changed.then(() => 0)));
     },
 
     getxattr(context, nodeid, name) {
-      const refused = refusedXattrName(name);
+      const refused = refusedXattrName(name, hasAcls);
       if (refused < 0) return refused;
       const ino = asInodeId(nodeid);
       const value = virtualXattrs.get(ino, name, context) ?? names.getXattr(ino, name, context);
@@ -380,7 +382,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       ),
 
     removexattr(context, nodeid, name) {
-      const refused = refusedXattrName(name);
+      const refused = refusedXattrName(name, hasAcls);
       if (refused < 0) return refused;
       const changed = names.removeXattr(asInodeId(nodeid), name, context);
       return within(nodeid, staleIfGone(changed.then(() => 0)));

@@ -232,6 +232,8 @@ export function squashRoot(inner: FileSystemHandlers, names: Names, user: UserId
       }),
     fallocate: (context, nodeid, fh, offset, length, mode) =>
       handlers.fallocate(as(context), nodeid, fh, offset, length, mode),
+    copyFileRange: (context, source, target, length) =>
+      handlers.copyFileRange(as(context), source, target, length),
     async setxattr(context, nodeid, name, value, flags) {
       const { gid } = await checkXattr(nodeid, name, context);
       return handlers.setxattr(as(context), nodeid, name, value, flags, !permissions.isOfGroup(gid));

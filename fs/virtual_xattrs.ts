@@ -86,10 +86,10 @@ export class VirtualXattrs {
 /**
  * The errno, negative, for a name that no local disk has: the kernel leaves it to us which namespaces there are. 0: it may be.
  */
-export function refusedXattrName(name: Uint8Array): number {
+export function refusedXattrName(name: Uint8Array, hasAcls: boolean): number {
   const namespace = NAMESPACES.find((prefix) => startsWith(name, prefix));
   if (namespace !== undefined) return name.length > namespace.length ? 0 : -ERRNO.EINVAL;
-  return ACL_NAMES.some((acl) => bytesEqual(name, acl)) ? 0 : -ERRNO.EOPNOTSUPP;
+  return hasAcls && ACL_NAMES.some((acl) => bytesEqual(name, acl)) ? 0 : -ERRNO.EOPNOTSUPP;
 }
 
 /** The name has that prefix. */

@@ -114,12 +114,17 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     ...options.lock ? { locks } : {},
     clock,
     asksForNames: rootSquash !== undefined,
+    hasAcls: options.acl,
   });
   const kernel = new KernelSession({
     fd: mount.fd,
     handlers: rootSquash === undefined ? handlers : squashRoot(handlers, fileSystem.names, rootSquash),
     log,
-    options: { trace: start.trace ?? false, cacheSymlinks: options.atime !== "strict", posixAcl: true },
+    options: {
+      trace: start.trace ?? false,
+      cacheSymlinks: options.atime !== "strict",
+      posixAcl: options.acl,
+    },
   });
   kernelSession = kernel;
   const notifier = new KernelNotifier({ fd: mount.fd });

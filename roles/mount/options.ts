@@ -8,6 +8,8 @@ export interface MountOptions {
   readonly suid: boolean;
   readonly dev: boolean;
   readonly exec: boolean;
+  /** The kernel enforces POSIX ACLs. */
+  readonly acl: boolean;
   readonly allowOther: boolean | undefined;
   readonly atime: "relatime" | "strict" | "off";
   /** False: nodiratime. */
@@ -25,6 +27,7 @@ export const MOUNT_OPTIONS_DEFAULT: MountOptions = {
   suid: true,
   dev: true,
   exec: true,
+  acl: true,
   allowOther: undefined,
   atime: "relatime",
   directoryAtime: true,
@@ -65,6 +68,10 @@ export function parseMountOptions(text: string): MountOptions {
       case "exec":
       case "noexec":
         options = { ...options, exec: name === "exec" };
+        break;
+      case "acl":
+      case "noacl":
+        options = { ...options, acl: name === "acl" };
         break;
       case "allow_other":
         options = { ...options, allowOther: true };
@@ -111,7 +118,7 @@ export function parseMountOptions(text: string): MountOptions {
           `unknown option ${
             JSON.stringify(name)
           }: known are ro, rw, suid, nosuid, dev, nodev, exec, noexec, ` +
-            `relatime, strictatime, noatime, diratime, nodiratime, allow_other, lock, nolock, root_squash, ` +
+            `acl, noacl, relatime, strictatime, noatime, diratime, nodiratime, allow_other, lock, nolock, root_squash, ` +
             `root_squash=UID:GID, hard, soft, timeout=SECONDS`,
           { op: "mount" },
         );

@@ -16,6 +16,28 @@ const LIMIT_MS = 60_000;
 const missing = PROGRAMS.filter((program) => !hasProgram(program));
 const ignore = Deno.uid() !== 0 || missing.length > 0;
 
+/** Values and listings as large as Linux has them, set on one mount and read on the other. */
+const LIMITS = `
+import errno, json, os, sys
+here, there = sys.argv[1:]
+said = []
+def until_refused(set_one):
+    try:
+        for i in range(1000): set_one(i)
+    except OSError as error: said.append([i, errno.errorcode[error.errno]])
+value = os.urandom(65536)
+os.setxattr(here, 'user.large', value)
+said.append(os.getxattr(there, 'user.large') == value)
+until_refused(lambda i: os.setxattr(here, 'user.large', value + b'x'))
+until_refused(lambda i: os.setxattr(here, 'user.' + str(i).zfill(250), b''))
+said.append(sum(len(name) + 1 for name in os.listxattr(there)))
+for name in os.listxattr(there): os.removexattr(there, name)
+said.append(os.listxattr(here))
+until_refused(lambda i: os.setxattr(here, 'user.' + str(i), value))
+print(json.dumps(said))
+`;
+const LIMITS_SAID = [true, [0, "E2BIG"], [255, "ENOSPC"], 65_291, [], [15, "ENOSPC"]];
+
 /** What a script says in an empty directory. */
 async function transcript(script: string, dir: string): Promise<string[]> {
   Deno.mkdirSync(dir);
@@ -149,6 +171,10 @@ Deno.test({
       assert.deepEqual(inode.Blocks[2].Volumes.length, 2);
     }
     assert.equal(JSON.parse(await get("user.mfs.inoJson", `${here}/d`)).Ftype, 0);
+    assert.deepEqual(
+      JSON.parse(await sh(`timeout 30 python3 - ${here}/d ${there}/d <<'END'${LIMITS}END`)),
+      LIMITS_SAID,
+    );
     assert.equal(await sh(`timeout 20 getfattr -d -m - ${here}/f`), "");
     for (
       const refused of [
@@ -176,7 +202,8 @@ Deno.test({
     }
     const script = `bash -c 'exec 2>&1; . ${HERE}common.sh; . ${HERE}squashed.sh'`;
     const [root, user] = await Promise.all([
-      run1(`cd ${squashed}/a; timeout 50 ${script}`),
+      // The kernel knows names of directories that others may search.
+      run1(`cd ${squashed}/a; as 1001:1001:1001 cat theirs/file >/dev/null; timeout 50 ${script}`),
       run1(`cd ${plain}/b; as 65534:65534:65534 timeout 50 ${script}`),
     ]);
     assert.ok(user!.includes("Permission denied") && user!.includes("Operation not permitted"));

@@ -18,6 +18,8 @@ for dir in private open sticky shared readable; do
   r mv mine $dir/mine
   r mv $dir/mine mine
 done
+r cat theirs/file
+r stat -c %a theirs/file
 for file in secret writable acl group mine own/file suid; do
   r cat $file
   r sh -c "echo more >>$file"

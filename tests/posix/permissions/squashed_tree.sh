@@ -14,6 +14,10 @@ for dir in private open sticky shared readable; do
   chmod 644 $dir/file
   mkdir $dir/dir
 done
+mkdir theirs
+echo text >theirs/file
+chown 1001 theirs
+chmod 700 theirs
 echo text >secret
 chmod 600 secret
 echo text >writable

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { bytesOf, textOf } from "../../../base/bytes.ts";
 import { isErrno } from "../../../wire/errno.ts";
 import { type InodeId, ROOT_INODE } from "../../../wire/ids.ts";
+import { FS_IMMUTABLE_FL } from "../../../wire/messages/inode.ts";
 import { gate, rest, watch } from "../leaseserver/harness.ts";
 import { describe, makeService, type Service, ServiceClient, since, startService } from "./service.ts";
 
@@ -48,6 +49,23 @@ Deno.test("leases: changes of attributes and xattrs leave others READ, changes o
     assert.deepEqual([asked(), lease], [[`${ino} ${keep} attributes`], "read"], what);
   }
   assert.deepEqual(a.recalls, []);
+});
+
+Deno.test("flags: an immutable file is written by nobody, whoever had it open; what was accepted before comes in", async () => {
+  const { clients: [a, b] } = await startService("a", "b");
+  const ino = await a.create("f", ROOT_INODE, true);
+  a.onRecall = async () => void await a.commit(ino, 77);
+  const set = await b.call("setattr", { retry: b.tag(), ino, flags: FS_IMMUTABLE_FL });
+  assert.deepEqual([set.attributes.flags, set.attributes.size], [FS_IMMUTABLE_FL, 77]);
+  const isRefused = (error: unknown) => isErrno(error, "EPERM");
+  for (const client of [a, b]) {
+    await assert.rejects(client.call("acquire", { ino, mode: "write" }), isRefused);
+    await assert.rejects(client.call("setattr", { retry: client.tag(), ino, size: 0 }), isRefused);
+    await assert.rejects(client.call("punch", { retry: client.tag(), ino, offset: 0, length: 9 }), isRefused);
+    assert.equal((await client.call("acquire", { ino, mode: "read" })).attributes.size, 77);
+  }
+  await a.call("setattr", { retry: a.tag(), ino, flags: 0 });
+  assert.equal((await b.call("acquire", { ino, mode: "write" })).lease, "write");
 });
 
 Deno.test("leases: a writer's size is asked for before anybody looks, and it becomes a reader", async () => {
