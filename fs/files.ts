@@ -21,7 +21,7 @@ import {
   type Interruptible,
   OpenFile,
 } from "./inode.ts";
-import { refuseOpen, refuseWrite } from "./inode_flags.ts";
+import { isAppendOnly, refuseOpen, refuseWrite } from "./inode_flags.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { Names } from "./names.ts";
@@ -69,6 +69,8 @@ export interface Handle {
   readonly isDirect: boolean;
   /** Pages that the kernel kept from before are still right. */
   readonly keepsPages: boolean;
+  /** The file was append-only when it was opened for writing: that O_APPEND is cleared later (fcntl) does not help. */
+  readonly mustAppend: boolean;
   /** O_NOATIME: what is read through it is no access. */
   isQuiet: boolean;
   /** Failures of the file's accepted writes that were told here, or came before it was opened. */
@@ -146,7 +148,8 @@ export class Files {
     inode.hasStalePages = false;
     const file = inode.file!;
     const isDirect = write || file.writers > 0 || inode.isShared;
-    return { file, write, isDirect, keepsPages, isQuiet: false, errorsTold: file.writeErrors };
+    const mustAppend = write && isAppendOnly(inode.attributes);
+    return { file, write, isDirect, keepsPages, mustAppend, isQuiet: false, errorsTold: file.writeErrors };
   }
 
   /** creat(2): makes the file, or opens the one that is there (without O_EXCL). */
@@ -301,7 +304,9 @@ export class Files {
     const { mode } = file.shown();
     if (file.inode.attributes.hasCapability === true) await this.#dropCapability(file, interrupt);
     await this.#options.access.use(file, access, interrupt, async () => {
-      refuseWrite(file.inode.attributes);
+      const { attributes } = file.inode;
+      refuseWrite(attributes);
+      if (handle.mustAppend && !isWriteback) refuseOpen(attributes, { write: true, append });
       if (append && !file.inode.attributesKnown) await this.#names.refresh(file.ino);
       if (append) position = file.size;
       await this.#options.writer.write(file, position, data, killSuidGid);

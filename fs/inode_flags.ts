@@ -27,11 +27,15 @@ export function refuseWrite({ flags = 0 }: Attributes): void {
   if ((flags & FS_IMMUTABLE_FL) !== 0) throw new FsError("EPERM", "the file is immutable");
 }
 
-/** EPERM when a file may not be opened like this. Only of attributes that are true. */
+export function isAppendOnly({ flags = 0 }: Attributes): boolean {
+  return (flags & FS_APPEND_FL) !== 0;
+}
+
+/** EPERM when a file may not be opened, or written, like this. Only of attributes that are true. */
 export function refuseOpen(attributes: Attributes, { write, append = false }: OpenMode): void {
   if (!write) return;
   refuseWrite(attributes);
-  if (((attributes.flags ?? 0) & FS_APPEND_FL) !== 0 && !append) {
+  if (isAppendOnly(attributes) && !append) {
     throw new FsError("EPERM", "the file is append-only: it is opened for writing with O_APPEND only");
   }
 }

@@ -128,12 +128,20 @@ Deno.test({
       echo four >&6; cat $there/f
       chattr +a f
       fails bash -c "echo five > $there/f"; fails truncate -s 0 $there/f; echo six >> $there/f; tail -n 1 f
+      python3 -c "
+import fcntl, os
+fd = os.open('$there/f', os.O_WRONLY | os.O_APPEND)
+os.write(fd, b'seven')
+fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+try: print(os.pwrite(fd, b'no', 0))
+except PermissionError: print('refused')"
+      head -n 1 f
       chattr -a f`,
       { timeoutMs: LIMIT_MS },
     );
     assert.deepEqual(said.split("\n"), [
       ...["text", "text", "text", "cap_net_raw=ep", "user:1001:rwx\t#effective:rw-"],
-      ...["text", "one", "four", "six"],
+      ...["text", "one", "four", "six", "refused", "text"],
     ]);
     await cluster.stop();
   },
