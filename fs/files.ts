@@ -7,6 +7,7 @@
 
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
+import type { FsError } from "../wire/errno.ts";
 import { type InodeId, ROOT_INODE } from "../wire/ids.ts";
 import { LEASE_RANK } from "../wire/messages/inode.ts";
 import type { CreateRequest, CreateUnnamedRequest } from "../wire/messages/nameserver.ts";
@@ -73,6 +74,8 @@ export interface Handle {
   readonly mustAppend: boolean;
   /** O_NOATIME: what is read through it is no access. */
   isQuiet: boolean;
+  /** Why nothing may be read or written through it any more, if so: a lock that it was to be done under is lost. */
+  refusal?: () => FsError | undefined;
   /** Failures of the file's accepted writes that were told here, or came before it was opened. */
   errorsTold: number;
 }
@@ -259,12 +262,13 @@ export class Files {
 
   /** `isDirect`: not into pages of the kernel's (a mapping of a direct handle reads into pages). */
   read(
-    { file }: Handle,
+    handle: Handle,
     offset: number,
     size: number,
     isDirect: boolean,
     interrupt: Interruptible,
   ): Promise<Uint8Array[]> {
+    const { file } = handle;
     const access: Access = {
       ...pagesOf(offset, size),
       isWrite: false,
@@ -275,7 +279,10 @@ export class Files {
       file,
       access,
       interrupt,
-      () => this.#options.reader.read(file, offset, size, interrupt),
+      () => {
+        checkUsable(handle);
+        return this.#options.reader.read(file, offset, size, interrupt);
+      },
     );
   }
 
@@ -304,6 +311,7 @@ export class Files {
     const { mode } = file.shown();
     if (file.inode.attributes.hasCapability === true) await this.#dropCapability(file, interrupt);
     await this.#options.access.use(file, access, interrupt, async () => {
+      if (!isWriteback) checkUsable(handle);
       const { attributes } = file.inode;
       refuseWrite(attributes);
       if (handle.mustAppend && !isWriteback) refuseOpen(attributes, { write: true, append });
@@ -381,4 +389,10 @@ export class Files {
     }
     await releases.send();
   }
+}
+
+/** In an access: whoever waited for its lease may have lost its locks meanwhile. */
+export function checkUsable(handle: Handle): void {
+  const error = handle.refusal?.();
+  if (error !== undefined) throw error;
 }

@@ -126,6 +126,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     const fh = nextHandle++;
     handles.set(fh, opened);
     handleOfInode.set(opened.file.ino, opened);
+    if (locks !== undefined) opened.refusal = () => locks.refusalOf(fh);
     opened.isQuiet = (flags & O_NOATIME) !== 0;
     const isRead = !opened.isDirect && !opened.isQuiet && (flags & libc.O_ACCMODE) !== libc.O_WRONLY;
     const access = isRead ? accessTimes.opened(opened.file) : NO_ACCESS;
@@ -268,14 +269,12 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     },
 
     read(context, nodeid, fh, offset, size, { isDirect }) {
-      if (locks?.isLost(fh)) return -ERRNO.EIO;
       const opened = handleOf(nodeid, fh);
       const data = staleIfGone(files.read(opened, offset, size, isDirect, context));
       return withAccess(data, opened.isQuiet ? undefined : accessTimes.accessed(opened.file.inode));
     },
 
     async write(context, nodeid, fh, offset, data, { openFlags, fromPageCache, killSuidGid }) {
-      if (!fromPageCache && locks?.isLost(fh)) return -ERRNO.EIO;
       const append = (openFlags & libc.O_APPEND) !== 0 && !fromPageCache;
       // The kernel leaves O_SYNC, O_DSYNC and RWF_DSYNC to us. O_SYNC has O_DSYNC's bit.
       const isSynced = (openFlags & libc.O_DSYNC) !== 0 && !fromPageCache;
@@ -408,7 +407,9 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     },
 
     async copyFileRange(context, source, target, length) {
-      if (locks?.isLost(source.fh) || locks?.isLost(target.fh)) return -ERRNO.EIO;
+      if (locks?.refusalOf(source.fh) !== undefined || locks?.refusalOf(target.fh) !== undefined) {
+        return -ERRNO.EIO;
+      }
       const into = handle(target.fh);
       await staleIfGone(ranges.dropPrivileges(into, context.uid !== 0, context));
       const from = handle(source.fh);

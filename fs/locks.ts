@@ -88,9 +88,9 @@ export class Locks implements LockKeeper {
     this.#options = options;
   }
 
-  /** A lock that was asked for through this handle is lost: what is read or written may be another's by now. */
-  isLost(fh: number): boolean {
-    return this.#lostHandles.size > 0 && this.#lostHandles.has(fh);
+  /** Not undefined: a lock that was asked for through this handle is lost; the file may be another's to work on by now. */
+  refusalOf(fh: number): FsError | undefined {
+    return this.#lostHandles.size > 0 && this.#lostHandles.has(fh) ? lost() : undefined;
   }
 
   /** Each close must be told of: some process here takes record locks. */

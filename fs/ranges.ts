@@ -15,7 +15,7 @@ import type { RangeChange } from "../wire/messages/dataserver.ts";
 import { type Blocks, isDropped } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import { type DataAccess, pagesOf } from "./data_access.ts";
-import type { Files, Handle } from "./files.ts";
+import { checkUsable, type Files, type Handle } from "./files.ts";
 import type { Access, Interruptible, OpenFile } from "./inode.ts";
 import { refuseWrite } from "./inode_flags.ts";
 import type { InodeTable } from "./inode_table.ts";
@@ -69,7 +69,7 @@ export class Ranges {
     { grow }: RangeOptions,
     interrupt: Interruptible,
   ): Promise<void> {
-    await this.#exclusively(handle.file, true, interrupt, async () => {
+    await this.#exclusively(handle, true, interrupt, async () => {
       await this.#fill(handle.file, "reserve", offset, end, interrupt);
       if (grow) await this.#growTo(handle.file, end);
     });
@@ -77,13 +77,14 @@ export class Ranges {
 
   /** [offset, end) reads as zeros from now on. `keepsRoom`: it has room on the disks; else what it had is free. */
   async zero(
-    { file }: Handle,
+    handle: Handle,
     offset: number,
     end: number,
     { grow, keepsRoom }: RangeOptions & { readonly keepsRoom: boolean },
     interrupt: Interruptible,
   ): Promise<void> {
-    await this.#exclusively(file, true, interrupt, async () => {
+    const { file } = handle;
+    await this.#exclusively(handle, true, interrupt, async () => {
       await this.#options.writer.commit(file, false);
       if (!file.inode.isFresh) await this.#options.names.refresh(file.ino, interrupt);
       if (keepsRoom) await this.#fill(file, "zero", offset, end, interrupt);
@@ -189,13 +190,15 @@ export class Ranges {
 
   /** An operation on all of a file's data that is neither a read nor a write of the kernel's. */
   #exclusively<T>(
-    file: OpenFile,
+    handle: Handle,
     write: boolean,
     interrupt: Interruptible,
     run: () => Promise<T>,
   ): Promise<T> {
     const access: Access = { start: 0, end: Infinity, isWrite: write, isPaged: false, isWriteback: false };
+    const { file } = handle;
     return this.#options.access.use(file, access, interrupt, () => {
+      checkUsable(handle);
       if (write) refuseWrite(file.inode.attributes);
       return run();
     });
@@ -216,13 +219,14 @@ export class Ranges {
 
   /** SEEK_DATA and SEEK_HOLE, as the replicas' disks have it; undefined past the end (ENXIO). */
   seek(
-    { file }: Handle,
+    handle: Handle,
     offset: number,
     wantsData: boolean,
     interrupt: Interruptible,
   ): Promise<number | undefined> {
     const { blocks, reader, names } = this.#options;
-    return this.#exclusively(file, false, interrupt, async () => {
+    const { file } = handle;
+    return this.#exclusively(handle, false, interrupt, async () => {
       await file.settled(0, Infinity);
       if (!file.inode.isFresh) await names.refresh(file.ino);
       const { size } = file;
@@ -297,7 +301,7 @@ export class Ranges {
       );
       try {
         const { file } = handle;
-        await this.#exclusively(file, true, interrupt, async () => {
+        await this.#exclusively(handle, true, interrupt, async () => {
           if (!file.inode.isFresh) await names.refresh(ino, interrupt);
           const { size } = file;
           if (size === 0) return;

@@ -201,15 +201,15 @@ Deno.test("client locks: what was lost with the session is EIO until the file is
   await locked;
   locks.lost();
   assert.equal(errors.length, 1);
-  assert.equal(locks.isLost(3), true);
-  assert.equal(locks.isLost(4), false);
+  assert.equal(locks.refusalOf(3)?.errno, "EIO");
+  assert.equal(locks.refusalOf(4), undefined);
   await assert.rejects(locks.tryLock(CALLER, ALL, thread), { errno: "EIO" });
   await assert.rejects(locks.lock(CALLER, ALL, thread), { errno: "EIO" });
   await assert.rejects(locks.unlock(CALLER, { start: 0, end: 5 }, thread), { errno: "EIO" });
   await assert.rejects(locks.test(CALLER, ALL, thread), { errno: "EIO" });
   await locks.closed(INO, "a1");
   locks.released(3);
-  assert.equal(locks.isLost(3), false);
+  assert.equal(locks.refusalOf(3), undefined);
   assert.equal(calls.length, 0);
   const again = outcome(locks.tryLock({ ...CALLER, fh: 5 }, ALL, thread));
   await (await next("lock")).answer({ granted: true });
@@ -231,7 +231,7 @@ Deno.test("client locks: a restarted server is told what is held, and what it re
   await locks.reclaim(server);
   assert.deepEqual(told.map(({ owner, ranges }) => [owner, ranges]), [["a1", [ALL]], ["b2", [ALL]]]);
   assert.equal(errors.length, 1);
-  assert.deepEqual([locks.isLost(3), locks.isLost(4)], [false, true]);
+  assert.deepEqual([locks.refusalOf(3), locks.refusalOf(4)?.errno], [undefined, "EIO"]);
 });
 
 Deno.test("client locks: what a failed call may have done is settled by the next one, or with the next connection", async () => {
