@@ -65,6 +65,48 @@ function joinOptions(value: string, before?: string): string {
   return before === undefined ? value : `${before},${value}`;
 }
 
+interface MountOptionFlags {
+  readonly o?: string;
+  readonly readOnly?: boolean;
+  readonly nosuid?: boolean;
+  readonly nodev?: boolean;
+  readonly noexec?: boolean;
+  readonly atime?: keyof typeof ATIME_OPTIONS;
+}
+
+const ATIME_OPTIONS = { relatime: "relatime", strict: "strictatime", off: "noatime" } as const;
+
+/** -o, and flags that are short for options of it. */
+function withMountOptions(target: Command): Command {
+  return target
+    .option(
+      "-o <options>",
+      "comma-separated: ro, nosuid, nodev, noexec, suid, dev, relatime, strictatime, noatime, nodiratime, allow_other, " +
+        "noacl, nolock, root_squash, soft, timeout=SECONDS",
+      joinOptions,
+    )
+    .option("--read-only", "nothing can be changed through it")
+    .option("--nosuid", "setuid and setgid programs get no rights")
+    .option("--nodev", "devices can't be opened")
+    .option("--noexec", "no program can be run")
+    .addOption(
+      new Option("--atime <when>", "which reads set times of access: first after a change, each, none")
+        .choices(Object.keys(ATIME_OPTIONS)),
+    );
+}
+
+/** All of them as -o has them. */
+function mountOptionsOf(flags: MountOptionFlags): string {
+  return [
+    flags.o ?? "",
+    flags.readOnly ? "ro" : "",
+    flags.nosuid ? "nosuid" : "",
+    flags.nodev ? "nodev" : "",
+    flags.noexec ? "noexec" : "",
+    flags.atime === undefined ? "" : ATIME_OPTIONS[flags.atime],
+  ].filter((option) => option !== "").join(",");
+}
+
 const logLevel = () =>
   new Option("--log-level <level>", "least severe lines to log").choices(["debug", "info", "warn", "error"]);
 
@@ -320,18 +362,13 @@ async function usage(check: () => Promise<void>): Promise<void> {
   }
 }
 
-withLog(command(
+withLog(withMountOptions(command(
   "mount",
   "Mounts the file system; returns once it is mounted and leaves a process in the background.",
   "mfs mount 10.0.0.1:7400 /mnt/mfs -o noatime",
-))
+)))
   .argument("<nameserver>", "HOST:PORT of the cluster's nameserver", address)
   .argument("<mountpoint>", "an empty directory")
-  .option(
-    "-o <options>",
-    "comma-separated: ro, noatime, relatime, strictatime, nosuid, nodev, noexec, suid, dev, allow_other, noacl, nolock, root_squash, soft, timeout=SECONDS",
-    joinOptions,
-  )
   .option(
     "--root-squash [uid:gid]",
     "root of this machine counts as this user (default: 65534:65534)",
@@ -343,23 +380,24 @@ withLog(command(
   .action(async (nameserver: string, mountpoint: string, _options, self: Command) => {
     const flags = self.opts<MountFlags & { foreground?: boolean; rootSquash?: UserIds | true }>();
     const squash = flags.rootSquash === true ? NOBODY : flags.rootSquash;
-    const options = squash === undefined
-      ? flags
-      : { ...flags, o: joinOptions(`root_squash=${squash.uid}:${squash.gid}`, flags.o) };
+    const given = mountOptionsOf(flags);
+    const o = squash === undefined
+      ? given
+      : joinOptions(`root_squash=${squash.uid}:${squash.gid}`, given || undefined);
+    const options = { ...flags, o };
     const { Assembly, checkMountOptions } = await import("./roles/singlenode/assembly.ts");
-    await usage(() => checkMountOptions(options.o ?? ""));
+    await usage(() => checkMountOptions(o));
     if (options.foreground !== true) return await mountInBackground(nameserver, mountpoint, options);
     const log = logOf("mfs", options);
     await serveUntilStopped("mount", log, async (signal) => {
       const assembly = new Assembly(log, signal);
-      const { host, rack, o = "" } = options;
+      const { host, rack } = options;
       const mounted = await assembly.startMount({ nameserver, mountpoint, host, rack, options: o });
       return { stop: () => assembly.stop(), ended: mounted.ended, failed: assembly.failed };
     });
   });
 
-interface MountFlags extends LogFlags {
-  readonly o?: string;
+interface MountFlags extends LogFlags, MountOptionFlags {
   readonly host: string;
   readonly rack: string;
 }
@@ -373,7 +411,7 @@ async function mountInBackground(nameserver: string, mountpoint: string, flags: 
     ...["mount", nameserver, absolutePath(mountpoint), "--foreground"],
     ...["--host", flags.host, "--rack", flags.rack],
     ...["--log-file", logFile, "--log-level", flags.logLevel, ...flags.logJson ? ["--log-json"] : []],
-    ...flags.o === undefined ? [] : ["-o", flags.o],
+    ...flags.o ? ["-o", flags.o] : [],
   ]);
   if (started.ready) {
     printLine(`mounted on ${mountpoint} by process ${started.pid}`);
@@ -392,11 +430,11 @@ command("umount", "Unmounts a MaggieFS mount of this machine.", "mfs umount /mnt
   });
 
 withLog(
-  command(
+  withMountOptions(command(
     "singlenode",
     "Runs a whole cluster on this machine and mounts it, until Ctrl-C.",
     "mfs singlenode /tmp/mfs",
-  ),
+  )),
   "warn",
 )
   .argument("[mountpoint]", "where to mount; made when missing; default: mnt under the directory")
@@ -410,19 +448,18 @@ withLog(
   .option("--dir <dir>", "keep the cluster here; without it a temporary directory, removed at the end")
   .option("--processes", "one process a role instead of one for all")
   .option("--listen <host:port>", "where the nameserver listens (default: a free port on loopback)", address)
-  .option("-o <options>", "mount options, as of `mfs mount`", joinOptions)
   .action(async (mountpoint: string | undefined, _options, self: Command) => {
-    const { o: mountOptions = "", replication, processes = false, ...options } = self.opts<
-      LogFlags & {
+    const { replication, processes = false, ...options } = self.opts<
+      LogFlags & MountOptionFlags & {
         dataservers?: number;
         volumes?: number;
         replication: number;
         dir?: string;
         processes?: boolean;
         listen?: string;
-        o?: string;
       }
     >();
+    const mountOptions = mountOptionsOf(options);
     const { checkMountOptions } = await import("./roles/singlenode/assembly.ts");
     await usage(() => checkMountOptions(mountOptions));
     const { describe, startSinglenode } = await import("./roles/singlenode/singlenode.ts");

@@ -135,7 +135,8 @@ export class Names {
       // Removed: whoever has it open sees it without a name, and a directory empty; so does who works in the directory. That
       // the kernel looks the name up anew will not do: it asks in the middle of open(2) as well, and would make a second file.
       if (!isErrno(error, "ENOENT") || inode === undefined || !isHeld(inode)) throw error;
-      inode.attributes = { ...inode.attributes, nlink: 0 };
+      const ctime = inode.attributes.nlink === 0 ? inode.attributes.ctime : this.#session.now();
+      inode.attributes = { ...inode.attributes, nlink: 0, ctime };
       return inode;
     }
   }

@@ -5,6 +5,7 @@
 
 import assert from "node:assert/strict";
 import { hasProgram, run, sh } from "../harness/command.ts";
+import { makeExt4, removeExt4 } from "../harness/ext4.ts";
 import { makeScratch, removeScratch } from "../harness/scratch.ts";
 import { SmallCluster } from "./small_cluster_process.ts";
 
@@ -49,16 +50,6 @@ async function transcript(script: string, dir: string): Promise<string[]> {
   return (stdout + stderr).split("\n");
 }
 
-/** ext4 in a file; undefined: this machine has no loop devices. */
-async function makeExt4(dir: string): Promise<string | undefined> {
-  const mountpoint = `${dir}/ext4`;
-  const { code } = await run("bash", [
-    "-c",
-    `truncate -s 64M ${dir}/image && mkfs.ext4 -q -F ${dir}/image && mkdir ${mountpoint} && mount -o loop ${dir}/image ${mountpoint}`,
-  ]);
-  return code === 0 ? mountpoint : undefined;
-}
-
 Deno.test({
   name: "permissions: ACLs, flags and xattrs are as on ext4",
   ignore,
@@ -88,7 +79,7 @@ Deno.test({
       }
       await cluster.stop();
     } finally {
-      await run("umount", [`${dir}/ext4`]);
+      await removeExt4(dir);
       await removeScratch(dir);
     }
   },
