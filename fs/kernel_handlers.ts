@@ -415,7 +415,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       const from = handle(source.fh);
       const range = { from: source.offset, to: target.offset, length };
       const bytes = await staleIfGone(ranges.copy(from, into, range, context));
-      if (!from.isQuiet) await accessTimes.accessed(from.file.inode);
+      if (!from.isQuiet) await accessTimes.accessed(from.file.inode, true);
       return { bytes };
     },
 
