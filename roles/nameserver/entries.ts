@@ -49,10 +49,15 @@ export function entry(tx: Transaction, parent: InodeId, name: Uint8Array): Entry
   return found;
 }
 
-/** Adds a name to a directory that is marked changed. */
-export function addEntry(tx: Transaction, parent: InodeRecord, name: Uint8Array, inode: InodeRecord): void {
+/** Adds a name to a directory that is marked changed: at the end of its listing, or in a place that is free. */
+export function addEntry(
+  tx: Transaction,
+  parent: InodeRecord,
+  name: Uint8Array,
+  inode: InodeRecord,
+  cookie = tx.ids.next("cookie"),
+): void {
   const type = (inode.mode >>> 12) & 15;
-  const cookie = tx.ids.next("cookie");
   tx.put(entryKey(parent.ino, name), encodeEntry({ ino: inode.ino, type, cookie }));
   tx.put(orderKey(parent.ino, cookie), encodeOrder({ ino: inode.ino, type, name }));
   parent.entries++;

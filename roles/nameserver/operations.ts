@@ -369,9 +369,13 @@ export function rename(
     removeEntry(tx, target, toName, existing!);
     dropLink(tx, target, replaced, openIn);
   }
-  if ((flags & RENAME_WHITEOUT) === 0) removeEntry(tx, source, fromName, moved);
-  else redirectEntry(tx, source, fromName, moved, makeWhiteout(tx, source, owner));
-  addEntry(tx, target, toName, inode);
+  const isWhiteout = (flags & RENAME_WHITEOUT) !== 0;
+  if (isWhiteout) redirectEntry(tx, source, fromName, moved, makeWhiteout(tx, source, owner));
+  else removeEntry(tx, source, fromName, moved);
+  // Who is reading the directory meets each file once, also when all are renamed meanwhile, and misses no name that was
+  // there all the time: a name that is replaced keeps its place, and a file that gets another name takes its place along.
+  const isWithin = fromParent === toParent && !isWhiteout;
+  addEntry(tx, target, toName, inode, existing?.cookie ?? (isWithin ? moved.cookie : undefined));
   tx.change(inode);
   inode.ctime = tx.now;
   if (movesDirectory && fromParent !== toParent) {

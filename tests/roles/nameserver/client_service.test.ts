@@ -126,6 +126,50 @@ seededTest("listing: a position leads to the same place again, and survives its 
   assert.equal(textOf(after[0]!.name), "f21");
 });
 
+Deno.test("listing: ends, and tells each file, though every file that it has told is renamed to and fro", async () => {
+  const service = await makeService();
+  const client = await ServiceClient.connect(service, "c");
+  const names = Array.from({ length: 30 }, (_, i) => `f${i}`);
+  for (const each of names) await client.create(each);
+  const parent = ROOT_INODE;
+  const rename = (from: string, to: string) =>
+    client.call("rename", {
+      retry: client.tag(),
+      parent,
+      name: name(from),
+      newParent: parent,
+      newName: name(to),
+      flags: 0,
+    });
+  const seen: string[] = [];
+  for (let cookie = 2;;) {
+    const { entries, end } = await client.call("readDirectory", {
+      ino: parent,
+      cookie,
+      limit: 1,
+      withInodes: false,
+    });
+    for (const entry of entries) {
+      seen.push(textOf(entry.name));
+      cookie = entry.cookie;
+      await rename(seen.at(-1)!, "elsewhere");
+      await rename("elsewhere", seen.at(-1)!);
+    }
+    if (end) break;
+    assert.ok(seen.length <= names.length, "it goes on and on");
+  }
+  assert.deepEqual(seen, names);
+  // A name that is replaced is where it was.
+  await rename("f3", "f7");
+  const { entries } = await client.call("readDirectory", {
+    ino: parent,
+    cookie: 2,
+    limit: 99,
+    withInodes: false,
+  });
+  assert.deepEqual(entries.map((entry) => textOf(entry.name)), names.filter((each) => each !== "f3"));
+});
+
 Deno.test("listing: a file is ENOTDIR, what is gone ENOENT, a strange limit is put right", async () => {
   const service = await makeService();
   const client = await ServiceClient.connect(service, "c");
