@@ -69,6 +69,8 @@ const SESSIONS_MAX = 10_000;
 /** A client that renews its session but does not acknowledge a recall is given up after so many times the TTL. */
 const PUSH_TTLS_MAX = 3;
 const PUSH_RETRY_MS = 200;
+/** From one look at the sessions to the next, at most this part of the TTL counts as silence. */
+const LOOK_PART = 4;
 
 export class SessionTable {
   readonly #options: SessionTableOptions;
@@ -78,10 +80,12 @@ export class SessionTable {
   readonly #unreclaimed = new Set<SessionId>();
   #reclaimWaiters: (() => void)[] = [];
   readonly #startedMs: number;
+  /** When the sessions were looked at last. */
+  #lookedMs: number;
 
   constructor(options: SessionTableOptions, stored: readonly SessionRecord[]) {
     this.#options = options;
-    this.#startedMs = options.clock.monotonicMs();
+    this.#startedMs = this.#lookedMs = options.clock.monotonicMs();
     for (const record of stored) {
       this.#add(new Session(record, this.#startedMs));
       this.#unreclaimed.add(record.session);
@@ -258,14 +262,21 @@ export class SessionTable {
     }
   }
 
-  /** Ends sessions that were silent for the TTL. Call several times a second. */
+  /**
+   * Ends sessions that were silent for the TTL. Call several times a second: when this process stood still in between, nobody
+   * could be heard, and what came meanwhile is read before anybody is blamed. A client stops by its own clock in any case.
+   */
   expire(): void {
-    const nowMs = this.#options.clock.monotonicMs();
-    for (const { record, lastSeenMs } of this.#sessions.values()) {
-      const id = record.session;
-      if (nowMs - lastSeenMs > this.#options.ttlMs) {
+    const { clock, ttlMs } = this.#options;
+    const nowMs = clock.monotonicMs();
+    const stoodMs = Math.max(0, nowMs - this.#lookedMs - ttlMs / LOOK_PART);
+    this.#lookedMs = nowMs;
+    for (const session of this.#sessions.values()) {
+      const id = session.record.session;
+      session.lastSeenMs = Math.min(nowMs, session.lastSeenMs + stoodMs);
+      if (nowMs - session.lastSeenMs > ttlMs) {
         this.end(id, "silent for the TTL");
-      } else if (this.#unreclaimed.has(id) && nowMs - this.#startedMs > 3 * this.#options.ttlMs) {
+      } else if (this.#unreclaimed.has(id) && nowMs - this.#startedMs > 3 * ttlMs) {
         // It is here, but keeps what it holds to itself: others have waited long enough.
         this.end(id, "it did not reclaim");
       }

@@ -10,6 +10,7 @@ import { FakeClock, settle } from "../../base/fake_clock.ts";
 import { FakePeer } from "../nameserver/fake_peer.ts";
 
 export const TTL_MS = 10_000;
+const LOOK_MS = 500;
 
 export interface Tables {
   readonly clock: FakeClock;
@@ -139,4 +140,12 @@ export function watch<T>(work: Promise<T> | T): { isDone: boolean; value: T | un
 /** Until nothing goes on any more by itself: what was answered has gone its way, and turns have been handed on. */
 export async function rest(): Promise<void> {
   for (let i = 0; i < 20; i++) await settle();
+}
+
+/** Lets `ms` pass in which the sessions are looked at as often as a server does it. */
+export async function passLooking(clock: FakeClock, sessions: SessionTable, ms: number): Promise<void> {
+  for (let leftMs = ms; leftMs > 0; leftMs -= LOOK_MS) {
+    await clock.advance(Math.min(leftMs, LOOK_MS));
+    sessions.expire();
+  }
 }

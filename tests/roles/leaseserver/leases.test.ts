@@ -6,7 +6,7 @@ import { FsError, isErrno } from "../../../wire/errno.ts";
 import { asInodeId, asSessionId } from "../../../wire/ids.ts";
 import { settle } from "../../base/fake_clock.ts";
 import { TOLD_LATELY } from "../../../roles/leaseserver/leases.ts";
-import { gate, Member, rest, startMembers, watch } from "./harness.ts";
+import { gate, Member, passLooking, rest, startMembers, watch } from "./harness.ts";
 
 const INO = asInodeId(5);
 const OTHER = asInodeId(6);
@@ -326,12 +326,10 @@ Deno.test("leases: a session that does not answer is waited for until it is over
   const other = watch(b.change({ ino: OTHER, keep: "none" }));
   await rest();
   assert.ok(other.isDone);
-  await clock.advance(9_000);
+  await passLooking(clock, sessions, 9_000);
   sessions.of(b.peer);
-  sessions.expire();
   assert.ok(!change.isDone);
-  await clock.advance(1_500);
-  sessions.expire();
+  await passLooking(clock, sessions, 1_500);
   await rest();
   assert.ok(change.isDone);
   assert.ok(!sessions.isAlive(a.session));

@@ -4,6 +4,7 @@ import { type SessionRecord, type SessionStore, SessionTable } from "../../../ro
 import { FsError, isErrno } from "../../../wire/errno.ts";
 import { asSessionId, type SessionId } from "../../../wire/ids.ts";
 import { FakeClock, settle } from "../../base/fake_clock.ts";
+import { passLooking } from "./harness.ts";
 import { FakePeer } from "../nameserver/fake_peer.ts";
 
 const TTL_MS = 10_000;
@@ -108,6 +109,27 @@ Deno.test("sessions: silence for the TTL ends one, any traffic renews it", async
   table.expire();
   table.end(session, "again");
   assert.deepEqual(ended, [session], "it ends once");
+});
+
+Deno.test("sessions: while the server stood still nobody was silent; who stays so ends all the same", async () => {
+  const { clock, table, open, ended } = start();
+  const [quiet, busy] = [new FakePeer(), new FakePeer()];
+  const { session } = await open("quiet", quiet);
+  await open("busy", busy);
+  for (let i = 0; i < 2; i++) {
+    await clock.advance(3 * TTL_MS);
+    table.expire();
+    assert.deepEqual(ended, [], "what they have sent meanwhile is yet to be read");
+    table.of(busy);
+  }
+  await clock.advance(TTL_MS / 4);
+  table.expire();
+  await clock.advance(3 * TTL_MS);
+  table.expire();
+  assert.deepEqual(ended, []);
+  await clock.advance(1);
+  table.expire();
+  assert.deepEqual(ended, [session]);
 });
 
 Deno.test("sessions: an acknowledged push counts as a sign of life", async () => {
@@ -226,8 +248,7 @@ Deno.test("sessions: one that is silent while a push waits for it ends after the
   const peer = new FakePeer(() => new Promise(() => {}));
   const { session } = await open("a", peer);
   const pushing = table.push(session, 60, {});
-  await clock.advance(TTL_MS);
-  table.expire();
+  await passLooking(clock, table, TTL_MS);
   assert.deepEqual(ended, []);
   await clock.advance(1);
   table.expire();
@@ -338,7 +359,7 @@ Deno.test("sessions: those from before a restart are waited for, and end when th
   assert.deepEqual(table.unreclaimed(asSessionId(0)), [a, b], "not before it said what it holds");
   table.markReclaimed(a);
   assert.deepEqual(table.unreclaimed(asSessionId(0)), [b]);
-  await clock.advance(TTL_MS);
+  await passLooking(clock, table, TTL_MS);
   table.of(peer);
   await clock.advance(1);
   table.expire();

@@ -5,7 +5,7 @@ import { bytesOf, textOf } from "../../../base/bytes.ts";
 import { isErrno } from "../../../wire/errno.ts";
 import { type InodeId, ROOT_INODE } from "../../../wire/ids.ts";
 import { FS_IMMUTABLE_FL } from "../../../wire/messages/inode.ts";
-import { gate, rest, watch } from "../leaseserver/harness.ts";
+import { gate, passLooking, rest, watch } from "../leaseserver/harness.ts";
 import { describe, makeService, type Service, ServiceClient, since, startService } from "./service.ts";
 
 const name = bytesOf;
@@ -278,13 +278,11 @@ Deno.test("restart: who does not come back is waited for until its session is ov
   const { sessions } = service.leaseserver;
   const b = await ServiceClient.connect(service, "b");
   const look = watch(b.call("getattr", { ino }));
-  await service.clock.advance(9_000);
+  await passLooking(service.clock, sessions, 9_000);
   sessions.of(b.peer);
-  sessions.expire();
   await rest();
   assert.ok(!look.isDone);
-  await service.clock.advance(1_500);
-  sessions.expire();
+  await passLooking(service.clock, sessions, 1_500);
   await rest();
   assert.equal(look.value?.lease, "read");
 });

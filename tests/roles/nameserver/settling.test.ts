@@ -15,6 +15,7 @@ import { FsError } from "../../../wire/errno.ts";
 import { type BlockId, type InodeId, ROOT_INODE, type VolumeId } from "../../../wire/ids.ts";
 import { COPY_GENERATION, DATASERVER_PUSHES } from "../../../wire/messages/dataserver.ts";
 import type { Block } from "../../../wire/messages/inode.ts";
+import { passLooking } from "../leaseserver/harness.ts";
 import { FakePeer } from "./fake_peer.ts";
 import { makeService, type Service, ServiceClient } from "./service.ts";
 
@@ -171,10 +172,9 @@ class World {
 async function endWriter({ service, client }: World, other: ServiceClient): Promise<void> {
   client.onRecall = () => new Promise<void>(() => {});
   const { sessions } = service.leaseserver;
-  await service.clock.advance(9_000);
+  await passLooking(service.clock, sessions, 9_000);
   sessions.of(other.peer);
-  await service.clock.advance(1_500);
-  sessions.expire();
+  await passLooking(service.clock, sessions, 1_500);
   await service.clock.advance(1_000);
 }
 
