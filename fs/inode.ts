@@ -17,7 +17,7 @@
 
 import { type Timespec, timespecCompare } from "../base/clock.ts";
 import type { FsError } from "../wire/errno.ts";
-import { type BlockId, type InodeId, ROOT_INODE } from "../wire/ids.ts";
+import { type BlockId, type Generation, type InodeId, ROOT_INODE } from "../wire/ids.ts";
 import {
   allocatedOf,
   type Attributes,
@@ -236,8 +236,11 @@ export class OpenFile {
   readonly written = new Map<BlockId, BlockNote>();
   /** Blocks without data for which room was reserved since the last commit. */
   readonly reserved = new Map<BlockId, BlockNote>();
-  /** Blocks that got data since their replicas' last fsync; each write puts another object. */
-  readonly unsynced = new Map<BlockId, { readonly start: number }>();
+  /**
+   * Blocks that got data since their replicas' last fsync, and the generation under which they got the first of it; each
+   * write puts another object.
+   */
+  readonly unsynced = new Map<BlockId, { readonly start: number; readonly since: Generation }>();
   /** `Inode.grants` when the blocks that others may have written to were synced last. */
   restSyncedAt = 0;
   readonly pending = new Set<PendingWrite>();

@@ -164,10 +164,12 @@ export class RangeCopier {
       let failure: FsError | undefined;
       let asked: VolumeId | undefined;
       let allocated: number | undefined;
+      let since = there.generation;
       const candidates = dataservers.nearestFirst(current.replicas).filter(({ volume }) => !bad.has(volume));
       if (candidates.length === 0) throw new FsError("EOPNOTSUPP", "no replica of the source can be read");
       const used = await blocks.onChain(target, there, async (client, volume, chain, now) => {
         failure = undefined;
+        since = now.generation;
         const head = now.replicas.find((replica) => replica.volume === volume)?.node;
         const origin = candidates.find(({ node }) => node === head) ?? candidates[0]!;
         asked = origin.volume;
@@ -192,7 +194,7 @@ export class RangeCopier {
         }
       }, { tenure, headOn: nodesOf(candidates) });
       // Also a part of it may be there.
-      writer.noteWritten(target, used, allocated);
+      writer.noteWritten(target, used, allocated, since);
       if (failure === undefined) return;
       if (failure.errno === "EOPNOTSUPP") throw failure;
       log.debug("a replica could not be copied from", { block: current.id, volume: asked, error: failure });

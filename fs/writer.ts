@@ -6,7 +6,8 @@
  * Invariants:
  * - Accepted bytes are bounded (WINDOW_BYTES a file, TOTAL_BYTES a mount).
  * - Two writes that overlap are never in flight together, so the later one wins on every replica.
- * - A failure after acceptance is told by the next fsync or close of each handle, and logged.
+ * - A failure after acceptance is told by the next fsync or close of each handle, and logged. So is that all machines which
+ *   had something stopped before it was synced.
  */
 
 import { copyBytes } from "../base/bytes.ts";
@@ -14,7 +15,7 @@ import { type Clock, type Timespec, timespecCompare } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import { asFsError, FsError, isErrno } from "../wire/errno.ts";
 import { decodeError } from "../wire/error_message.ts";
-import type { BlockId } from "../wire/ids.ts";
+import type { BlockId, Generation } from "../wire/ids.ts";
 import type { ChainReply, RangeChange } from "../wire/messages/dataserver.ts";
 import type { Attributes, Block } from "../wire/messages/inode.ts";
 import { FILE_BYTES_MAX, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
@@ -162,11 +163,13 @@ export class Writer {
   ): Promise<void> {
     const offset = position - block.start;
     let allocated: number | undefined;
+    let since = block.generation;
     try {
       const used = await this.#options.blocks.onChain(
         file,
         block,
         async (client, volume, chain, current) => {
+          since = current.generation;
           const reply = await client.writeBlock(
             {
               block: current.id,
@@ -184,7 +187,7 @@ export class Writer {
         },
         { tenure },
       );
-      this.noteWritten(file, used, allocated);
+      this.noteWritten(file, used, allocated, since);
     } catch (error) {
       // The block was dropped under us (a truncate from elsewhere): the bytes go where the file is now.
       if (!isDropped(error)) throw error;
@@ -194,10 +197,15 @@ export class Writer {
   }
 
   /** A block got data that is not on all disks yet. Answers to writes cross: none of them takes room away. */
-  noteWritten(file: OpenFile, block: Block, allocated: number | undefined): void {
+  noteWritten(file: OpenFile, block: Block, allocated: number | undefined, since: Generation): void {
     const before = file.written.get(block.id)?.allocated ?? 0;
     file.noteBlock(block, true, allocated === undefined ? undefined : Math.max(allocated, before));
-    file.unsynced.set(block.id, { start: block.start });
+    this.#noteUnsynced(file, block, since);
+  }
+
+  /** `since`: the generation under which the data was sent. */
+  #noteUnsynced(file: OpenFile, { id, start }: Block, since: Generation): void {
+    file.unsynced.set(id, { start, since: file.unsynced.get(id)?.since ?? since });
   }
 
   /**
@@ -213,8 +221,10 @@ export class Writer {
   ): Promise<void> {
     let allocated: number | undefined;
     let full: FsError | undefined;
+    let since = block.generation;
     const used = await this.#options.blocks.onChain(file, block, async (client, volume, chain, current) => {
       full = undefined;
+      since = current.generation;
       const { id, generation } = current;
       const range = { change, offset: offset - current.start, length: end - offset };
       const request = { block: id, generation, volume, chain, create: !current.written, ...range };
@@ -232,7 +242,7 @@ export class Writer {
         return { failed: [] };
       }
     });
-    if (file.hasData(used)) file.unsynced.set(used.id, { start: used.start });
+    if (file.hasData(used)) this.#noteUnsynced(file, used, since);
     file.noteBlock(used, false, allocated);
     this.note(file, 0);
     if (full !== undefined) throw full;
@@ -369,9 +379,10 @@ export class Writer {
         [...ours].slice(i, i + SYNCS_AT_ONCE).map(async ([id, mark]) => {
           const block = file.blocks.at(mark.start);
           const current = block?.id === id ? block : await this.#find(file, mark.start);
-          if (current?.id === id) await this.#syncBlock(file, current); // else truncated away since
+          const used = current?.id === id ? await this.#syncBlock(file, current) : undefined; // truncated away since
           // A write that came meanwhile has put another mark: it may have missed the disk.
           if (file.unsynced.get(id) === mark) file.unsynced.delete(id);
+          if ((used?.chosenAt ?? 0) > mark.since) this.#lost(file, id);
         }),
       );
     }
@@ -379,8 +390,16 @@ export class Writer {
     file.restSyncedAt = grants;
   }
 
-  async #syncBlock(file: OpenFile, block: Block): Promise<void> {
-    await this.#options.blocks.onChain(file, block, (client, volume, chain, used) =>
+  /** All machines that had the block stopped after something was written to it here, and before it was synced. */
+  #lost(file: OpenFile, block: BlockId): void {
+    this.#options.log.error("machines stopped before what was written was synced", { ino: file.ino, block });
+    const message = "what was written may be lost: all machines that had it stopped before it was synced";
+    file.fail(new FsError("EIO", message, { op: "fsync" }));
+  }
+
+  /** The block as it is afterwards. */
+  #syncBlock(file: OpenFile, block: Block): Promise<Block> {
+    return this.#options.blocks.onChain(file, block, (client, volume, chain, used) =>
       client.syncBlock(
         { block: used.id, generation: used.generation, volume, chain },
         { timeoutMs: SYNC_TIMEOUT_MS },

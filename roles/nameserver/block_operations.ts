@@ -139,6 +139,12 @@ export function markReserved(
   }
 }
 
+/** What was written to the block under a generation lower than `at`, and not synced, may be lost. */
+export function setChosen(tx: Transaction, inode: InodeRecord, extent: Extent, at: Generation): void {
+  tx.change(inode);
+  replaceExtent(tx, inode, { ...extent, chosenAt: at });
+}
+
 /** Gives a block other replicas and a higher generation. */
 export function changeReplicas(
   tx: Transaction,

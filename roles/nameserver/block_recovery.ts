@@ -28,6 +28,7 @@ import {
   dropUnwritten,
   leaveDeletion,
   regularFile,
+  setChosen,
   truncateExtents,
 } from "./block_operations.ts";
 import { extentAt, extentsIn } from "./extents.ts";
@@ -153,7 +154,7 @@ export class BlockRecovery {
 
   /**
    * None but doubtful replicas are left, which these are: what one of them holds is what the block holds from now on. True
-   * when that is so.
+   * when that is so. Who has written to it without a sync hears of it (Block.chosenAt).
    */
   choose(ino: InodeId, start: number, seen: Extent, doubtful: readonly VolumeId[]): Promise<boolean> {
     return this.#alone(seen.block, async () => {
@@ -169,6 +170,12 @@ export class BlockRecovery {
       if (!isSame(await this.#namespace.look((tx) => currentExtent(tx, ino, start, seen.block)))) {
         return false;
       }
+      if (kept.length === 0) return false;
+      // First, as nobody can tell afterwards that what took the generation was doubtful before.
+      await this.#namespace.change((tx) => {
+        const now = currentExtent(tx, ino, start, seen.block);
+        if (isSame(now)) setChosen(tx, regularFile(tx, ino), now, to);
+      }, true);
       const volumes = await this.#takers(kept, seen, to, true);
       if (volumes.length === 0) return false;
       const isChanged = await this.#namespace.change((tx) => {
@@ -176,7 +183,7 @@ export class BlockRecovery {
         if (!isSame(now)) return false;
         changeReplicas(tx, regularFile(tx, ino), now, volumes);
         return true;
-      });
+      }, true);
       if (!isChanged) return false;
       const { block } = seen;
       this.#log.error("block may have lost what was not synced: all its replicas' machines stopped", {

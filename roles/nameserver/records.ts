@@ -250,20 +250,26 @@ export interface Extent {
   /** Bytes that its replicas take on their disks, each; absent: not known, as of blocks of an earlier version. */
   readonly allocated?: number;
   readonly volumes: readonly VolumeId[];
+  /** As Block's. */
+  readonly chosenAt?: Generation;
 }
 
-/** Of a page of extents: since 2 an extent may say what it has allocated. */
+/** Of a page of extents: since 2 an extent may say what it has allocated, and since when it was chosen. */
 export const EXTENTS_VERSION = 2;
 const EXTENT_BYTES = 34;
 const ALLOCATED_BYTES = 8;
 const FLAG_WRITTEN = 1;
 const FLAG_ALLOCATED = 2;
+const CHOSEN_BYTES = 8;
+/** `chosenAt` follows the volumes. */
+const FLAG_CHOSEN = 4;
 
 export function encodeExtents(extents: readonly Extent[]): Uint8Array<ArrayBuffer> {
   let length = 3;
   for (const extent of extents) {
     length += EXTENT_BYTES + extent.volumes.length * 4 +
-      (extent.allocated === undefined ? 0 : ALLOCATED_BYTES);
+      (extent.allocated === undefined ? 0 : ALLOCATED_BYTES) +
+      (extent.chosenAt === undefined ? 0 : CHOSEN_BYTES);
   }
   const bytes = new Uint8Array(length);
   const view = new DataView(bytes.buffer);
@@ -275,10 +281,11 @@ export function encodeExtents(extents: readonly Extent[]): Uint8Array<ArrayBuffe
     view.setFloat64(at + 8, extent.start, true);
     view.setFloat64(at + 16, extent.length, true);
     view.setFloat64(at + 24, extent.generation, true);
-    const { allocated } = extent;
+    const { allocated, chosenAt } = extent;
     view.setUint8(
       at + 32,
-      (extent.written ? FLAG_WRITTEN : 0) | (allocated === undefined ? 0 : FLAG_ALLOCATED),
+      (extent.written ? FLAG_WRITTEN : 0) | (allocated === undefined ? 0 : FLAG_ALLOCATED) |
+        (chosenAt === undefined ? 0 : FLAG_CHOSEN),
     );
     view.setUint8(at + 33, extent.volumes.length);
     at += EXTENT_BYTES;
@@ -290,6 +297,9 @@ export function encodeExtents(extents: readonly Extent[]): Uint8Array<ArrayBuffe
       view.setUint32(at, volume, true);
       at += 4;
     }
+    if (chosenAt === undefined) continue;
+    view.setFloat64(at, chosenAt, true);
+    at += CHOSEN_BYTES;
   }
   return bytes;
 }
@@ -308,6 +318,8 @@ export function decodeExtents(bytes: Uint8Array): Extent[] {
     const flags = view.getUint8(at + 32);
     const saysAllocated = (flags & FLAG_ALLOCATED) !== 0;
     const volumesAt = at + EXTENT_BYTES + (saysAllocated ? ALLOCATED_BYTES : 0);
+    const endAt = volumesAt + volumeCount * 4;
+    const isChosen = (flags & FLAG_CHOSEN) !== 0;
     for (let j = 0; j < volumeCount; j++) volumes.push(asVolumeId(view.getUint32(volumesAt + j * 4, true)));
     extents.push({
       block: asBlockId(view.getFloat64(at, true)),
@@ -317,8 +329,9 @@ export function decodeExtents(bytes: Uint8Array): Extent[] {
       written: (flags & FLAG_WRITTEN) !== 0,
       ...(saysAllocated ? { allocated: view.getFloat64(at + EXTENT_BYTES, true) } : {}),
       volumes,
+      ...(isChosen ? { chosenAt: asGeneration(view.getFloat64(endAt, true)) } : {}),
     });
-    at = volumesAt + volumeCount * 4;
+    at = endAt + (isChosen ? CHOSEN_BYTES : 0);
   }
   return extents;
 }

@@ -35,6 +35,7 @@ export class Replies {
       written: extent.written,
       ...extent.allocated === undefined ? {} : { allocated: extent.allocated },
       replicas: extent.volumes.map((volume) => this.#registry.location(volume)),
+      ...(extent.chosenAt === undefined ? {} : { chosenAt: extent.chosenAt }),
     };
   }
 

@@ -2,10 +2,21 @@
 
 import assert from "node:assert/strict";
 import type { Handle } from "../../fs/files.ts";
-import { FsError } from "../../wire/errno.ts";
+import { FsError, isErrno } from "../../wire/errno.ts";
 import { asGeneration, asVolumeId } from "../../wire/ids.ts";
 import type { Block } from "../../wire/messages/inode.ts";
-import { blockOf, opened, PATIENT, quiet, startClient, type TestClient, watch, WRITING } from "./client.ts";
+import {
+  blockOf,
+  INO,
+  inodeReply,
+  opened,
+  PATIENT,
+  quiet,
+  startClient,
+  type TestClient,
+  watch,
+  WRITING,
+} from "./client.ts";
 
 const MIB = 1024 * 1024;
 const HOW = { append: false, isWriteback: false, killSuidGid: false };
@@ -122,4 +133,32 @@ Deno.test("chain: of a write across two blocks nothing is in flight when it has 
   await quiet();
   assert.equal(overlapping.state, "done");
   assert.equal(dataservers.writes.length, sent + 2);
+});
+
+Deno.test("chain: fsync fails once when all machines that had what was written have stopped since", async () => {
+  const { client, handle } = await start();
+  const { dataservers, nameserver } = client;
+  let current = BLOCK;
+  dataservers.onSync = (generation) =>
+    generation === current.generation
+      ? Promise.resolve()
+      : Promise.reject(new FsError("ESTALE", `not ${generation}`));
+  const sync = async () => {
+    const syncing = watch(client.files.fsync(handle));
+    for (await quiet(); syncing.state === "waits"; await client.clock.advance(1_000)) {
+      if (nameserver.calls[0]?.method === "blocks") {
+        await nameserver.answer("blocks", { blocks: [current], end: MIB });
+      } else await nameserver.answer("commit", inodeReply(INO, "write", { size: 2 * MIB }));
+    }
+    return syncing;
+  };
+  await write(client, handle, 0, 10);
+  current = on(BLOCK, 2, 1, 2);
+  assert.equal((await sync()).state, "done", "a replica failed: the others have it");
+  await write(client, handle, 0, 10);
+  current = { ...on(BLOCK, 3, 1, 2), chosenAt: asGeneration(3) };
+  const { error } = await sync();
+  assert.ok(isErrno(error, "EIO"), `${error}`);
+  await write(client, handle, 0, 10);
+  assert.equal((await sync()).state, "done", "it was written again");
 });

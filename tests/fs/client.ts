@@ -338,7 +338,7 @@ export class FakeDataservers {
   fill = 7;
   /** What becomes of a write; a test may make it wait or fail. */
   onWrite: () => Promise<void> = () => Promise.resolve();
-  onSync: () => Promise<void> = () => Promise.resolve();
+  onSync: (generation: number) => Promise<void> = () => Promise.resolve();
   /** What becomes of a read of a generation at an address: bytes of `fill`, unless the test says otherwise. */
   onRead: (address: string, generation: number) => Promise<void> = () => Promise.resolve();
   /** Replicas further down the chain that fail. */
@@ -364,10 +364,10 @@ export class FakeDataservers {
         await this.onWrite();
         return { failed: this.onChain() };
       },
-      syncBlock: async ({ block }: { block: number }) => {
+      syncBlock: async ({ block, generation }: { block: number; generation: number }) => {
         this.syncs.push(block);
         this.#events.push(`sync ${block}`);
-        await this.onSync();
+        await this.onSync(generation);
         return none;
       },
       truncateBlock: async () => none,

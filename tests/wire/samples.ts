@@ -42,6 +42,7 @@ const block = {
   length: 128 * 1024 * 1024,
   written: true,
   allocated: 8192,
+  chosenAt: 2,
   replicas: [
     { node: 1, volume: 2, address: "127.0.0.1:9870", host: "a", rack: "r", alive: true },
     { node: 2, volume: 3, address: "[::1]:9870", host: "b", rack: "", alive: false },

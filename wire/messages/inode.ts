@@ -108,6 +108,11 @@ export interface Block {
   /** Bytes that each of its replicas takes on its disk, as the last writer has reported them; absent: not known. */
   readonly allocated?: number;
   readonly replicas: readonly ReplicaLocation[];
+  /**
+   * All its replicas' machines had stopped, and the nameserver settled on what one of them still had: what was written under
+   * a lower generation and not synced may be lost. Absent: that has never been.
+   */
+  readonly chosenAt?: Generation;
 }
 
 /** What a file system takes room in. */

@@ -52,6 +52,7 @@ const randomExtent = (random: Random): records.Extent => ({
   written: chance(random, 0.5),
   ...(chance(random, 0.5) ? { allocated: big(random) } : {}),
   volumes: Array.from({ length: randomInt(random, 8) }, () => asVolumeId(u32(random))),
+  ...chance(random, 0.2) ? { chosenAt: asGeneration(big(random)) } : {},
 });
 
 /** The same bytes as LevelDB gives them: a view somewhere inside a larger buffer. */

@@ -10,7 +10,7 @@ import { DeletionQueue } from "../../../roles/nameserver/deletions.ts";
 import { regularFile, truncateExtents } from "../../../roles/nameserver/block_operations.ts";
 import { extentAt } from "../../../roles/nameserver/extents.ts";
 import { deletionKey } from "../../../roles/nameserver/keys.ts";
-import { decodeNumbers } from "../../../roles/nameserver/records.ts";
+import { decodeNumbers, type Extent } from "../../../roles/nameserver/records.ts";
 import { FsError } from "../../../wire/errno.ts";
 import { type BlockId, type InodeId, ROOT_INODE, type VolumeId } from "../../../wire/ids.ts";
 import { COPY_GENERATION, DATASERVER_PUSHES } from "../../../wire/messages/dataserver.ts";
@@ -97,10 +97,14 @@ class World {
     return this.block.replicas.map(({ volume }) => volume) as [VolumeId, VolumeId];
   }
 
+  get extent(): Extent | undefined {
+    const tx = this.service.namespace.begin();
+    return extentAt(tx, tx.inode(this.ino), 0);
+  }
+
   /** The block's volumes now. */
   get listed(): readonly VolumeId[] {
-    const tx = this.service.namespace.begin();
-    return extentAt(tx, tx.inode(this.ino), 0)?.volumes ?? [];
+    return this.extent?.volumes ?? [];
   }
 
   hold(volume: VolumeId, length: number, digest: string, isDoubtful = false): void {
@@ -217,6 +221,7 @@ Deno.test("settling: a doubtful replica gives way to one that is not, however sh
   assert.equal(world.listed.length, 2);
   assert.ok(world.listed.includes(first) && !world.listed.includes(second), `${world.listed}`);
   for (const volume of world.listed) assert.equal(world.replicas.get(volume)!.digest, "whole");
+  assert.equal(world.extent!.chosenAt, undefined, "nothing is lost");
 });
 
 Deno.test("settling: of doubtful replicas alone, what one holds is the block's, and the others get that", async () => {
@@ -230,6 +235,24 @@ Deno.test("settling: of doubtful replicas alone, what one holds is the block's, 
   assert.equal(world.listed.length, 2);
   assert.ok(world.listed.includes(second) && !world.listed.includes(first), `${world.listed}`);
   for (const volume of world.listed) assert.equal(world.replicas.get(volume)!.digest, "two");
+});
+
+Deno.test("settling: that the block may have lost something is written down before a doubtful replica counts", async () => {
+  const world = await World.make("a", "b");
+  const [first, second] = world.volumes;
+  world.hold(first, 8, "same", true);
+  world.hold(second, 8, "same", true);
+  const { generation } = world.block;
+  let noted: number | undefined;
+  world.onGeneration = async () => {
+    noted ??= world.extent!.chosenAt;
+  };
+  await world.report(first);
+  await world.report(second);
+  await world.repairFor(2_000);
+  assert.equal(noted, generation + 1, "whoever wrote under a lower generation hears of it");
+  const { blocks } = await world.client.call("blocks", { ino: world.ino, offset: 0, length: 1 });
+  assert.deepEqual([blocks[0]!.generation, blocks[0]!.chosenAt], [generation + 1, generation + 1]);
 });
 
 Deno.test("settling: nothing is chosen of doubtful replicas while one that may be better does not say what it holds", async () => {
