@@ -112,6 +112,8 @@ async function compareReport(
       repair.replicaBad(volume, block, false);
     }
   });
+  // It deletes them: as in DeletionQueue.
+  if (stale.length > 0) await namespace.journal.durable(namespace.journal.position);
   return { stale, unknown };
 }
 

@@ -1,6 +1,8 @@
 /**
  * Delivery of deletions: replicas that lost their block are deleted by their dataserver, whenever it is there.
- * Invariant: a deletion's key stays until the dataserver reported the replica gone; sending one twice is harmless.
+ * Invariants:
+ * - A deletion's key stays until the dataserver reported the replica gone; sending one twice is harmless.
+ * - What led to it is on disk before it is sent: a power cut would give the file its block back, without its replicas.
  */
 
 import type { Clock } from "../../base/clock.ts";
@@ -48,10 +50,12 @@ export class DeletionQueue {
     const sentMs = this.#sentMs.get(volume);
     if (sentMs !== undefined && this.#clock.monotonicMs() - sentMs < RETRY_MS) return;
     const records = await this.#journal.scan(prefixRange(TABLE_DELETION, volume), BATCH);
-    const dataserver = this.#registry.dataserver(volume);
-    if (records.length === 0 || dataserver === null) return;
+    if (records.length === 0) return;
     const blocks = records.map(([key]) => asBlockId(getU64(key, 9)));
+    await this.#journal.durable(this.#journal.position);
     const upTo = records.map(([, value]) => asGeneration(decodeNumbers(value)[0] ?? Number.MAX_SAFE_INTEGER));
+    const dataserver = this.#registry.dataserver(volume);
+    if (dataserver === null) return;
     this.#sentMs.set(volume, this.#clock.monotonicMs());
     try {
       await dataserver.deleteBlocks({ volume, blocks, upTo });

@@ -1,8 +1,8 @@
 /**
  * Ids that are never reused: inode, block, cookie, node, volume and session ids from counters. A range is reserved
- * on disk before any id of it is handed out, so a crash skips ids but never repeats one.
+ * on disk before any id of it is answered, so a crash or a power cut skips ids but never repeats one.
  * Invariant: an id below the reserved bound is handed out only by this process; the bound is written in the same
- * batch as the first id of its range.
+ * batch as the first id of its range, and whoever answers waits until that is on disk (`reservations`, Namespace.change).
  */
 
 import { asGeneration, type Generation } from "../../wire/ids.ts";
@@ -46,6 +46,8 @@ export class IdAllocator {
   readonly #reserved: Record<Counter, number>;
   #generationFloor: number;
   #dirty = false;
+  /** Counts the bounds that were put into batches. */
+  reservations = 0;
 
   constructor(stored: Value | undefined) {
     const bounds = stored === undefined ? COUNTERS.map((counter) => FIRST[counter]) : decodeNumbers(stored);
@@ -98,6 +100,7 @@ export class IdAllocator {
   saveTo(batch: { put(key: Uint8Array<ArrayBuffer>, value: Value): void }): void {
     if (!this.#dirty) return;
     this.#dirty = false;
+    this.reservations++;
     const bounds = COUNTERS.map((counter) => this.#reserved[counter]);
     batch.put(KEY, encodeNumbers([...bounds, this.#generationFloor]));
   }

@@ -131,7 +131,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
         save: async (record) => {
           const writes: Write[] = [[sessionKey(record.session), storedCodec.encode(record)]];
           namespace.ids.saveTo({ put: (key, value) => writes.push([key, value]) });
-          await journal.written(journal.append(writes));
+          await journal.durable(journal.append(writes));
         },
         remove: (session) => void journal.append([[sessionKey(session), null]]),
       },

@@ -2,7 +2,7 @@
  * The namespace as one object: the journal, ids and totals, transactions on them, and the orphans. Everything that
  * changes metadata goes through `change`, everything that looks through `look`.
  * Invariant: the function given to either runs synchronously; the promise that comes back resolves only when what
- * it did or saw is in the journal's log.
+ * it did or saw is in the journal's log, and when ids that it was given will never be given again.
  */
 
 import { EMPTY_BYTES } from "../../base/bytes.ts";
@@ -26,6 +26,9 @@ export class Namespace {
   readonly #orphans = new Map<InodeId, Set<SessionId>>();
   /** Sessions that are over, and whose orphans are going. */
   readonly #ending = new Set<SessionId>();
+  /** Reservations of ids that were seen, and the position up to which they may not be on disk yet; 0: they are. */
+  #reservations = 0;
+  #reservedAt = 0;
   /** Called when an orphan is gone for good: whoever keeps something of it can forget it. */
   onOrphanGone: (ino: InodeId) => void = () => {};
 
@@ -82,9 +85,24 @@ export class Namespace {
       throw error;
     }
     const position = tx.commit() || this.journal.seen();
+    const reserved = this.#reserved();
     if (durable) await this.journal.durable(this.journal.position);
     else if (position > 0) await this.journal.written(position);
+    if (reserved !== undefined) await reserved;
     return result;
+  }
+
+  /** Waits until the ids that were given out are reserved on disk; undefined: they are. */
+  #reserved(): Promise<void> | undefined {
+    if (this.#reservations !== this.ids.reservations) {
+      this.#reservations = this.ids.reservations;
+      this.#reservedAt = this.journal.position;
+    }
+    const position = this.#reservedAt;
+    if (position === 0) return undefined;
+    return this.journal.durable(position).then(() => {
+      if (this.#reservedAt === position) this.#reservedAt = 0;
+    });
   }
 
   noteOrphan(ino: InodeId, sessions: readonly SessionId[]): void {

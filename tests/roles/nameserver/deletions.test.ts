@@ -45,3 +45,40 @@ Deno.test("deletions: a dataserver that came back before it did what it was told
   await clock.advance(1_000);
   await running;
 });
+
+Deno.test("deletions: what led to one is on disk before anybody deletes, as an order or as the answer to a report", async () => {
+  const { namespace, registry, journal, clock, repair } = await makeService();
+  const deletions = new DeletionQueue(journal, registry, clock, silentLogger);
+  const handlers = dataserverHandlers(namespace, registry, deletions, repair, silentLogger);
+  let orders = 0;
+  const peer = new FakePeer(() => {
+    orders++;
+    return { ok: true };
+  });
+  const volumes = [{ label: "a.v", path: "/v", totalBytes: 1e9, freeBytes: 1e9 }];
+  const registration = { label: "a", host: "a", address: "a:1", volumes };
+  const { volumes: [volume] } = await handlers.register(registration, peer.context) as RegisterReply;
+  const block = asBlockId(7);
+  await namespace.change((tx) => leaveDeletion(tx, volume!, block, asGeneration(3)));
+  const left = journal.position;
+  const stopping = new AbortController();
+  journal.holdDurable();
+  const running = deletions.run(stopping.signal);
+  await clock.advance(2_000);
+  const replicas = [{ block, generation: asGeneration(3) }];
+  let stale: readonly unknown[] | undefined;
+  const request = { volume: volume!, from: asBlockId(0), to: asBlockId(100), replicas };
+  const reporting = (async () => {
+    ({ stale } = await handlers.blockReport(request, peer.context));
+  })();
+  await clock.advance(2_000);
+  assert.deepEqual([orders, stale], [0, undefined]);
+  assert.ok(journal.durablePositions.at(-1)! >= left);
+  journal.release();
+  await clock.advance(2_000);
+  await reporting;
+  assert.deepEqual([orders, stale], [1, [block]]);
+  stopping.abort();
+  await clock.advance(1_000);
+  await running;
+});

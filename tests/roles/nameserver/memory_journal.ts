@@ -14,6 +14,7 @@ export class MemoryJournal implements Journal {
   #writtenPosition = 0;
   #seenPosition = 0;
   #isHeld = false;
+  #isDurableHeld = false;
   #waiters: { readonly position: number; readonly resolve: () => void }[] = [];
   /** Positions that somebody wanted on disk. */
   readonly durablePositions: number[] = [];
@@ -27,8 +28,13 @@ export class MemoryJournal implements Journal {
     this.#isHeld = true;
   }
 
+  /** From now on nothing comes onto the disk (but all is written) until `release`. */
+  holdDurable(): void {
+    this.#isDurableHeld = true;
+  }
+
   release(): void {
-    this.#isHeld = false;
+    this.#isHeld = this.#isDurableHeld = false;
     this.#writtenPosition = this.#position;
     const waiters = this.#waiters;
     this.#waiters = [];
@@ -71,7 +77,9 @@ export class MemoryJournal implements Journal {
 
   async durable(position: number): Promise<void> {
     this.durablePositions.push(position);
-    await this.written(position);
+    if (this.#isDurableHeld) {
+      await new Promise<void>((resolve) => this.#waiters.push({ position, resolve }));
+    } else await this.written(position);
   }
 
   /** All records of [from, to) in key order. */

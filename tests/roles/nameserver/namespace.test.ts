@@ -168,3 +168,20 @@ seededTest("namespace: totals and ids survive reopening", async (random) => {
   const { inodes } = checkNamespace(world.journal);
   assert.equal(world.namespace.totals.get("inodes"), inodes.size);
 });
+
+Deno.test("namespace: ids are answered when their reservation is on disk", async () => {
+  const { namespace, journal } = await makeWorld();
+  journal.holdDurable();
+  const made: string[] = [];
+  const make = (name: string) => namespace.change((tx) => makeFile(tx, name)).then(() => made.push(name));
+  const first = make("a");
+  const second = make("b");
+  await settle();
+  assert.deepEqual(made, [], "nor others of the same range");
+  journal.release();
+  await Promise.all([first, second]);
+  journal.holdDurable();
+  await make("c");
+  assert.deepEqual(made, ["a", "b", "c"], "once they are, nobody waits");
+  journal.release();
+});
