@@ -163,7 +163,7 @@ export class BlockRecovery {
       // One that was chosen before, though its answer was lost, may have been read by then.
       const before = await Promise.all(doubtful.map((volume) => this.#hasGeneration(volume, seen.block, to)));
       const chosen = doubtful.filter((_, i) => before[i]);
-      const compared = chosen.length > 0 ? undefined : await this.#alike(seen, doubtful);
+      const compared = chosen.length > 0 ? undefined : await this.#alike(seen, doubtful, to);
       // One that is slow may be the one that lacks nothing.
       if (compared?.isSilent === true) return false;
       const kept = compared?.alike ?? chosen;
@@ -208,20 +208,30 @@ export class BlockRecovery {
     }
   }
 
-  /** Those of `volumes` whose replicas hold the same, as many as possible, and those that hold something else. */
+  /**
+   * Those of `volumes` whose replicas hold the same, as many as possible, and those that hold something else. `next`: some
+   * may have taken this generation, which nobody has heard of.
+   */
   async #alike(
     { block, generation }: Extent,
     volumes: readonly VolumeId[],
+    next?: Generation,
   ): Promise<
     { readonly alike: readonly VolumeId[]; readonly others: readonly VolumeId[]; readonly isSilent: boolean }
   > {
     let isSilent = false;
+    const ask = async (volume: VolumeId, generation: Generation) => {
+      const request = { volume, block, generation, digest: true };
+      const dataserver = this.#registry.dataserver(volume);
+      if (dataserver === null) throw new FsError("EHOSTUNREACH", "its dataserver is away");
+      return await dataserver.replicaState(request, { timeoutMs: DIGEST_TIMEOUT_MS });
+    };
     const found = await Promise.all(volumes.map(async (volume) => {
       try {
-        const request = { volume, block, generation, digest: true };
-        const dataserver = this.#registry.dataserver(volume);
-        if (dataserver === null) throw new FsError("EHOSTUNREACH", "its dataserver is away");
-        return await dataserver.replicaState(request, { timeoutMs: DIGEST_TIMEOUT_MS });
+        return await ask(volume, generation).catch((error) => {
+          if (next === undefined || !isErrno(error, "ESTALE")) throw error;
+          return ask(volume, next);
+        });
       } catch (error) {
         isSilent ||= isTransportError(error);
         if (!isErrno(error, "ENOENT")) {

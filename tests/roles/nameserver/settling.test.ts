@@ -113,10 +113,12 @@ class World {
 
   /** The volume's dataserver has come back, and says what it has. */
   async report(volume: VolumeId): Promise<void> {
-    const { generation, isDoubtful } = this.replicas.get(volume)!;
+    const replica = this.replicas.get(volume);
     const request = {
       ...{ volume, from: 0, to: Number.MAX_SAFE_INTEGER },
-      replicas: [{ block: this.block.id, generation, doubtful: isDoubtful }],
+      replicas: replica === undefined
+        ? []
+        : [{ block: this.block.id, generation: replica.generation, doubtful: replica.isDoubtful }],
     };
     await this.handlers.blockReport(request as never, new FakePeer().context);
   }
@@ -151,7 +153,11 @@ class World {
   }
 
   #setGeneration(volume: VolumeId, request: Request): number {
-    if (this.replicas.get(volume)?.generation === request.to) return 0;
+    const { generation, isDoubtful } = this.replicas.get(volume) ?? {};
+    if (generation === request.to && (isDoubtful !== true || request.chosen === true)) {
+      this.replicas.get(volume)!.isDoubtful = false;
+      return 0;
+    }
     if (request.create === true && !this.replicas.has(volume)) {
       this.replicas.set(volume, { generation: request.to, length: 0, digest: "" });
       return 0;
@@ -235,6 +241,19 @@ Deno.test("settling: of doubtful replicas alone, what one holds is the block's, 
   assert.equal(world.listed.length, 2);
   assert.ok(world.listed.includes(second) && !world.listed.includes(first), `${world.listed}`);
   for (const volume of world.listed) assert.equal(world.replicas.get(volume)!.digest, "two");
+});
+
+Deno.test("settling: an only doubtful replica has taken a generation that nobody heard of: it is the block's", async () => {
+  const world = await World.make("a", "b");
+  const [first, second] = world.volumes;
+  world.hold(first, 8, "torn", true);
+  world.replicas.get(first)!.generation++;
+  await world.report(first);
+  await world.report(second); // it has nothing
+  await world.repairFor(20_000);
+  assert.ok(world.listed.includes(first));
+  assert.equal(world.extent!.generation, world.replicas.get(first)!.generation);
+  assert.equal(world.replicas.get(first)!.isDoubtful, false);
 });
 
 Deno.test("settling: that the block may have lost something is written down before a doubtful replica counts", async () => {
