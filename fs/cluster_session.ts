@@ -69,8 +69,8 @@ export interface ClusterSessionOptions {
   readonly held: () => readonly Held[];
   /** The server's answer to it. */
   readonly onReclaimed: (granted: ReadonlyMap<InodeId, LeaseMode>) => Promise<void>;
-  /** The session has ended: nothing that was held before holds. */
-  readonly onLost: () => Promise<void>;
+  /** The session has ended: nothing that was held before holds; `isCut`: nor may what was answered and not synced. */
+  readonly onLost: (isCut: boolean) => Promise<void>;
   /** What holds locks on files: told of what the server says of them, and of a new connection. */
   readonly locks: LockKeeper;
   /** The session is no longer valid, as the server was silent. */
@@ -135,6 +135,13 @@ export class ClusterSession {
   #isFenced = false;
   #session: SessionId | undefined;
   #run = "";
+  /** As OpenSessionReply's. */
+  #cuts = 0;
+  /** Changes that were asked for, and those of them that are on the server's disk. */
+  #changes = 0;
+  #changesSynced = 0;
+  /** Some were lost, and nobody was told. */
+  #isChangeLost = false;
   readonly #calls: Record<string, number> = {};
   #renewal: Promise<unknown> | null = null;
   /** The nameserver's operations; changes go through `change`. */
@@ -199,7 +206,20 @@ export class ClusterSession {
 
   /** Runs a change with a retry tag of its own. */
   change<T>(send: (retry: RetryTag) => Promise<T>): Promise<T> {
+    this.#changes++;
     return this.#slots.use(send);
+  }
+
+  /** All changes that were answered before are on the server's disk; EIO, once, when some may be lost. */
+  async sync(): Promise<void> {
+    const changes = this.#changes;
+    await this.nameserver.sync({});
+    this.#changesSynced = Math.max(this.#changesSynced, changes);
+    if (!this.#isChangeLost) return;
+    this.#isChangeLost = false;
+    throw new FsError("EIO", "the nameserver's machine stopped before what was changed was synced", {
+      op: "fsync",
+    });
   }
 
   /**
@@ -371,7 +391,7 @@ export class ClusterSession {
       const leaseserver = createClient(LEASESERVER, call);
       this.#checkStopping();
       const sentMs = clock.monotonicMs();
-      const { session, resumed, ttlMs, run, now, rootSquash } = await leaseserver.openSession({
+      const { session, resumed, ttlMs, run, now, cuts = 0, rootSquash } = await leaseserver.openSession({
         clientId,
         host,
         mountpoint,
@@ -384,8 +404,11 @@ export class ClusterSession {
       const isLost = this.#session !== undefined && (!resumed || session !== this.#session);
       if (isLost) {
         this.#validUntilMs = -Infinity;
-        await this.#options.onLost();
+        const isCut = cuts !== this.#cuts;
+        if (isCut && this.#changes > this.#changesSynced) this.#isChangeLost = true;
+        await this.#options.onLost(isCut);
       }
+      this.#cuts = cuts;
       this.#session = session;
       // Of a new session it knows nothing either: what is open here must not be taken for closed.
       if (run !== this.#run || (isLost && this.#options.held().length > 0)) {

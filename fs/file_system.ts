@@ -80,9 +80,9 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
     onRecall: (push) => recalls.recall(push),
     held: () => recalls.held(),
     onReclaimed: (granted) => recalls.reclaimed(granted),
-    onLost: () => {
+    onLost: (isCut) => {
       locks.lost();
-      return recalls.lost();
+      return recalls.lost(isCut);
     },
     locks: {
       offered: (wait) => locks.offered(wait),

@@ -241,6 +241,8 @@ export class OpenFile {
    * write puts another object.
    */
   readonly unsynced = new Map<BlockId, { readonly start: number; readonly since: Generation }>();
+  /** Changes of it that were asked for since the nameserver last said that all is on its disk. */
+  unsyncedReports = 0;
   /** `Inode.grants` when the blocks that others may have written to were synced last. */
   restSyncedAt = 0;
   readonly pending = new Set<PendingWrite>();

@@ -61,10 +61,11 @@ export class InodeTable {
     this.#floor = Math.max(this.#floor, at);
   }
 
-  /** Everything is taken back. */
+  /** Everything is taken back. What the server says from now on counts, though it may have known more before (a power cut). */
   noteLoss(): void {
     this.#floor = this.#lost = ++this.#moment;
     this.#strangers.clear();
+    for (const inode of this.#inodes.values()) inode.attributes = { ...inode.attributes, version: 0 };
   }
 
   /** True when a lease on the inode in the reply to a request of `askedAt` does not count any more. */
@@ -84,12 +85,14 @@ export class InodeTable {
     const { attributes, lease, target, blocks } = reply;
     let inode = this.#inodes.get(attributes.ino);
     const isCrossed = this.isCrossed(attributes.ino, askedAt);
+    const isLost = this.isLost(askedAt);
     if (inode === undefined) {
-      inode = new Inode(attributes);
+      inode = new Inode(isLost ? { ...attributes, version: 0 } : attributes);
       this.#inodes.set(inode.ino, inode);
       inode.recalledAt = this.#strangers.get(inode.ino) ?? 0;
     }
-    const isNewer = attributes.version >= inode.attributes.version && askedAt >= inode.handedOverAt;
+    const isNewer = !isLost && attributes.version >= inode.attributes.version &&
+      askedAt >= inode.handedOverAt;
     if (isNewer) inode.attributes = attributes;
     if (target !== undefined) inode.target = target;
     if (isCrossed || lease === "none") return inode;

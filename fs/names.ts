@@ -160,6 +160,7 @@ export class Names {
     // What was written before has its size and time first; the change comes on top.
     if (file?.isUnflushed) await this.#options.writer.commit(file, false);
     const askedAt = this.#table.moment;
+    if (file !== null && file !== undefined) file.unsyncedReports++;
     let reply: InodeReply;
     try {
       reply = await this.#session.change((retry) =>
@@ -444,7 +445,7 @@ export class Names {
 
   /** Everything that was answered before is on the nameserver's disk. */
   async syncNamespace(): Promise<void> {
-    await this.#session.nameserver.sync({});
+    await this.#session.sync();
   }
 }
 

@@ -9,6 +9,7 @@ import { setImmediate } from "node:timers";
 import { bytesKey } from "../base/bytes.ts";
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
+import { FsError } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
 import { LEASE_RANK, type LeaseMode, type OpenMode } from "../wire/messages/inode.ts";
 import type { Held, RecallAnswer, RecallItem, RecallPush } from "../wire/messages/nameserver.ts";
@@ -129,11 +130,17 @@ export class Recalls {
     await this.#drop(lost);
   }
 
-  /** The session has ended, and others may have changed everything. */
-  async lost(): Promise<void> {
+  /** The session has ended, and others may have changed everything. `isCut`: as ClusterSessionOptions.onLost's. */
+  async lost(isCut = false): Promise<void> {
     const { table, log } = this.#options;
     table.noteLoss();
     const inodes = [...table.values()];
+    for (const { file } of inodes) {
+      if (file === null || !isCut || file.unsyncedReports === 0) continue;
+      file.unsyncedReports = 0;
+      const message = "the nameserver's machine stopped before what was written was synced";
+      file.fail(new FsError("EIO", message, { op: "fsync" }));
+    }
     log.warn("the session was lost: caches are dropped", { inodes: inodes.length });
     await this.#drop(inodes);
   }

@@ -280,10 +280,15 @@ export class Writer {
 
   async #commit(file: OpenFile, durable: boolean, onSent?: () => void): Promise<void> {
     await file.settled(0, Infinity);
+    const { unsyncedReports } = file;
+    const synced = () => file.unsyncedReports = Math.max(0, file.unsyncedReports - unsyncedReports);
     if (!file.dirty) {
-      if (durable) await this.#options.session.nameserver.sync({});
+      if (!durable) return;
+      await this.#options.session.nameserver.sync({});
+      synced();
       return;
     }
+    if (!durable) file.unsyncedReports++;
     const { session, table, attributesChanged } = this.#options;
     const askedAt = table.moment;
     const report: Report = {
@@ -327,6 +332,7 @@ export class Writer {
       });
     });
     if (file.tenure !== tenure) throw leaseLost();
+    if (durable) synced();
     if (onSent === undefined) {
       this.#reported(file, report);
       table.adopt(reply, askedAt);

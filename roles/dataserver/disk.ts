@@ -8,7 +8,7 @@ import * as libc from "../../base/libc.ts";
 import { ERRNO, errnoName, FsError } from "../../wire/errno.ts";
 import type { RangeChange } from "../../wire/messages/dataserver.ts";
 import { readDirect } from "./direct_read.ts";
-import { systemMounting } from "./mounting.ts";
+import { systemMounting } from "../../base/mounting.ts";
 import { LevelRecords, type ReplicaRecords } from "./replica_records.ts";
 
 /** Failures are FsErrors with the file's name, but for what `names`, `readText` and `makeDirectory` throw: Deno's own. */

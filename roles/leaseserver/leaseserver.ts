@@ -41,6 +41,8 @@ export interface LeaseserverOptions {
   readonly log: Logger;
   readonly store: SessionStore;
   readonly stored: readonly SessionRecord[];
+  /** How often the server's machine has stopped without warning; absent: never. */
+  readonly cuts?: number;
   /** A session is over: its orphans and remembered answers can go. */
   readonly onSessionEnd: (session: SessionId) => void;
   /** These three as LeaseTableOptions'. */
@@ -63,7 +65,7 @@ export class Leaseserver {
   readonly lockHandlers: Handlers<typeof LOCKS>;
 
   constructor(options: LeaseserverOptions) {
-    const { clock, store, log, stored, run, fence, onWriteEnded, presumed } = options;
+    const { clock, store, log, stored, run, cuts = 0, fence, onWriteEnded, presumed } = options;
     const ttlMs = options.sessionTtlMs ?? SESSION_TTL_MS_DEFAULT;
     this.sessions = new SessionTable(
       {
@@ -71,6 +73,7 @@ export class Leaseserver {
         clock,
         store,
         log,
+        cuts,
         onEnd: (session) => {
           this.leases.dropSession(session);
           this.locks.dropSession(session);
@@ -98,7 +101,7 @@ export class Leaseserver {
         const { rootSquash } = options;
         const isSquashed = rootSquash !== undefined && !rootSquash.exceptHosts.includes(request.host);
         const squash = isSquashed ? { rootSquash: rootSquash.user } : {};
-        return { session, resumed, ttlMs, now: clock.now(), run, ...squash };
+        return { session, resumed, ttlMs, now: clock.now(), run, cuts, ...squash };
       },
       renew: ({ counters }, { peer }) => {
         this.sessions.of(peer);

@@ -1,7 +1,10 @@
 /**
  * Client sessions: who is there, since when silent, and the way to reach them. Any traffic renews a session; one
  * that is silent for the TTL ends, and with it all that it held.
- * Invariant: a session is stored before its id is given out, so that a restarted server waits for it.
+ * Invariants:
+ * - A session is on disk before its id is given out, so that a restarted server waits for it.
+ * - After a power cut none is resumed: its client may know of changes that are lost. It gets another one, drops what it
+ *   holds, and the old one is waited out, as of a client that is silent.
  */
 
 import type { Clock } from "../../base/clock.ts";
@@ -17,6 +20,8 @@ export interface SessionRecord {
   readonly host: string;
   readonly mountpoint: string;
   readonly place?: string;
+  /** `SessionTableOptions.cuts` when it was opened, if there had been one. */
+  readonly cuts?: number;
 }
 
 /** Where sessions survive a restart of the server. */
@@ -30,6 +35,8 @@ class Session {
   readonly record: SessionRecord;
   peer: Peer | null = null;
   lastSeenMs: number;
+  /** It is from before a power cut. */
+  readonly isLost: boolean;
   /** Resolves when its record is stored. */
   saved: Promise<void> = Promise.resolve();
   ended = false;
@@ -38,9 +45,10 @@ class Session {
   /** Called when the session is reached again or ends. */
   readonly waiting = new Set<() => void>();
 
-  constructor(record: SessionRecord, nowMs: number) {
+  constructor(record: SessionRecord, nowMs: number, isLost = false) {
     this.record = record;
     this.lastSeenMs = nowMs;
+    this.isLost = isLost;
   }
 
   wake(): void {
@@ -63,6 +71,8 @@ export interface SessionTableOptions {
   readonly log: Logger;
   /** The session is over: what it held can go. */
   readonly onEnd: (session: SessionId) => void;
+  /** How often the server's machine has stopped without warning; absent: never. */
+  readonly cuts?: number;
 }
 
 const SESSIONS_MAX = 10_000;
@@ -87,7 +97,8 @@ export class SessionTable {
     this.#options = options;
     this.#startedMs = this.#lookedMs = options.clock.monotonicMs();
     for (const record of stored) {
-      this.#add(new Session(record, this.#startedMs));
+      const isLost = (record.cuts ?? 0) !== (options.cuts ?? 0);
+      this.#add(new Session(record, this.#startedMs, isLost));
       this.#unreclaimed.add(record.session);
     }
   }
@@ -102,7 +113,7 @@ export class SessionTable {
 
   #add(session: Session): void {
     this.#sessions.set(session.record.session, session);
-    this.#byClient.set(session.record.clientId, session);
+    if (!session.isLost) this.#byClient.set(session.record.clientId, session);
   }
 
   /** Opens a session for a client on `peer`, or attaches the one that it has. */
@@ -116,7 +127,9 @@ export class SessionTable {
           op: "mount",
         });
       }
-      const record = { ...request, session: asSessionId(this.#options.store.nextId()) };
+      const { store, cuts = 0 } = this.#options;
+      const since = cuts === 0 ? {} : { cuts };
+      const record = { ...request, ...since, session: asSessionId(store.nextId()) };
       session = new Session(record, this.#options.clock.monotonicMs());
       this.#add(session);
       session.saved = this.#options.store.save(record);
@@ -149,8 +162,8 @@ export class SessionTable {
   /** What was mounted at this place before has died, or nothing could be mounted there now: nobody waits for it. */
   #endFormer({ place }: OpenSessionRequest): void {
     if (place === undefined) return;
-    for (const { record, peer } of this.#sessions.values()) {
-      if (record.place === place && peer === null) {
+    for (const { record, peer, isLost } of this.#sessions.values()) {
+      if (record.place === place && peer === null && !isLost) {
         this.end(record.session, "its mount point was mounted anew");
       }
     }

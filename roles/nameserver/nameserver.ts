@@ -2,6 +2,7 @@
  * The nameserver as a process part: opens the namespace, starts the leaseserver beside it, serves, and stops.
  */
 
+import { systemMounting } from "../../base/mounting.ts";
 import { type Clock, systemClock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
 import { type Random, randomHexId, systemRandom } from "../../base/random.ts";
@@ -29,6 +30,7 @@ import { type Journal, LevelJournal, type Write } from "./journal.ts";
 import { getU64, sessionKey, TABLE_SESSION, TABLE_WRITER, tableRange, writerKey } from "./keys.ts";
 import { databasePath, formatNameserver, readIdentity } from "./layout.ts";
 import { Lingering } from "./lingering.ts";
+import { PowerCuts } from "./power_cuts.ts";
 import { Namespace } from "./namespace.ts";
 import { Registry } from "./registry.ts";
 import { Repair, REPAIR_BYTES_PER_SECOND_DEFAULT } from "./repair.ts";
@@ -78,6 +80,8 @@ export interface NameserverOptions {
 export interface OpenNamespace {
   readonly clusterId: string;
   readonly journal: Journal;
+  /** As base/mounting.ts. */
+  readonly mounting: string;
 }
 
 export interface Nameserver extends AsyncDisposable {
@@ -91,8 +95,10 @@ export interface Nameserver extends AsyncDisposable {
 export async function startNameserver(options: NameserverOptions): Promise<Nameserver> {
   const { log } = options;
   const clock = options.clock ?? systemClock;
-  const { clusterId, journal } = await (options.open ?? (() => openNamespace(options)))();
+  const { clusterId, journal, mounting } = await (options.open ?? (() => openNamespace(options)))();
   try {
+    const cuts = await PowerCuts.begin(journal, mounting);
+    if (cuts.isAfter) log.warn("the machine stopped without warning: what was not synced may be lost");
     const namespace = await Namespace.load(journal, clock);
     const replication = options.replication ?? REPLICATION_DEFAULT;
     const deadAfterMs = options.deadAfterMs ?? 30_000;
@@ -123,6 +129,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
       ...(leasesPerSession === undefined ? {} : { leasesPerSession }),
       ...(rootSquash === undefined ? {} : { rootSquash }),
       run: randomHexId(),
+      cuts: cuts.count,
       clock,
       log: log.child("leaseserver"),
       stored,
@@ -237,6 +244,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
         options.processDialer?.withdraw(server.address);
         await server.close();
         await running;
+        await cuts.end();
         await journal.close();
         log.info("stopped");
       })();
@@ -257,7 +265,7 @@ async function openNamespace({ dir, log, onFailure }: NameserverOptions): Promis
     },
     onCut: (cut) => log.warn("the journal had a gap: what is behind it is left out", { ...cut }),
   });
-  return { clusterId, journal };
+  return { clusterId, journal, mounting: systemMounting(dir) };
 }
 
 async function expireSessions({ sessions }: Leaseserver, clock: Clock, signal: AbortSignal): Promise<void> {

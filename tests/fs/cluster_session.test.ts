@@ -44,6 +44,7 @@ class FakeServer {
   isSilent = false;
   session = 1;
   run = "first";
+  cuts = 0;
   isNew = true;
   /** Says what becomes of a call; undefined: the usual answer. */
   onCall: (name: string, request: unknown) => Promise<unknown> | undefined = () => undefined;
@@ -75,6 +76,7 @@ class FakeServer {
           resumed,
           ttlMs: TTL_MS,
           run: this.run,
+          cuts: this.cuts,
           now: this.clock.now(),
         });
       }
@@ -805,4 +807,33 @@ Deno.test("session: closed, it sends nothing after its goodbye", async () => {
   await clock.advance(TTL_MS);
   await closing;
   assert.deepEqual(events, ["closeSession"]);
+});
+
+Deno.test("session: a power cut of the server's machine is told with the loss, and by the next sync once if something was changed", async () => {
+  const told: boolean[] = [];
+  const started = await start({ onLost: async (isCut) => void told.push(isCut) });
+  const { server, clock, session } = started;
+  const sync = async () => {
+    const syncing = watch(session.sync());
+    await clock.advance(200);
+    return syncing.error;
+  };
+  const lose = async (session: number, cuts: number) => {
+    server.cuts = cuts;
+    server.change({ session });
+    await clock.advance(2_000);
+  };
+  chmod(started);
+  await clock.advance(200);
+  await lose(2, 0);
+  assert.equal(await sync(), undefined, "it is there");
+  await lose(3, 1);
+  assert.equal(await sync(), undefined, "it was synced");
+  chmod(started);
+  await clock.advance(200);
+  await lose(4, 2);
+  assert.ok(isErrno(await sync(), "EIO"));
+  assert.equal(await sync(), undefined);
+  assert.deepEqual(told, [false, true, true]);
+  await started.end();
 });

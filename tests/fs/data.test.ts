@@ -504,3 +504,41 @@ Deno.test("read-only handles share what a writer's has buffered", async () => {
   assert.equal(reader.file, handle.file);
   assert.equal(reader.file.size, 11 * PAGE + 10);
 });
+
+Deno.test("fsync: fails once after a power cut of the nameserver's machine, if something was reported and not synced", async () => {
+  const { client, handle } = await start();
+  const { files, nameserver, recalls } = client;
+  /** An operation that commits, or asks for the nameserver's disk. */
+  const end = async (work: Promise<void>) => {
+    const working = watch(work);
+    for (await quiet(); working.state === "waits"; await quiet()) {
+      if (nameserver.calls[0]?.method === "commit") await commit(client);
+      else if (nameserver.calls[0]?.method === "acquire") {
+        await nameserver.answer(
+          "acquire",
+          acquireReply(INO, "write", { size: 10 * PAGE }, { blocks: BLOCKS }),
+        );
+      } else if (nameserver.calls[0]?.method === "blocks") {
+        await nameserver.answer("blocks", { blocks: BLOCKS, end: 64 * MIB });
+      } else await nameserver.answer("sync", { ok: true });
+    }
+    return working.error;
+  };
+  write(client, handle, 0, 10);
+  await quiet();
+  assert.equal(await end(files.fsync(handle)), undefined);
+  await recalls.lost(true);
+  assert.equal(await end(files.fsync(handle)), undefined, "all was synced");
+  for (const isCut of [false, true]) {
+    const writing = write(client, handle, 0, 10);
+    await end(writing.promise);
+    assert.equal(await end(files.flush(handle)), undefined);
+    await recalls.lost(isCut);
+    assert.equal(
+      isErrno(await end(files.fsync(handle)), "EIO"),
+      isCut,
+      "the server has it, but for a power cut",
+    );
+    assert.equal(await end(files.fsync(handle)), undefined, "it is told once");
+  }
+});

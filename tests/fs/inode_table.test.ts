@@ -244,3 +244,15 @@ Deno.test("inode table: what is known of blocks from before a lease is asked for
   table.adopt(inodeReply(INO, "write"), table.moment);
   assert.equal(inode.file.blocks.knows(0, 1), true, "a lease that was there already covers it");
 });
+
+Deno.test("inode table: after a loss the server may know less than it did; what was asked before does not count", () => {
+  const table = new InodeTable();
+  const before = table.moment;
+  const inode = table.adopt(inodeReply(INO, "read", { version: 7, size: 300 }), before);
+  table.noteLoss();
+  table.adopt(inodeReply(INO, "none", { version: 8, size: 400 }), before);
+  const other = table.adopt(inodeReply(OTHER, "none", { version: 9, size: 500 }), before);
+  table.adopt(inodeReply(INO, "read", { version: 5, size: 100 }), table.moment);
+  table.adopt(inodeReply(OTHER, "read", { version: 5, size: 100 }), table.moment);
+  assert.deepEqual([inode.attributes.size, other.attributes.size], [100, 100]);
+});

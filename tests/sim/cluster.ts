@@ -26,7 +26,7 @@ export interface ClusterOptions {
 }
 
 /** Shorter than usual, so that it happens in a short run that sessions end and servers are given up. */
-const SESSION_TTL_MS = 4_000;
+export const SESSION_TTL_MS = 4_000;
 const DEAD_AFTER_MS = 10_000;
 
 /** A dataserver's machine. */
@@ -81,6 +81,8 @@ export class Cluster {
   nameserver: Life | null = null;
   readonly dataservers: DataserverHost[] = [];
   readonly clients: ClientHost[] = [];
+  /** A life of the nameserver begins. */
+  onNameserverStart: (life: Life) => void = () => {};
   /** The nameserver does not count on a volume any more. */
   onVolumeLost: (volume: VolumeId) => void = () => {};
   /** Things that must never happen, as they are seen. */
@@ -155,6 +157,7 @@ export class Cluster {
     const life = new Life(this.simulation, "n");
     this.nameserver = life;
     this.trace("n starts");
+    this.onNameserverStart(life);
     await startNameserver({
       dir: "/",
       listen: "n:7400",
@@ -164,6 +167,7 @@ export class Cluster {
       open: () =>
         Promise.resolve({
           clusterId: "simulated",
+          mounting: `boot ${this.level.boots}`,
           journal: new LevelJournal(this.level.open(life), (error) =>
             this.problems.push(`n: ${error.message}`)),
         }),
@@ -175,12 +179,14 @@ export class Cluster {
     });
   }
 
-  killNameserver(): void {
+  /** The process dies; or the machine, with what was not synced. */
+  killNameserver(isPowerCut: boolean): void {
     if (this.nameserver === null) return;
-    this.trace("n is killed");
+    this.trace(isPowerCut ? "n loses power" : "n is killed");
     this.nameserver.end();
-    this.network.kill(this.nameserver, false);
+    this.network.kill(this.nameserver, isPowerCut);
     this.nameserver = null;
+    if (isPowerCut) this.level.powerCut();
   }
 
   async startDataserver(host: DataserverHost): Promise<void> {

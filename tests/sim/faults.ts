@@ -2,14 +2,15 @@
 
 import type { Extent } from "../../roles/nameserver/records.ts";
 import type { BlockId, VolumeId } from "../../wire/ids.ts";
-import type { Cluster, DataserverHost, PlacedBlock } from "./cluster.ts";
+import { type Cluster, type DataserverHost, type PlacedBlock, SESSION_TTL_MS } from "./cluster.ts";
 import type { SimFile } from "./disk.ts";
 import { PAGE, PAGES, type Workload } from "./workload.ts";
 
-type Fault =
+export type Fault =
   | "killDataserver"
   | "cutPower"
   | "killNameserver"
+  | "cutNameserverPower"
   | "killClient"
   | "cutNetwork"
   | "breakConnections"
@@ -20,6 +21,7 @@ export const ALL_FAULTS: readonly Fault[] = [
   "killDataserver",
   "cutPower",
   "killNameserver",
+  "cutNameserverPower",
   "killClient",
   "cutNetwork",
   "breakConnections",
@@ -40,6 +42,8 @@ export class Faults {
   /** Blocks whose only replicas lost their power before they were synced, or were given up for lost beside such. */
   readonly #unsafe = new Set<number>();
   readonly counts: Record<string, number> = {};
+  /** The namespace has fallen back to what was synced or later, and somebody may yet go by what was lost. */
+  #hasFallenBack = false;
 
   constructor(cluster: Cluster, workload: Workload, kinds: readonly Fault[]) {
     this.#cluster = cluster;
@@ -52,6 +56,15 @@ export class Faults {
         extent.volumes.includes(volume) && extent.volumes.some((other) => this.#isSuspect(other, extent))
       );
       this.#noteLost(blocks.filter((block) => !this.#isElsewhere(host, block)));
+    };
+    cluster.onNameserverStart = (life) => {
+      // Until then only those see anything who go by what they knew, and from the end of the TTL on nobody does.
+      cluster.simulation.after(0.9 * SESSION_TTL_MS, () => {
+        if (life.isOver || !this.#hasFallenBack) return;
+        this.#hasFallenBack = false;
+        const at = cluster.simulation.tick();
+        for (const register of workload.registers) register.cut(at);
+      });
     };
   }
 
@@ -207,11 +220,30 @@ export class Faults {
       network.slowness.delete("n");
     }
     if (this.#cluster.nameserver === null) return false;
-    this.#cluster.killNameserver();
+    this.#cluster.killNameserver(false);
+    this.#startNameserverLater();
+    return true;
+  }
+
+  #startNameserverLater(): void {
+    const { simulation } = this.#cluster;
     this.#later(
       simulation.between(10, simulation.chance(0.8) ? 1_000 : 8_000),
       () => this.#cluster.nameserver === null ? this.#cluster.startNameserver() : undefined,
     );
+  }
+
+  /** Alone, with a dataserver on the same machine, or of the room. */
+  cutNameserverPower(): boolean {
+    const { simulation, dataservers } = this.#cluster;
+    if (this.#cluster.nameserver === null) return false;
+    const up = dataservers.filter(({ isUp, volume }) => isUp && volume !== null);
+    const dice = simulation.random.next();
+    const beside = dice < 0.6 || up.length === 0 ? [] : dice < 0.8 ? [simulation.pick(up)] : up;
+    for (const host of beside) this.#cutPowerOf(host);
+    this.#hasFallenBack = true;
+    this.#cluster.killNameserver(true);
+    this.#startNameserverLater();
     return true;
   }
 

@@ -68,6 +68,8 @@ export class SimLevel {
   #durable = new Sorted();
   #log: Batch[] = [];
   slownessMs = 0;
+  /** Counts power cuts. */
+  boots = 1;
 
   constructor(simulation: Simulation) {
     this.#simulation = simulation;
@@ -101,7 +103,9 @@ export class SimLevel {
     return this.#written.range(from, to, Infinity);
   }
 
+  /** What is left when the machine comes back. */
   powerCut(): void {
+    this.boots++;
     const kept = this.#simulation.below(this.#log.length + 1);
     for (const batch of this.#log.slice(0, kept)) this.#durable.put(batch);
     this.#log = [];

@@ -1,12 +1,14 @@
 /**
  * Runs seeds of the simulated cluster:
  *
- *     scripts/test sim --seeds N [--from S] [--seconds T] [--jobs J] [--trace] [--keep-going]
+ *     scripts/test sim --seeds N [--from S] [--seconds T] [--jobs J] [--trace] [--keep-going] [--faults A,B]
  *
+ * `--faults`: only these kinds of faults.ts.
  * A seed that fails is told with what was wrong and how to see all that happens in it. As many run side by side as there
  * are processors; each in a thread of its own, where nothing else happens.
  */
 
+import { ALL_FAULTS, type Fault } from "./faults.ts";
 import type { Outcome } from "./run.ts";
 import type { SeedRequest } from "./seed_worker.ts";
 
@@ -27,6 +29,12 @@ if (![from, seeds, jobs, limitMs].every((value) => value > 0)) {
   Deno.exit(2);
 }
 
+const kinds = (args.get("--faults") ?? "").split(",").filter((name) => name !== "") as Fault[];
+if (!kinds.every((kind) => ALL_FAULTS.includes(kind))) {
+  console.error(`mfs: scripts/test sim: --faults takes some of ${ALL_FAULTS}`);
+  Deno.exit(2);
+}
+
 const startMs = performance.now();
 const totals: Record<string, number> = {};
 let next = from;
@@ -42,7 +50,8 @@ function note(seed: number, { problems, counts, events: its, hash }: Outcome): v
   if (problems.length === 0) return;
   failed++;
   console.log(`seed ${seed}: ${problems.slice(0, 3).join("\n")}`);
-  console.log(`see: scripts/test sim --from ${seed} --trace`);
+  const only = kinds.length > 0 ? ` --faults ${kinds}` : "";
+  console.log(`see: scripts/test sim --from ${seed}${only} --trace`);
 }
 
 function isOver(): boolean {
@@ -56,7 +65,7 @@ function runSome(): Promise<void> {
   return new Promise<void>((resolve, reject) => {
     const ask = () => {
       if (isOver()) return resolve();
-      const request: SeedRequest = { seed: next++, trace };
+      const request: SeedRequest = { seed: next++, trace, kinds };
       worker.postMessage(request);
     };
     worker.onmessage = ({ data }: MessageEvent<{ seed: number; outcome: Outcome }>) => {

@@ -2,7 +2,7 @@
 
 import { randomInt, SeededRandom } from "../../base/random.ts";
 import { Cluster } from "./cluster.ts";
-import { ALL_FAULTS, Faults } from "./faults.ts";
+import { ALL_FAULTS, type Fault, Faults } from "./faults.ts";
 import { PAGE, versionOf, Workload } from "./workload.ts";
 
 export interface Outcome {
@@ -20,11 +20,18 @@ const SETTLE_MS = 300_000;
 
 type Trace = (line: string) => void;
 
-/** Runs one seed. The same seed gives the same events, to the last. `trace` is told them. */
-export async function simulate(seed: number, trace: Trace | null = null): Promise<Outcome> {
+/**
+ * Runs one seed. The same seed gives the same events, to the last. `trace` is told them. `kinds`: of faults; by default some
+ * that the seed says.
+ */
+export async function simulate(
+  seed: number,
+  trace: Trace | null = null,
+  kinds: readonly Fault[] = [],
+): Promise<Outcome> {
   const restore = closeSources(seed);
   try {
-    return await run(seed, trace);
+    return await run(seed, trace, kinds);
   } finally {
     restore();
   }
@@ -62,7 +69,7 @@ function closeSources(seed: number): () => void {
   };
 }
 
-async function run(seed: number, trace: Trace | null): Promise<Outcome> {
+async function run(seed: number, trace: Trace | null, only: readonly Fault[]): Promise<Outcome> {
   const cluster = new Cluster({
     seed,
     dataservers: 3 + seed % 2,
@@ -83,8 +90,9 @@ async function run(seed: number, trace: Trace | null): Promise<Outcome> {
   globalThis.addEventListener("unhandledrejection", onRejection);
   const workload = new Workload(cluster);
   // Most seeds have a few kinds of faults only, which then meet more often.
-  const kinds = ALL_FAULTS.filter(() => simulation.chance(0.4));
-  const faults = new Faults(cluster, workload, kinds.length === 0 ? ALL_FAULTS : kinds);
+  const some = ALL_FAULTS.filter(() => simulation.chance(0.4));
+  const kinds = only.length > 0 ? only : some.length > 0 ? some : ALL_FAULTS;
+  const faults = new Faults(cluster, workload, kinds);
   const outcome = (): Outcome => ({
     problems,
     counts: { ...workload.counts, ...faults.counts },

@@ -29,6 +29,8 @@ interface OpenHandle {
   readonly handle: Handle;
   readonly ino: InodeId;
   readonly isWriter: boolean;
+  /** When it was opened by its name. */
+  readonly from: number;
 }
 
 export class Workload {
@@ -38,6 +40,11 @@ export class Workload {
   isStopping = false;
   /** Programs that have not ended. */
   running = 0;
+  /** Files that were synced when no name was to change any more: each has its name for good. */
+  readonly lasting = new Set<InodeId>();
+  /** Changes of names that have not ended, or that died with their client and may yet come; and when one was asked for last. */
+  #namesChanging = 0;
+  #namesChanged = 0;
   /** What each client has written that may yet be lost. */
   readonly #unstored = new Map<string, Set<Noted>>();
   /** Of those that are stored or not, what no fsync has covered. */
@@ -64,6 +71,21 @@ export class Workload {
       register.leave(operation, this.#cluster.simulation.tick());
     }
     this.#unstored.delete(client.host);
+  }
+
+  /** Names may come to lead elsewhere. */
+  async changeNames(change: () => Promise<void>): Promise<void> {
+    this.#namesChanging++;
+    this.lasting.clear();
+    await change();
+    this.#namesChanging--;
+    this.#namesChanged = this.#cluster.simulation.tick();
+    this.lasting.clear();
+  }
+
+  /** What was opened by its name at `from` is on disk by now. */
+  synced(ino: InodeId, from: number): void {
+    if (this.#namesChanging === 0 && from > this.#namesChanged) this.lasting.add(ino);
   }
 
   /** A program on `client`, until the workload stops or the client dies. */
@@ -103,7 +125,11 @@ export class Workload {
   /** Reads every file by its name on a client, when all is well: must succeed. */
   async readAll(client: ClientHost, except: ReadonlySet<InodeId>): Promise<void> {
     const program = new Program(this, this.#cluster, client);
-    for (const name of NAMES) await program.readWhole(name, except);
+    const found = new Set<InodeId | undefined>();
+    for (const name of NAMES) found.add(await program.readWhole(name, except));
+    for (const ino of this.lasting) {
+      if (!found.has(ino)) this.#cluster.problems.push(`${ino} was synced, and has no name any more`);
+    }
   }
 }
 
@@ -140,16 +166,14 @@ class Program {
     if (dice < 0.82 && opened.isWriter) return await this.#sync(opened);
     if (dice < 0.86 && opened.isWriter) return await this.#truncate(opened);
     if (dice < 0.88) {
-      return await this.#attempt(
-        "remove",
-        () => this.#fs.names.remove(ROOT_INODE, this.#name(), false, PATIENT),
+      return await this.#workload.changeNames(() =>
+        this.#attempt("remove", () => this.#fs.names.remove(ROOT_INODE, this.#name(), false, PATIENT))
       );
     }
     if (dice < 0.9) {
       const [from, to] = [this.#name(), this.#name()];
-      return await this.#attempt(
-        "rename",
-        () => this.#fs.names.rename(ROOT_INODE, from, ROOT_INODE, to, 0, PATIENT),
+      return await this.#workload.changeNames(() =>
+        this.#attempt("rename", () => this.#fs.names.rename(ROOT_INODE, from, ROOT_INODE, to, 0, PATIENT))
       );
     }
     await this.#close(opened);
@@ -186,6 +210,7 @@ class Program {
   async #openOne(): Promise<void> {
     const name = this.#name();
     const isWriter = this.#cluster.simulation.chance(0.6);
+    const from = this.#tick;
     await this.#attempt(isWriter ? "create" : "open", async () => {
       let handle: Handle;
       if (isWriter) {
@@ -195,7 +220,7 @@ class Program {
       } else {
         handle = await this.#openToRead(name);
       }
-      this.#open.push({ handle, ino: handle.file.ino, isWriter });
+      this.#open.push({ handle, ino: handle.file.ino, isWriter, from });
     });
   }
 
@@ -285,6 +310,7 @@ class Program {
     const noted = [...this.#unsyncedOf(ino)].filter((one) => one.opened === opened);
     if (!await this.#stores("fsync", opened, () => this.#fs.files.fsync(handle))) return;
     const at = this.#tick;
+    this.#workload.synced(ino, opened.from);
     for (const one of noted) {
       one.register.synced(one.operation, at);
       this.#unsyncedOf(ino).delete(one);
@@ -340,21 +366,24 @@ class Program {
     while (this.#open.length > 0) await this.#close(this.#open[0]!);
   }
 
-  async readWhole(name: string, except: ReadonlySet<InodeId>): Promise<void> {
+  /** The file of that name, if there is one. */
+  async readWhole(name: string, except: ReadonlySet<InodeId>): Promise<InodeId | undefined> {
+    const from = this.#tick;
     let handle: Handle;
     try {
       handle = await this.#openToRead(bytesOf(name));
     } catch (error) {
-      if (error instanceof FsError && error.errno === "ENOENT") return;
+      if (error instanceof FsError && error.errno === "ENOENT") return undefined;
       this.#cluster.problems.push(`${name} can't be opened: ${(error as Error).message}`);
-      return;
+      return undefined;
     }
     const { ino } = handle.file;
-    const opened = { handle, ino, isWriter: false };
+    const opened = { handle, ino, isWriter: false, from };
     if (!except.has(ino) && !await this.#readPages(opened, 0, PAGES)) {
       this.#cluster.problems.push(`${name} (${ino}) can't be read`);
     }
     await this.#fs.files.close(handle);
+    return ino;
   }
 }
 

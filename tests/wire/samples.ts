@@ -225,7 +225,15 @@ const nameserver: Samples<typeof NAMESERVER> = {
 const leaseserver: Samples<typeof LEASESERVER> = {
   openSession: [
     { clientId: "c", host: "h", mountpoint: "/m", place: "machine/boot/namespace/m" },
-    { session: 1, ttlMs: 10_000, now: time, resumed: false, rootSquash: { uid: 65534, gid: 1 }, run: "r" },
+    {
+      session: 1,
+      ttlMs: 10_000,
+      now: time,
+      resumed: false,
+      rootSquash: { uid: 65534, gid: 1 },
+      run: "r",
+      cuts: 2,
+    },
   ],
   renew: [{ counters }, { now: time }],
   reclaim: [{ held, last: true }, { granted: ["write", "none"] }],

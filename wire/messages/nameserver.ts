@@ -477,6 +477,8 @@ export interface OpenSessionReply {
   readonly rootSquash?: UserIds;
   /** Names this run of the server. Another one than before: it has forgotten leases, which are reclaimed. */
   readonly run: string;
+  /** How often the server's machine has stopped without warning: what was answered before and not synced may be lost. */
+  readonly cuts?: number;
 }
 
 /** What a session holds of an inode. */

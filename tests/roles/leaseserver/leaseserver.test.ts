@@ -69,7 +69,14 @@ Deno.test("leaseserver: hosts are told whom their root counts as, but those whos
 Deno.test("leaseserver: a session is told the TTL, the time, whether it is the same, and the server's run", async () => {
   const { open, clock } = start({ stored: STORED, run: "second" });
   const { reply } = await open("old");
-  assert.deepEqual(reply, { session: 70, resumed: true, ttlMs: 10_000, now: clock.now(), run: "second" });
+  assert.deepEqual(reply, {
+    session: 70,
+    resumed: true,
+    ttlMs: 10_000,
+    now: clock.now(),
+    run: "second",
+    cuts: 0,
+  });
   assert.equal((await open("new")).reply.resumed, false);
 });
 

@@ -26,12 +26,12 @@ class Store implements SessionStore {
   }
 }
 
-function start(stored: readonly SessionRecord[] = []) {
+function start(stored: readonly SessionRecord[] = [], cuts = 0) {
   const clock = new FakeClock();
   const store = new Store();
   const ended: SessionId[] = [];
   const table = new SessionTable(
-    { ttlMs: TTL_MS, clock, store, log: silentLogger, onEnd: (session) => ended.push(session) },
+    { ttlMs: TTL_MS, clock, store, log: silentLogger, onEnd: (session) => ended.push(session), cuts },
     stored,
   );
   const open = (clientId: string, peer: FakePeer) =>
@@ -365,4 +365,23 @@ Deno.test("sessions: those from before a restart are waited for, and end when th
   table.expire();
   assert.deepEqual(ended, [b]);
   assert.deepEqual(table.unreclaimed(asSessionId(0)), []);
+});
+
+Deno.test("sessions: after a power cut none is resumed, and those from before are waited out", async () => {
+  const place = "boot 1 /m";
+  const client = { clientId: "a", host: "h", mountpoint: "/m", place };
+  const old = asSessionId(10);
+  const { clock, table, store, ended } = start([{ ...client, session: old, cuts: 1 }], 2);
+  const peer = new FakePeer();
+  const { session, resumed } = await table.open(client, peer);
+  assert.equal(resumed, false);
+  assert.notEqual(session, old);
+  assert.deepEqual([ended, table.unreclaimed(session)], [[], [old]], "its client does not know yet");
+  // The process dies, and its machine lives.
+  const again = start([{ ...client, session: old, cuts: 1 }, store.saved.get(session)!], 2);
+  assert.deepEqual(await again.table.open(client, new FakePeer()), { session, resumed: true });
+  await clock.advance(TTL_MS + 1);
+  table.of(peer);
+  table.expire();
+  assert.deepEqual([ended, table.unreclaimed(session)], [[old], []]);
 });
