@@ -216,6 +216,43 @@ Deno.test("client locks: what was lost with the session is EIO until the file is
   assert.equal(again.state, "ok");
 });
 
+Deno.test("client locks: what was under way when the session was lost is taken back in the new one, and EIO", async () => {
+  const { locks, thread, next, calls } = start();
+  const locked = locks.tryLock(CALLER, { ...ALL, end: 9 }, thread);
+  await (await next("lock")).answer({ granted: true });
+  await locked;
+  const late = outcome(locks.tryLock(CALLER, { ...ALL, start: 10 }, thread));
+  const asked = await next("lock");
+  locks.lost();
+  await asked.answer({ granted: true });
+  const taken = await next("setLocks");
+  assert.deepEqual(taken.request.owners[0].ranges, []);
+  await taken.answer({ held: [true] });
+  assert.equal(late.state, "EIO");
+  locks.connected();
+  await settle();
+  assert.equal(calls.length, 0);
+});
+
+Deno.test("client locks: what was to settle a doubt, but came into another session, is settled there", async () => {
+  const { locks, thread, next, calls } = start();
+  const locked = locks.tryLock(CALLER, { ...ALL, end: 9 }, thread);
+  await (await next("lock")).answer({ granted: true });
+  await locked;
+  const failed = outcome(locks.tryLock(CALLER, { ...ALL, start: 10 }, thread));
+  await (await next("lock")).fail(errno("EIO"));
+  assert.equal(failed.state, "EIO");
+  locks.connected();
+  const settled = await next("setLocks");
+  assert.deepEqual(settled.request.owners[0].ranges, [{ ...ALL, end: 9 }]);
+  locks.lost();
+  await settled.answer({ held: [true] });
+  const again = await next("setLocks");
+  assert.deepEqual(again.request.owners[0].ranges, []);
+  await again.answer({ held: [true] });
+  assert.equal(calls.length, 0);
+});
+
 Deno.test("client locks: a restarted server is told what is held, and what it refuses is lost", async () => {
   const { locks, thread, next, errors } = start();
   for (const owner of ["a1", "b2"]) {
