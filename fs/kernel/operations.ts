@@ -161,11 +161,15 @@ function readTime(reader: RequestReader, secondsAt: number, nanosecondsAt: numbe
   return { seconds: reader.i64(secondsAt), nanoseconds: reader.u32(nanosecondsAt) };
 }
 
+const FATTR_ATTRIBUTES = P.FATTR_MODE | P.FATTR_UID | P.FATTR_GID | P.FATTR_SIZE |
+  P.FATTR_ATIME | P.FATTR_MTIME | P.FATTR_ATIME_NOW | P.FATTR_MTIME_NOW | P.FATTR_CTIME;
+
 function readChanges(reader: RequestReader): AttributeChanges {
   const S = P.SETATTR_IN;
   const valid = reader.u32(S.valid);
   const changes: { -readonly [K in keyof AttributeChanges]: AttributeChanges[K] } = {
-    killSuidGid: (valid & P.FATTR_KILL_SUIDGID) !== 0,
+    // chown(2) that leaves both owners as they are asks for nothing else: as with others, the bits go.
+    killSuidGid: (valid & P.FATTR_KILL_SUIDGID) !== 0 || (valid & FATTR_ATTRIBUTES) === 0,
   };
   if (valid & P.FATTR_FH) changes.fh = reader.u64(S.fh);
   if (valid & P.FATTR_MODE) changes.mode = reader.u32(S.mode);

@@ -20,6 +20,7 @@ import {
 import { KernelNotifier } from "../../fs/kernel/notify.ts";
 import { KernelSession } from "../../fs/kernel/session.ts";
 import { squashRoot } from "../../fs/root_squash.ts";
+import { withForeignSetgid } from "../../fs/setgid.ts";
 import { FsError } from "../../wire/errno.ts";
 import { type Dialer, ProcessDialer } from "../../wire/dialer.ts";
 import type { MountOptions } from "./options.ts";
@@ -109,13 +110,14 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     throw error;
   }
   const rootSquash = options.rootSquash ?? session.rootSquash;
-  const handlers = kernelHandlers({
+  const plain = kernelHandlers({
     ...withoutLocks,
     ...options.lock ? { locks } : {},
     clock,
     asksForNames: rootSquash !== undefined,
     hasAcls: options.acl,
   });
+  const handlers = withForeignSetgid(plain, fileSystem);
   const kernel = new KernelSession({
     fd: mount.fd,
     handlers: rootSquash === undefined ? handlers : squashRoot(handlers, fileSystem.names, rootSquash),

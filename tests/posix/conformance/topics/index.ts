@@ -5,13 +5,13 @@ import { access, metadata } from "./access.ts";
 import { allocating, copies, offsets, truncating } from "./data.ts";
 import { linking, removing, specials } from "./links.ts";
 import { locks } from "./locks.ts";
-import { modes } from "./modes.ts";
+import { modes, owners, privileges } from "./modes.ts";
 import { opening } from "./opening.ts";
 import { paths } from "./paths.ts";
 import { renaming } from "./renaming.ts";
 import { search } from "./search.ts";
 import { sticky } from "./sticky.ts";
-import { settingTimes } from "./times.ts";
+import { settingTimes, times } from "./times.ts";
 import { xattrs } from "./xattrs.ts";
 
 export const TOPICS: readonly Topic[] = [
@@ -20,12 +20,15 @@ export const TOPICS: readonly Topic[] = [
   opening,
   access,
   modes,
+  owners,
+  privileges,
   metadata,
   sticky,
   renaming,
   linking,
   removing,
   specials,
+  times,
   settingTimes,
   truncating,
   offsets,
