@@ -33,6 +33,7 @@ import { Lingering } from "./lingering.ts";
 import { PowerCuts } from "./power_cuts.ts";
 import { Namespace } from "./namespace.ts";
 import { Registry } from "./registry.ts";
+import { Room, spaceOf } from "./room.ts";
 import { Repair, REPAIR_BYTES_PER_SECOND_DEFAULT } from "./repair.ts";
 import { StatusReporter } from "./status_reporter.ts";
 
@@ -210,7 +211,9 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
         backups,
       },
     };
-    addHandlers(handlers, NAMESERVER, clientHandlers(parts));
+    const space = () => options.open === undefined ? spaceOf(options.dir) : undefined;
+    const room = new Room({ clock, log, space });
+    addHandlers(handlers, NAMESERVER, room.guard(clientHandlers(parts)));
     addHandlers(handlers, LEASESERVER, leaseserver.handlers);
     addHandlers(handlers, LOCKS, leaseserver.lockHandlers);
     addHandlers(handlers, ADMIN, adminHandlers(parts));

@@ -337,7 +337,7 @@ export class Registry {
     return connected.map(({ id }) => id);
   }
 
-  /** Bytes of the disks of all live volumes that take blocks, each disk once. */
+  /** Bytes of the disks of all live volumes that take blocks, each disk once; free is what new blocks may take. */
   space(): { totalBytes: number; freeBytes: number } {
     let totalBytes = 0;
     let freeBytes = 0;
@@ -346,7 +346,7 @@ export class Registry {
       if (stats === null || counted.has(disk) || !this.isAlive(id) || this.isDraining(id)) continue;
       counted.add(disk);
       totalBytes += stats.totalBytes;
-      freeBytes += stats.freeBytes;
+      freeBytes += Math.max(0, stats.freeBytes - this.#options.reserveBytes);
     }
     return { totalBytes, freeBytes };
   }

@@ -19,6 +19,8 @@ export interface RoleClusterOptions {
   readonly nameserverFlags?: readonly string[];
   /** Makes the directory of dataserver 1 ... ready, such as by mounting something there, which goes with `discard`. */
   readonly prepareVolume?: (path: string, dataserver: number) => Promise<void>;
+  /** As prepareVolume, of the nameserver's directory. */
+  readonly prepareNameserver?: (path: string) => Promise<void>;
   /** Another `mfs` than that of this source tree. */
   readonly program?: string;
 }
@@ -79,6 +81,10 @@ export class RoleCluster {
         : `${this.#networks.address(network)}:${NAMESERVER_PORT + port}`;
     const nameserver = this.nameserver = address(0, 0);
     const dir = `${this.scratch}/nameserver`;
+    if (this.#options.prepareNameserver !== undefined) {
+      await Deno.mkdir(dir);
+      await this.#options.prepareNameserver(dir);
+    }
     const formatted = await this.mfs(["format", "--dir", dir]);
     if (formatted.code !== 0) throw new Error(formatted.stderr);
     await this.#startRole("nameserver", 0, [
