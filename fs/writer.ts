@@ -284,7 +284,7 @@ export class Writer {
     const synced = () => file.unsyncedReports = Math.max(0, file.unsyncedReports - unsyncedReports);
     if (!file.dirty) {
       if (!durable) return;
-      await this.#options.session.nameserver.sync({});
+      await this.#options.session.nameserver.sync({ ino: file.ino });
       synced();
       return;
     }

@@ -346,9 +346,11 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       };
     },
 
-    sync: async (_request, context) => {
+    sync: async ({ ino }, context) => {
       callerOf(context);
-      await namespace.change(() => {}, true);
+      await namespace.change((tx) => {
+        if (ino !== undefined) tx.inode(ino);
+      }, true);
       return { ok: true };
     },
 

@@ -165,7 +165,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
   listXattrs: [{ ino: 5 }, { names: [name, body] }],
   removeXattr: [{ retry, ino: 5, name }, inodeReply],
   statfs: [{}, { totalBytes: 1e15, freeBytes: 0, files: 3, blockBytes: 4096 }],
-  sync: [{}, { ok: true }],
+  sync: [{ ino: 5 }, { ok: true }],
   status: [{}, {
     clusterId: "c",
     version: "0",

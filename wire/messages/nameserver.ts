@@ -444,8 +444,11 @@ export const NAMESERVER = defineService("nameserver", {
   listXattrs: method<{ readonly ino: InodeId }, { readonly names: readonly Uint8Array[] }>(19),
   removeXattr: method<Change & { readonly ino: InodeId; readonly name: Uint8Array }, InodeReply>(20),
   statfs: method<Record<string, never>, StatfsReply>(21),
-  /** Everything that was answered before is on disk when this is answered (fsync of a directory). */
-  sync: method<Record<string, never>, { readonly ok: true }>(22),
+  /**
+   * Everything that was answered before is on disk when this is answered. ENOENT when there is no inode `ino`: its making was
+   * lost with the power of the server's machine.
+   */
+  sync: method<{ readonly ino?: InodeId }, { readonly ok: true }>(22),
   status: method<Record<string, never>, StatusReply>(23),
   createUnnamed: method<CreateUnnamedRequest, AcquireReply>(30),
   /** Sets times of access to now. Answers what the inodes are then; those that are gone are left out. */

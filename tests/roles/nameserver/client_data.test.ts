@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { bytesOf, textOf } from "../../../base/bytes.ts";
 import { isErrno } from "../../../wire/errno.ts";
-import { type InodeId, ROOT_INODE } from "../../../wire/ids.ts";
+import { asInodeId, type InodeId, ROOT_INODE } from "../../../wire/ids.ts";
 import { FS_IMMUTABLE_FL } from "../../../wire/messages/inode.ts";
 import { gate, passLooking, rest, watch } from "../leaseserver/harness.ts";
 import { describe, makeService, type Service, ServiceClient, since, startService } from "./service.ts";
@@ -285,4 +285,12 @@ Deno.test("restart: who does not come back is waited for until its session is ov
   await passLooking(service.clock, sessions, 1_500);
   await rest();
   assert.equal(look.value?.lease, "read");
+});
+
+Deno.test("sync: of a file that the server does not know, as after a power cut, it says so", async () => {
+  const { clients: [a] } = await startService("a");
+  const ino = await a.create("f");
+  assert.deepEqual(await a.call("sync", { ino }), { ok: true });
+  assert.deepEqual(await a.call("sync", {}), { ok: true });
+  await assert.rejects(a.call("sync", { ino: asInodeId(4711) }), (error) => isErrno(error, "ENOENT"));
 });
