@@ -16,6 +16,8 @@ const scope = self as unknown as {
 };
 
 scope.onmessage = async ({ data: { seed, trace, kinds } }) => {
+  // Errors are many here, and where each came from costs more than all else about them. With a trace it is wanted.
+  Error.stackTraceLimit = trace ? 20 : 0;
   const outcome = await simulate(seed, trace ? console.log : null, kinds);
   scope.postMessage({ seed, outcome });
 };
