@@ -104,7 +104,8 @@ export class Ranges {
     const askedAt = table.moment;
     const release = await file.occupy(offset, end);
     try {
-      const reply = await session.change((retry) =>
+      // As data on its way out: a recall waits for us.
+      const reply = await session.flushChange((retry) =>
         session.nameserver.punch({ retry, ino, offset, length: end - offset }, interrupt)
       );
       file.blocks.clear();

@@ -96,6 +96,33 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     );
   };
 
+  /**
+   * A change that a client makes on the way out of data, of an inode that only it may write to: who recalls that from it waits
+   * for the change, so it waits for nobody.
+   */
+  const flush = (
+    context: CallContext,
+    request: { readonly ino: InodeId; readonly retry: RetryTag },
+    operation: (tx: Transaction) => InodeRecord,
+    durable = false,
+  ): Promise<InodeReply> => {
+    const session = sessionOf(context);
+    if (!leases.mayCommit(request.ino, session)) {
+      return changeInode(context, request, "none", operation, { durable });
+    }
+    return retries.once(
+      session,
+      request.retry,
+      (record) =>
+        namespace.change((tx) => {
+          const inode = operation(tx);
+          record(tx, inode.ino);
+          return replies.inode(inode, session);
+        }, durable),
+      () => namespace.change((tx) => replies.inode(tx.inode(request.ino), session), durable),
+    );
+  };
+
   return {
     ...accessHandlers(parts),
     ...openHandlers(parts),
@@ -229,7 +256,6 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     },
 
     commit: (request, context) => {
-      const session = sessionOf(context);
       const operation = (tx: Transaction) => {
         const inode = regularFile(tx, request.ino);
         tx.change(inode);
@@ -242,20 +268,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         if (timespecCompare(request.mtime, inode.ctime) > 0) inode.ctime = request.mtime;
         return inode;
       };
-      if (!leases.mayCommit(request.ino, session)) {
-        return changeInode(context, request, "none", operation, { durable: request.durable });
-      }
-      return retries.once(
-        session,
-        request.retry,
-        (record) =>
-          namespace.change((tx) => {
-            const inode = operation(tx);
-            record(tx, inode.ino);
-            return replies.inode(inode, session);
-          }, request.durable),
-        () => namespace.change((tx) => replies.inode(tx.inode(request.ino), session), request.durable),
-      );
+      return flush(context, request, operation, request.durable);
     },
 
     replicaFailed: async (request, context) => {
@@ -266,7 +279,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     },
 
     punch: (request, context) =>
-      changeInode(context, request, "none", (tx) => {
+      flush(context, request, (tx) => {
         const inode = regularFile(tx, request.ino);
         refuseIfProtected(inode);
         punchExtents(tx, inode, request.offset, request.offset + request.length);

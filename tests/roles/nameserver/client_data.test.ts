@@ -287,6 +287,15 @@ Deno.test("restart: who does not come back is waited for until its session is ov
   assert.equal(look.value?.lease, "read");
 });
 
+Deno.test("punch: who holds WRITE and is asked for it punches first, and is not waited for by itself", async () => {
+  const { clients: [a, b] } = await startService("a", "b");
+  const ino = await a.create("f", ROOT_INODE, true);
+  a.onRecall = async () => void await a.call("punch", { retry: a.tag(), ino, offset: 0, length: 9 });
+  const opening = watch(b.open(ino));
+  await rest();
+  assert.equal(opening.value?.lease, "read");
+});
+
 Deno.test("sync: of a file that the server does not know, as after a power cut, it says so", async () => {
   const { clients: [a] } = await startService("a");
   const ino = await a.create("f");
