@@ -90,9 +90,12 @@ static void wrong(const char *what, const char *path, const struct file *file, l
        file == NULL ? 0 : file->size, file == NULL ? 0 : (long)file->base, now_ms());
 }
 
-/* As `wrong`, for a byte of what was read: whose it is, if it is any of this file's. */
-static void wrong_byte(const char *what, const char *path, const struct file *file, long at, const uint8_t *bytes,
-                       size_t count) {
+/*
+ * As `wrong`, for the first wrong byte of what was read from `start` on: whose it is, if it is any of this file's, and how
+ * many with it.
+ */
+static void wrong_byte(const char *what, const char *path, const struct file *file, long start, long at,
+                       const uint8_t *bytes, size_t count) {
   int found = -1;
   size_t length = count < 8 ? count : 8;
   for (int version = 0; version <= file->last_version && found < 0; version++) {
@@ -100,9 +103,12 @@ static void wrong_byte(const char *what, const char *path, const struct file *fi
     while (same < length && content(file, (uint16_t)version, (size_t)at + same) == bytes[same]) same++;
     if (same == length) found = version;
   }
+  size_t run = 0;
+  while (run < count && content(file, found < 0 ? 0 : (uint16_t)found, (size_t)at + run) == bytes[run]) run++;
   char more[512];
-  snprintf(more, sizeof more, "%s: version %d in place of %d, the last is %d, %d are not acknowledged", what, found,
-           file->version[at], file->last_version, file->pendings);
+  snprintf(more, sizeof more, "%s: version %d in place of %d, the last is %d, %d are not acknowledged; %zu bytes of %zu "
+           "that were read from %ld on", what, found, file->version[at], file->last_version, file->pendings, run,
+           (size_t)(at - start) + count, start);
   wrong(more, path, file, at);
 }
 
@@ -260,7 +266,7 @@ static void settle_content(uint64_t *random, struct file *file) {
   }
   ssize_t bad = settle(file, bytes, (size_t)count);
   if (bad >= 0) {
-    wrong_byte("bytes that were never written there, or were acknowledged and are gone", path, file, bad, bytes + bad,
+    wrong_byte("bytes that were never written there, or were acknowledged and are gone", path, file, 0, bad, bytes + bad,
                (size_t)(count - bad));
     memset(file->version + count, 0, (WINDOW_BYTES - count) * sizeof *file->version);
     file->size = (size_t)count;
@@ -514,6 +520,27 @@ static void unlink_slot(uint64_t *random, int slot) {
   set_unsure(file, false);
 }
 
+/* Who shows a wrong byte when it is read again: the page cache of that mount, that mount without it, the others. */
+static void look_again(int which, const char *name, int fd, off_t at, uint8_t byte) {
+  char path[PATH_MAX_BYTES];
+  uint8_t *page;
+  if (posix_memalign((void **)&page, 4096, 4096) != 0) abort();
+  off_t start = at & ~(off_t)4095;
+  ssize_t count = pread(fd, page, 4096, start);
+  tell("{\"again\": \"the same descriptor\", \"mount\": %d, \"byte\": %d, \"wrong\": %d, \"count\": %zd}", which + 1,
+       count > at - start ? page[at - start] : -1, byte, count);
+  for (int other = 0; other < mounts; other++) {
+    path_on(mount[other], name, path);
+    int direct = open(path, O_RDONLY | O_DIRECT);
+    if (direct < 0) continue;
+    count = pread(direct, page, 4096, start);
+    tell("{\"again\": \"past the page cache\", \"mount\": %d, \"byte\": %d, \"wrong\": %d, \"count\": %zd}", other + 1,
+         count > at - start ? page[at - start] : -1, byte, count);
+    close(direct);
+  }
+  free(page);
+}
+
 /* A range of a file through any mount: every byte is one that was allowed when the read began, or was written since. */
 static void look(uint64_t *random) {
   int which = some_mount(random, false);
@@ -541,9 +568,10 @@ static void look(uint64_t *random) {
     ssize_t bad = count <= 0 ? -1 : snapshot_check(&snapshot, file, bytes, (size_t)count);
     if (bad >= 0) {
       size_t skipped = (size_t)bad - start;
-      wrong_byte("read bytes that can't be", path, file, bad, bytes + skipped, (size_t)count - skipped);
+      wrong_byte("read bytes that can't be", path, file, (long)start, bad, bytes + skipped, (size_t)count - skipped);
     }
     pthread_mutex_unlock(&lock);
+    if (bad >= 0) look_again(which, file->name, fd, file->base + bad, bytes[(size_t)bad - start]);
     close(fd);
   } else if (errno == ENOENT && is_mounted(which)) {
     pthread_mutex_lock(&lock);
@@ -608,7 +636,7 @@ static void verify(const char *root) {
     if (size != file->size || (size_t)count != size) wrong("another size than was acknowledged", file->name, file, count);
     for (size_t at = 0; at < (size_t)count && at < file->size; at++) {
       if (content(file, file->version[at], at) == bytes[at]) continue;
-      wrong_byte("other bytes than were acknowledged", file->name, file, (long)at, bytes + at, (size_t)count - at);
+      wrong_byte("other bytes than were acknowledged", file->name, file, 0, (long)at, bytes + at, (size_t)count - at);
       break;
     }
     verified++;

@@ -69,7 +69,7 @@ export class Workers {
     }
     if ("error" in told) this.errors.push(told as unknown as WorkerError);
     else if ("pause" in told) this.pauses.push(told as unknown as WorkerPause);
-    else if ("wrong" in told && this.wrongs.length < WRONGS_MAX) {
+    else if (("wrong" in told || "again" in told) && this.wrongs.length < WRONGS_MAX) {
       this.wrongs.push(`worker ${worker}: ${line}`);
     }
   }
