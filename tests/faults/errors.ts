@@ -35,9 +35,10 @@ export function isAllowed(error: WorkerError, injected: readonly Injected[]): bo
     if (kind.startsWith("kill") && hitsMount && error.errno === "ENOTCONN") return true;
     if (error.fromMs > toMs + TOLD_LATER_MS) return false;
     if (kind === "kill" || kind === "kills") return hitsMount && DEAD.includes(error.errno);
-    // The one disk that has all of a block, as the others were away when it was written, goes as well, or is full.
+    // The one disk that has all of a block, as the others were away when it was written, goes as well, or is full: where its
+    // database found no room, it takes no more writes before a restart.
     if (kind === "gone" || kind === "full") {
-      return error.errno === (kind === "gone" ? "EIO" : "ENOSPC") &&
+      return (kind === "gone" ? ["EIO"] : ["ENOSPC", "EIO"]).includes(error.errno) &&
         injected.some((other) => other !== fault && hitsDataserver(other) && overlaps(other, fault));
     }
     if (kind === "partition") {
