@@ -7,6 +7,7 @@ import type { Namespace } from "./namespace.ts";
 import type { Registry } from "./registry.ts";
 import type { Repair } from "./repair.ts";
 import type { Replies } from "./replies.ts";
+import type { Room } from "./room.ts";
 import type { Retries } from "./retries.ts";
 import type { StatusReporter } from "./status_reporter.ts";
 
@@ -20,6 +21,8 @@ export interface ClientServiceOptions {
   readonly status: StatusReporter;
   readonly blockBytes: number;
   readonly replication: number;
+  /** Absent: there is always room for changes. */
+  readonly room?: Room;
 }
 
 /** What the files that it is split into share. */

@@ -123,7 +123,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     );
   };
 
-  return {
+  const handlers: Handlers<typeof NAMESERVER> = {
     ...accessHandlers(parts),
     ...openHandlers(parts),
     ...removalHandlers(parts),
@@ -372,4 +372,6 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       return options.status.report();
     },
   };
+  const isRepeated = (retry: RetryTag, context: CallContext) => retries.isKnown(callerOf(context), retry);
+  return options.room?.guard(handlers, isRepeated) ?? handlers;
 }

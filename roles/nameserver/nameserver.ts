@@ -213,7 +213,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     };
     const space = () => options.open === undefined ? spaceOf(options.dir) : undefined;
     const room = new Room({ clock, log, space });
-    addHandlers(handlers, NAMESERVER, room.guard(clientHandlers(parts)));
+    addHandlers(handlers, NAMESERVER, clientHandlers({ ...parts, room }));
     addHandlers(handlers, LEASESERVER, leaseserver.handlers);
     addHandlers(handlers, LOCKS, leaseserver.lockHandlers);
     addHandlers(handlers, ADMIN, adminHandlers(parts));

@@ -26,6 +26,14 @@ export class Retries {
     this.#journal = journal;
   }
 
+  /** The change is under way, or was applied. */
+  isKnown(session: SessionId, { slot, sequence }: RetryTag): boolean {
+    if (this.#running.get(session)?.get(slot)?.sequence === sequence) return true;
+    if (!Number.isInteger(slot) || slot < 0 || slot >= RETRY_SLOTS) return false;
+    const stored = this.#journal.get(retryKey(session, slot));
+    return stored !== undefined && decodeRetry(stored).sequence === sequence;
+  }
+
   /**
    * Runs `apply`, or answers a repetition by `replay`. `apply` calls the recorder it is given within its own
    * transaction, so that the mark and the change are one batch.

@@ -3,7 +3,7 @@
  * as there is room. LevelDB can so always write what it must: after a write of it has failed, nothing can be written before
  * a restart, and one that finds no room to recover in does not come up.
  *
- * Two marks: below the first what makes the namespace larger is refused, below the second every change is. Between them
+ * A change that is sent again, and was applied, is answered. Two marks: below the first what makes the namespace larger is refused, below the second every change is. Between them
  * removals go on, and so do reports of data that was accepted before.
  */
 
@@ -11,7 +11,7 @@ import type { Clock } from "../../base/clock.ts";
 import * as libc from "../../base/libc.ts";
 import type { Logger } from "../../base/log.ts";
 import { FsError } from "../../wire/errno.ts";
-import type { NAMESERVER } from "../../wire/messages/nameserver.ts";
+import type { NAMESERVER, RetryTag } from "../../wire/messages/nameserver.ts";
 import type { CallContext, Handlers } from "../../wire/service.ts";
 
 /** How long a look at the disk counts. A thousand changes in that time take a megabyte. */
@@ -50,25 +50,33 @@ export class Room {
     this.#options = options;
   }
 
-  /** The handlers, those of changes behind a look at the disk. A change is known by its retry tag. */
-  guard(handlers: Handlers<typeof NAMESERVER>): Handlers<typeof NAMESERVER> {
+  /**
+   * The handlers, those of changes behind a look at the disk. A change is known by its retry tag; `isRepeated`: it is under
+   * way, or was applied.
+   */
+  guard(
+    handlers: Handlers<typeof NAMESERVER>,
+    isRepeated: (retry: RetryTag, context: CallContext) => boolean,
+  ): Handlers<typeof NAMESERVER> {
     const guarded: Record<string, unknown> = {};
     for (const [name, handler] of Object.entries(handlers)) {
       const isGrowing = GROWING.has(name);
-      const serve = handler as (request: { readonly retry?: unknown }, context: CallContext) => unknown;
-      guarded[name] = (request: { readonly retry?: unknown }, context: CallContext) => {
-        if (request.retry !== undefined) this.#demand(isGrowing);
+      const serve = handler as (request: { readonly retry?: RetryTag }, context: CallContext) => unknown;
+      guarded[name] = (request: { readonly retry?: RetryTag }, context: CallContext) => {
+        const { retry } = request;
+        if (retry !== undefined && this.#lacksRoom(isGrowing) && !isRepeated(retry, context)) {
+          const message = "the nameserver's disk is nearly full: make room on it";
+          throw new FsError("ENOSPC", message, { op: "change" });
+        }
         return serve(request, context);
       };
     }
     return guarded as Handlers<typeof NAMESERVER>;
   }
 
-  #demand(isGrowing: boolean): void {
+  #lacksRoom(isGrowing: boolean): boolean {
     if (this.#options.clock.monotonicMs() - this.#askedMs > FRESH_MS) this.#look();
-    if (this.#refuses === "changes" || (isGrowing && this.#refuses === "growth")) {
-      throw new FsError("ENOSPC", "the nameserver's disk is nearly full: make room on it", { op: "change" });
-    }
+    return this.#refuses === "changes" || (isGrowing && this.#refuses === "growth");
   }
 
   #look(): void {

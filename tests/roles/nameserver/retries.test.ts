@@ -189,3 +189,18 @@ seededTest("retries: a failing change leaves its slot usable", async (random) =>
   }
   assert.equal((await make(world, retries, "f", tag(0, 1))).isReplay, false);
 });
+
+Deno.test("retries: what is under way, or was applied last, is known; another session's, a former and a next one are not", async () => {
+  const world = await makeWorld();
+  const retries = new Retries(world.namespace.journal);
+  const making = make(world, retries, "f", tag(2, 5));
+  assert.ok(retries.isKnown(SESSION, tag(2, 5)));
+  await making;
+  const known = (session: SessionId, slot: number, sequence: number) =>
+    retries.isKnown(session, tag(slot, sequence));
+  assert.deepEqual(
+    [known(SESSION, 2, 5), known(SESSION, 2, 4), known(SESSION, 2, 6), known(SESSION, 3, 5)],
+    [true, false, false, false],
+  );
+  assert.deepEqual([known(asSessionId(2), 2, 5), known(SESSION, RETRY_SLOTS, 5)], [false, false]);
+});
