@@ -17,6 +17,7 @@ import { hasProgram, sh, within } from "./harness/command.ts";
 import { forgetProcess, trackProcess } from "./harness/scratch.ts";
 import { randomOf, weighted } from "./posix/exerciser.ts";
 import { SmallCluster } from "./posix/small_cluster_process.ts";
+import { FileModel } from "./posix/file_model.ts";
 
 const OFFSET_MAX = 600_000;
 const LENGTH_MAX = 70_000;
@@ -73,43 +74,6 @@ function parse(args: readonly string[]): Settings {
     }
   }
   return { ...numbers, mode };
-}
-
-/** What a file must hold. */
-class Model {
-  #bytes = new Uint8Array(2 * OFFSET_MAX);
-  size = 0;
-
-  #reserve(size: number): void {
-    if (size <= this.#bytes.length) return;
-    const larger = new Uint8Array(size * 2);
-    larger.set(this.#bytes);
-    this.#bytes = larger;
-  }
-
-  write(offset: number, data: Uint8Array): void {
-    this.#reserve(offset + data.length);
-    this.#bytes.set(data, offset);
-    this.size = Math.max(this.size, offset + data.length);
-  }
-
-  resize(size: number): void {
-    this.#reserve(size);
-    if (size < this.size) this.#bytes.fill(0, size, this.size);
-    this.size = size;
-  }
-
-  zero(offset: number, end: number): void {
-    this.#bytes.fill(0, Math.min(offset, this.size), Math.min(end, this.size));
-  }
-
-  read(offset: number, length: number): Uint8Array {
-    return this.#bytes.subarray(Math.min(offset, this.size), Math.min(offset + length, this.size));
-  }
-
-  isZero(offset: number, end: number): boolean {
-    return this.read(offset, end - offset).every((byte) => byte === 0);
-  }
 }
 
 /** The bytes of a seed, as the workers make them. */
@@ -194,7 +158,7 @@ class Difference extends Error {}
 
 class Sample {
   readonly slot: number;
-  readonly model = new Model();
+  readonly model = new FileModel();
   name: string;
   readonly #log: string[] = [];
   /** Operations that use it run one after the other. */

@@ -15,6 +15,7 @@ import { randomInt, type SeededRandom } from "../../base/random.ts";
 import { pick } from "../base/seeded.ts";
 import { Journal, parseArguments, randomOf, weighted } from "./exerciser.ts";
 import * as sys from "./system_calls.ts";
+import { FileModel } from "./file_model.ts";
 
 const FILES = 2;
 const OFFSET_MAX = 700_000;
@@ -38,42 +39,9 @@ const WEIGHTS = {
   fsync: 1,
 };
 
-/** What a file must hold. */
-class Model {
-  #bytes = new Uint8Array(1 << 20);
-  size = 0;
-
-  #reserve(size: number): void {
-    if (size <= this.#bytes.length) return;
-    const larger = new Uint8Array(size * 2);
-    larger.set(this.#bytes);
-    this.#bytes = larger;
-  }
-
-  write(offset: number, data: Uint8Array): void {
-    this.#reserve(offset + data.length);
-    this.#bytes.set(data, offset);
-    this.size = Math.max(this.size, offset + data.length);
-  }
-
-  truncate(size: number): void {
-    this.#reserve(size);
-    if (size < this.size) this.#bytes.fill(0, size, this.size);
-    this.size = size;
-  }
-
-  zero(offset: number, length: number): void {
-    this.#bytes.fill(0, Math.min(offset, this.size), Math.min(offset + length, this.size));
-  }
-
-  read(offset: number, length: number): Uint8Array {
-    return this.#bytes.subarray(Math.min(offset, this.size), Math.min(offset + length, this.size));
-  }
-}
-
 interface Sample {
   readonly name: string;
-  readonly model: Model;
+  readonly model: FileModel;
   /** Descriptors by mount; undefined: closed there. */
   readonly fds: (number | undefined)[];
 }
@@ -190,16 +158,16 @@ async function runOperation(number: number): Promise<void> {
       return append(file, mount, drawData(random, APPEND_BYTES));
     case "truncate":
       expect(libc.ftruncate(descriptor(file, mount), offset), "ftruncate");
-      return model.truncate(offset);
+      return model.resize(offset);
     case "truncateByName":
       expect(sys.truncate(pathOf(file, mount), offset), "truncate");
-      return model.truncate(offset);
+      return model.resize(offset);
     case "punch":
       expect(libc.fallocate(descriptor(file, mount), PUNCH, offset, length), "fallocate");
-      return model.zero(offset, length);
+      return model.zero(offset, offset + length);
     case "allocate":
       expect(libc.fallocate(descriptor(file, mount), 0, offset, length), "fallocate");
-      return model.truncate(Math.max(model.size, offset + length));
+      return model.resize(Math.max(model.size, offset + length));
     case "reopen":
       close(file, mount);
       if (!isAwayAllowed) descriptor(file, mount);
@@ -218,7 +186,7 @@ const files = Array.from({ length: FILES }, (_, i): Sample => {
   // A name that was never used before: what a mount knows of names may be a second old.
   const file: Sample = {
     name: `two-${seed}-${Deno.pid}-${i}`,
-    model: new Model(),
+    model: new FileModel(),
     fds: [undefined, undefined],
   };
   expect(
