@@ -196,6 +196,12 @@ export class SimDisk {
         return pause().then(() => read(fd, buffer, offset));
       },
       write: (fd, bytes, offset) => apply(file(fd), { offset, bytes: bytes.slice() }),
+      changeRange: async (fd, change, offset, length) => {
+        const target = file(fd);
+        const end = Math.min(offset + length, target.bytes.length);
+        if (change === "reserve" || end <= offset) return await pause();
+        await apply(target, { offset, bytes: new Uint8Array(end - offset) });
+      },
       truncate: (fd, length) => {
         const target = file(fd);
         const bytes = length > target.bytes.length ? new Uint8Array(length - target.bytes.length) : null;

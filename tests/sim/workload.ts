@@ -164,7 +164,8 @@ class Program {
     if (dice < 0.32 && opened.isWriter) return await this.#write(opened);
     if (dice < 0.72) return void await this.#read(opened);
     if (dice < 0.82 && opened.isWriter) return await this.#sync(opened);
-    if (dice < 0.86 && opened.isWriter) return await this.#truncate(opened);
+    if (dice < 0.85 && opened.isWriter) return await this.#truncate(opened);
+    if (dice < 0.86 && opened.isWriter) return await this.#zero(opened);
     if (dice < 0.88) {
       return await this.#workload.changeNames(() =>
         this.#attempt("remove", () => this.#fs.names.remove(ROOT_INODE, this.#name(), false, PATIENT))
@@ -333,21 +334,46 @@ class Program {
     return isDone;
   }
 
+  /** As the kernel's SETATTR does it. */
   async #truncate(opened: OpenHandle): Promise<void> {
     const { ino } = opened;
     const pages = this.#cluster.simulation.below(PAGES);
+    const trims = this.#cluster.simulation.chance(0.5);
+    await this.#clear("truncate", opened, pages, PAGES, async () => {
+      await this.#fs.names.setattr({ ino, size: pages * PAGE }, PATIENT);
+      if (trims && pages > 0) await this.#fs.ranges.trim(ino, Infinity, PATIENT);
+    });
+  }
+
+  /** fallocate(2): a hole, or zeros with room on the disks. */
+  async #zero(opened: OpenHandle): Promise<void> {
+    const { simulation } = this.#cluster;
+    const first = simulation.below(PAGES);
+    const end = first + 1 + simulation.below(PAGES - first);
+    const keepsRoom = simulation.chance(0.5);
+    await this.#clear(keepsRoom ? "zero" : "punch", opened, first, end, () => {
+      const how = { grow: keepsRoom && simulation.chance(0.5), keepsRoom };
+      return this.#fs.ranges.zero(opened.handle, first * PAGE, end * PAGE, how, PATIENT);
+    });
+  }
+
+  /** A call that makes zeros of pages, and is stored when it ends. */
+  async #clear(
+    what: string,
+    opened: OpenHandle,
+    first: number,
+    end: number,
+    call: () => Promise<void>,
+  ): Promise<void> {
     const from = this.#tick;
     const noted: Noted[] = [];
-    for (let page = pages; page < PAGES; page++) {
-      const register = this.#workload.register(ino, page);
+    for (let page = first; page < end; page++) {
+      const register = this.#workload.register(opened.ino, page);
       noted.push({ opened, register, operation: register.begin(true, this.#who, 0, from) });
     }
     const unstored = this.#workload.unstored(this.#client);
     for (const one of noted) unstored.add(one);
-    const isDone = await this.#succeeds(
-      "truncate",
-      () => this.#fs.names.setattr({ ino, size: pages * PAGE }, PATIENT),
-    );
+    const isDone = await this.#succeeds(what, call);
     const to = this.#tick;
     for (const one of noted) {
       unstored.delete(one);
