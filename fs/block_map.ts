@@ -21,6 +21,11 @@ export class BlockMap {
     this.#from = this.#to = 0;
   }
 
+  /** Answers that are on their way may not be learned. */
+  changed(): void {
+    this.version++;
+  }
+
   /** True when all of [offset, end) is known. */
   knows(offset: number, end: number): boolean {
     return offset >= this.#from && end <= this.#to;
@@ -91,6 +96,22 @@ export class BlockMap {
 
   byId(id: BlockId): Block | undefined {
     return this.#blocks.find((block) => block.id === id);
+  }
+
+  /**
+   * What was answered to a question that was asked at the map's `version` of then. If the map has changed since, the answer
+   * may be from before that: where a block ends, and that it is there, stays as it is known. What is known afterwards.
+   */
+  renew(block: Block, version: number): Block {
+    if (version !== this.version) {
+      const known = this.#blocks[this.#index(block.start)];
+      // The caller may use it; reads and writes to come ask again.
+      if (known?.id !== block.id) return block;
+      if (known.generation >= block.generation) return known;
+      block = { ...block, length: known.length };
+    }
+    this.put(block);
+    return this.#blocks[this.#index(block.start)]!;
   }
 
   /**

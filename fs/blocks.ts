@@ -247,6 +247,7 @@ export class Blocks {
     for (const replica of block.replicas) {
       if (failed.includes(replica.volume)) this.#suspects.set(replica.node, clock.monotonicMs() + 10_000);
     }
+    const { version } = file.blocks;
     // Not a tagged change: the generation makes a repetition harmless.
     const reply = await session.nameserver.replicaFailed({
       ino: file.ino,
@@ -256,19 +257,18 @@ export class Blocks {
       failed,
       ...(file.hasData(block) ? { hasData: true } : {}),
     });
-    file.blocks.put(reply.block);
-    return reply.block;
+    return file.blocks.renew(reply.block, version);
   }
 
   /** The block as the nameserver has it now; ENOENT when it was dropped. */
   async refetch(file: OpenFile, block: Block): Promise<Block> {
     const { session } = this.#options;
+    const { version } = file.blocks;
     const { blocks } = await session.nameserver.blocks({ ino: file.ino, offset: block.start, length: 1 });
     const current = blocks[0];
     if (current === undefined || current.id !== block.id) {
       throw new FsError("ENOENT", `block ${block.id} was dropped`, { op: DROPPED });
     }
-    file.blocks.put(current);
-    return current;
+    return file.blocks.renew(current, version);
   }
 }

@@ -306,13 +306,13 @@ export class Ranges {
           if (!file.inode.isFresh) await names.refresh(ino, interrupt);
           const { size } = file;
           if (size === 0) return;
-          await blocks.know(file, size - 1, size);
-          const block = file.blocks.at(size - 1);
-          // Where it reaches further it has grown again, after its replicas were cut.
-          if (block === undefined || !file.hasData(block) || block.start + block.length !== size) return;
-          const release = await file.occupy(block.start, Infinity);
+          const release = await file.occupy(size - 1, Infinity);
           try {
-            await blocks.cut(file, block);
+            await blocks.know(file, size - 1, size);
+            const block = file.blocks.at(size - 1);
+            // Where it reaches further it has grown again, after its replicas were cut: maybe by a write we waited for.
+            const isCut = block !== undefined && file.hasData(block) && block.start + block.length === size;
+            if (isCut && file.size === size) await blocks.cut(file, block);
           } finally {
             release();
           }

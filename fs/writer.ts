@@ -349,7 +349,11 @@ export class Writer {
       for (const [id, note] of told) {
         if (notes.get(id) === note) notes.delete(id);
         const known = file.blocks.at(note.start);
-        if (known?.id !== id) continue;
+        if (known?.id !== id) {
+          // What is being learned of it may be from before the report, and the note of it is gone.
+          file.blocks.changed();
+          continue;
+        }
         const { allocated: _, ...block } = known;
         file.blocks.put({
           ...block,

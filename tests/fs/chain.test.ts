@@ -162,3 +162,58 @@ Deno.test("chain: fsync fails once when all machines that had what was written h
   await write(client, handle, 0, 10);
   assert.equal((await sync()).state, "done", "it was written again");
 });
+
+Deno.test("chain: what was said of a block before it grew does not make it end there again", async () => {
+  const { client, handle } = await start();
+  const { dataservers, nameserver } = client;
+  const { blocks } = handle.file;
+  dataservers.onChain = () => [{ volume: asVolumeId(2), errno: "ENOTCONN", message: "gone" }];
+  await write(client, handle, 0, 10);
+  const report = await nameserver.next("replicaFailed");
+  dataservers.onChain = () => [];
+  await write(client, handle, MIB, 10);
+  await quiet();
+  const allocation = nameserver.calls.find(({ method }) => method === "allocateBlock")!;
+  await allocation.answer({ block: { ...BLOCK, length: 2 * MIB } });
+  // Waited longer for the disk than the block's growth, which came after it.
+  await report.answer({ block: on(BLOCK, 2, 1, 3) });
+  await client.clock.advance(1_000);
+  assert.deepEqual(blocks.at(MIB), { ...on(BLOCK, 2, 1, 3), length: 2 * MIB });
+  await write(client, handle, MIB + 10, 10);
+  assert.deepEqual(nameserver.calls.map(({ method }) => method), [], "nothing is extended again");
+});
+
+Deno.test("chain: a block that is not known any more is not put back by an answer from before", async () => {
+  const { client, handle } = await start();
+  const { dataservers, nameserver } = client;
+  const { blocks } = handle.file;
+  dataservers.onChain = () => [{ volume: asVolumeId(2), errno: "ENOTCONN", message: "gone" }];
+  await write(client, handle, 0, 10);
+  const report = await nameserver.next("replicaFailed");
+  blocks.clear();
+  blocks.learn(0, 2 * MIB, []);
+  await report.answer({ block: on(BLOCK, 2, 1, 3) });
+  assert.equal(blocks.at(0), undefined);
+});
+
+Deno.test("commit: where data is is not forgotten by what was asked before it was reported", async () => {
+  const fresh = { ...BLOCK, written: false };
+  const { client, handle } = await start([fresh]);
+  const { nameserver, files } = client;
+  const { blocks } = handle.file;
+  await write(client, handle, 0, 10);
+  const flushed = watch(files.flush(handle));
+  const commit = await nameserver.next("commit");
+  blocks.clear();
+  const reading = watch(files.read(handle, 0, 10, false, PATIENT));
+  await quiet();
+  const asked = nameserver.calls.find(({ method }) => method === "blocks")!;
+  await commit.answer(inodeReply(INO, "write", { size: 2 * MIB }));
+  await quiet();
+  assert.equal(flushed.state, "done");
+  await asked.answer({ blocks: [fresh], end: 2 * MIB });
+  await nameserver.answer("blocks", { blocks: [BLOCK], end: 2 * MIB });
+  await quiet();
+  assert.equal(reading.state, "done");
+  assert.equal(blocks.at(0)?.written, true);
+});

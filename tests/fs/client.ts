@@ -370,7 +370,10 @@ export class FakeDataservers {
         await this.onSync(generation);
         return none;
       },
-      truncateBlock: async () => none,
+      truncateBlock: async ({ block, length }: { block: number; length: number }) => {
+        this.#events.push(`cut ${block} to ${length}`);
+        return none;
+      },
       changeRange: async ({ block, change, offset, length }: ChangeRangeRequest) => {
         this.#events.push(`${change} ${block} ${offset}+${length}`);
         await this.onWrite();

@@ -542,3 +542,23 @@ Deno.test("fsync: fails once after a power cut of the nameserver's machine, if s
     assert.equal(await end(files.fsync(handle)), undefined, "it is told once");
   }
 });
+
+Deno.test("trim: what another thread has written past the new end meanwhile stays", async () => {
+  const client = startClient();
+  const block = blockOf(1, 0, 4096);
+  const handle = await opened(client, WRITING, { size: 4096 }, { blocks: [block] });
+  const { dataservers, nameserver, files, ranges } = client;
+  const write = Promise.withResolvers<void>();
+  dataservers.onWrite = () => write.promise;
+  const how = { append: false, isWriteback: false, killSuidGid: false };
+  await files.write(handle, 4096, new Uint8Array(10), how, PATIENT);
+  await nameserver.answer("allocateBlock", { block: { ...block, length: 8192 } });
+  client.events.length = 0;
+  const trimmed = watch(ranges.trim(INO, Infinity, PATIENT));
+  await quiet();
+  assert.equal(trimmed.state, "waits");
+  write.resolve();
+  await quiet();
+  assert.equal(trimmed.state, "done");
+  assert.deepEqual(client.events, []);
+});
