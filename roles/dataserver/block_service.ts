@@ -47,7 +47,7 @@ export function blockHandlers(findVolume: (id: VolumeId) => Volume, pool: Channe
         WRITE_STEP_MS,
         (client, { volume }, chain, options) =>
           client.writeBlock({ block, generation, volume, offset, chain, create, body }, options),
-        () => own.allocatedBytes(block),
+        own.chainOptions(block),
       );
     },
     syncBlock: (request) => {
@@ -73,7 +73,7 @@ export function blockHandlers(findVolume: (id: VolumeId) => Volume, pool: Channe
         WRITE_STEP_MS,
         (client, { volume }, chain, options) =>
           client.truncateBlock({ block, generation, volume, chain, length }, options),
-        () => own.allocatedBytes(block),
+        own.chainOptions(block),
       );
     },
   });

@@ -31,9 +31,16 @@ export type Step = (
 
 const NONE_FAILED: ChainReply = { failed: [] };
 
+export interface ChainOptions {
+  /** What the replica here takes on its disk afterwards. */
+  readonly allocated?: () => number | undefined;
+  /** It was not done everywhere, as far as is known here. */
+  readonly onDifference?: () => void;
+}
+
 /**
  * The answer to an operation that `local` does here and `step` does down the chain, both at the same time. A failure here
- * is thrown. `allocated` says what the replica here takes on its disk afterwards.
+ * is thrown.
  */
 export async function withChain(
   local: Promise<void>,
@@ -41,12 +48,18 @@ export async function withChain(
   chain: readonly ChainTarget[],
   stepMs: number,
   step: Step,
-  allocated?: () => number | undefined,
+  { allocated, onDifference }: ChainOptions = {},
 ): Promise<ChainReply> {
   // Both start before either is waited for; `forward` never rejects.
   const downstream = chain.length === 0 ? undefined : forward(pool, chain, stepMs, step);
-  await local;
+  try {
+    await local;
+  } catch (error) {
+    if (downstream !== undefined) onDifference?.();
+    throw error;
+  }
   const failed = await downstream ?? NONE_FAILED.failed;
+  if (failed.length > 0) onDifference?.();
   const allocatedBytes = allocated?.();
   if (allocatedBytes !== undefined) return { failed, allocatedBytes };
   return failed.length === 0 ? NONE_FAILED : { failed };

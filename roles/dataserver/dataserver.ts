@@ -78,6 +78,8 @@ const FINALIZE_IDLE_MS_DEFAULT = 2_000;
 const SCRUB_PERIOD_MS_DEFAULT = 14 * 24 * 60 * 60_000;
 const SCRUB_BYTES_PER_SECOND_DEFAULT = 32 * 1024 * 1024;
 const OPEN_REPLICAS_DEFAULT = 256;
+const DIFFERENCES_MS = 1_000;
+const COMPARE_TIMEOUT_MS = 60_000;
 const FINALIZE_AT_STOP_MS = 3_500;
 const CLOSE_AT_STOP_MS = 1_000;
 const OK = { ok: true } as const;
@@ -216,7 +218,28 @@ class RunningDataserver implements Dataserver {
       this.#background.push(scrubber.run(signal));
       this.#background.push(watchDirectory(volume, this.#clock, signal));
     }
+    this.#background.push(this.#tellDifferences(signal));
     processDialer?.announce(this.address, this.localServer);
+  }
+
+  /** Tells the nameserver of replicas that may differ from others, until `signal` aborts. Never rejects. */
+  async #tellDifferences(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await this.#clock.sleep(DIFFERENCES_MS, signal);
+      const { registry } = this.#link;
+      if (registry === null) continue;
+      for (const { volume } of this.#volumes.all) {
+        try {
+          await volume.tellDifferences(async (replicas) =>
+            (await registry.replicasDiffer({ volume: volume.id, replicas }, {
+              timeoutMs: COMPARE_TIMEOUT_MS,
+            })).compared
+          );
+        } catch (error) {
+          this.#options.log.debug("replicas that may differ were not told", { volume: volume.id, error });
+        }
+      }
+    }
   }
 
   stop(): Promise<void> {
@@ -335,6 +358,7 @@ class RunningDataserver implements Dataserver {
   async #report(registry: Registry, signal: AbortSignal): Promise<void> {
     try {
       for (const { volume } of this.#volumes.all) {
+        volume.differences.tellAll();
         const replicas = await this.#reportVolume(registry, volume, signal);
         this.#options.log.info("blocks reported", { volume: volume.id, replicas });
         for (const [block, message] of volume.corruptReplicas) {

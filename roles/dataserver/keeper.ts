@@ -4,6 +4,7 @@
  * Invariant: a record says "finalized" only after the data, the crcs and their names were synced.
  */
 
+import { bytesOf } from "../../base/bytes.ts";
 import type { Clock } from "../../base/clock.ts";
 import { asFsError, FsError } from "../../wire/errno.ts";
 import type { BlockId } from "../../wire/ids.ts";
@@ -19,6 +20,7 @@ export interface KeeperOptions {
   readonly openMax: number;
 }
 
+const DIFFERENCES_FILE = "differences.json";
 const SWEEP_MS = 500;
 const CLOSE_IDLE_MS = 60_000;
 const BATCH_MAX = 256;
@@ -58,7 +60,36 @@ export class Keeper {
 
   /** Remembers what a crash left. Once, before `run`. */
   async load(): Promise<void> {
-    this.#left = [...await this.#volume.records.writing()];
+    const { records, differences } = this.#volume;
+    this.#left = [...await records.writing()];
+    const nowMs = this.#options.clock.monotonicMs();
+    for (const block of await this.#storedDifferences()) differences.note(block, nowMs);
+    for (const block of this.#left) {
+      const record = await records.get(block);
+      // A write may have got here, and no further.
+      if (record !== undefined && record.isDoubtful !== true) {
+        differences.note(block, nowMs);
+      }
+    }
+  }
+
+  async #storedDifferences(): Promise<readonly BlockId[]> {
+    const { disk, path, log } = this.#volume;
+    const name = `${path}/${DIFFERENCES_FILE}`;
+    let stored: unknown;
+    try {
+      stored = JSON.parse(await disk.readText(name) || "[]");
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) log.warn("file not read", { name, error });
+    }
+    return Array.isArray(stored) ? stored.filter((one) => Number.isSafeInteger(one)) : [];
+  }
+
+  /** What is finalized now has no other mark. One that is found later costs a comparison. */
+  async #storeDifferences(): Promise<void> {
+    const { disk, path, differences } = this.#volume;
+    if (differences.blocks.length === 0) return await disk.remove(`${path}/${DIFFERENCES_FILE}`);
+    await disk.replaceFile(path, DIFFERENCES_FILE, bytesOf(JSON.stringify(differences.blocks)));
   }
 
   /** Sweeps until `signal` aborts. Never rejects. */
@@ -81,8 +112,9 @@ export class Keeper {
   async finalizeAll(): Promise<void> {
     await this.#sweeping;
     if (this.#volume.mayLack) return; // doubtful at the next start
+    await this.#storeDifferences();
     for (;;) {
-      const writing = [...this.#volume.open.values()].filter((replica) => this.#isFinalizable(replica));
+      const writing = [...this.#volume.open.values()].filter((replica) => this.#isWhole(replica));
       if (writing.length === 0) return;
       if (await this.#finalize(writing.slice(0, BATCH_MAX)) === 0) return; // in use; recovered at the next start
     }
@@ -107,6 +139,10 @@ export class Keeper {
   }
 
   #isFinalizable(replica: Replica): boolean {
+    return this.#isWhole(replica) && !this.#volume.differences.has(replica.block);
+  }
+
+  #isWhole(replica: Replica): boolean {
     return replica.state === "writing" && !replica.isDoubtful &&
       !this.#volume.corruptReplicas.has(replica.block);
   }

@@ -40,7 +40,7 @@ export function rangeHandlers(findVolume: (id: VolumeId) => Volume, pool: Channe
         WRITE_STEP_MS,
         (client, target, rest, options) =>
           client.changeRange({ ...request, volume: target.volume, chain: rest }, options),
-        () => volume.allocatedBytes(block),
+        volume.chainOptions(block),
       );
     },
     copyRange: (request) => new RangeCopy(findVolume, pool, checkCopy(request)).run(),
@@ -172,6 +172,7 @@ class RangeCopy {
       WRITE_STEP_MS,
       (client, { volume }, chain, options) =>
         client.writeBlock({ block, generation, volume, offset, chain, create, body }, options),
+      this.#volume.chainOptions(block),
     );
     this.#drop(failed);
   }
@@ -187,6 +188,7 @@ class RangeCopy {
       this.#chain,
       WRITE_STEP_MS,
       (client, { volume }, chain, options) => client.changeRange({ ...punch, volume, chain }, options),
+      this.#volume.chainOptions(block),
     );
     this.#drop(failed);
   }

@@ -15,6 +15,8 @@ import {
   type ReplicaChangesReply,
   type ReplicaStateReply,
 } from "../../wire/messages/dataserver.ts";
+import type { ChainOptions } from "./chain.ts";
+import { Differences } from "./differences.ts";
 import type { Disk } from "./disk.ts";
 import { WHOLE } from "./range_lock.ts";
 import { Replica, ReplicaClosed, type ReplicaHost, staleError } from "./replica.ts";
@@ -63,6 +65,7 @@ export class Volume implements ReplicaHost {
   identity: VolumeIdentity;
   /** Open replicas. */
   readonly open = new Map<BlockId, Replica>();
+  readonly differences = new Differences();
   /** Told of each replica that turned out corrupt, once. */
   onCorrupt: (block: BlockId, message: string) => void = () => {};
   /** Told when it fails, once. */
@@ -218,6 +221,29 @@ export class Volume implements ReplicaHost {
       await this.#emptyTrash(length);
       await attempt();
     }
+  }
+
+  /** For an operation that changes a replica here, and those of the same block down the chain. */
+  chainOptions(block: BlockId): ChainOptions {
+    return {
+      allocated: () => this.allocatedBytes(block),
+      onDifference: () => this.differences.note(block, this.#clock.monotonicMs()),
+    };
+  }
+
+  /** Tells of replicas that may differ from the others of their block, where that is due; `tell` answers which were compared. */
+  tellDifferences(
+    tell: (replicas: readonly { block: BlockId; generation: Generation }[]) => Promise<readonly BlockId[]>,
+  ): Promise<void> {
+    return this.differences.tellDue(this.#clock.monotonicMs(), async (blocks) => {
+      const found: { block: BlockId; generation: Generation }[] = [];
+      for (const block of blocks) {
+        const record = this.open.get(block)?.record ?? await this.records.get(block);
+        if (record === undefined) this.differences.forget(block);
+        else found.push({ block, generation: record.generation });
+      }
+      return found.length === 0 ? [] : await tell(found);
+    });
   }
 
   /** What an open replica takes on the disk, if that is known. */

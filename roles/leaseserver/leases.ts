@@ -237,6 +237,11 @@ export class LeaseTable {
     return this.change(session, inodes.map((ino) => ({ ino, keep: "read" })), () => look("turn"));
   }
 
+  /** Somebody can write to it, or could when the server before us ended: what they leave is seen to when that ends. */
+  hasWriter(ino: InodeId): boolean {
+    return this.#isWrittenByOthers(ino, NO_SESSION) || this.#isPresumedOther(ino, NO_SESSION);
+  }
+
   #isWrittenByOthers(ino: InodeId, session: SessionId): boolean {
     if (this.#fencing.size > 0 && this.#fencing.has(ino)) return true;
     return this.#hasOtherWriter(ino, session);

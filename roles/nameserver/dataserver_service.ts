@@ -8,6 +8,8 @@ import type {
   DATASERVER_REGISTRY,
 } from "../../wire/messages/dataserver.ts";
 import type { Handlers } from "../../wire/service.ts";
+import type { LeaseTable } from "../leaseserver/leases.ts";
+import type { BlockRecovery } from "./block_recovery.ts";
 import type { DeletionQueue } from "./deletions.ts";
 import { extentAt } from "./extents.ts";
 import { deletionKey, fieldRange, getU64, replicaKey, TABLE_REPLICA } from "./keys.ts";
@@ -24,8 +26,26 @@ export function dataserverHandlers(
   registry: Registry,
   deletions: DeletionQueue,
   repair: Repair,
+  leases: Pick<LeaseTable, "hasWriter" | "withoutWriters">,
+  recovery: Pick<BlockRecovery, "settle">,
   log: Logger,
 ): Handlers<typeof DATASERVER_REGISTRY> {
+  /** Makes a block's replicas equal, if one of this generation may differ from the others. False: not now. */
+  const compare = async (volume: VolumeId, block: BlockId, generation: Generation): Promise<boolean> => {
+    const found = await namespace.look((tx) => findBlock(tx, [volume], block));
+    if (found === undefined || found.extent.generation !== generation) return false;
+    const { task: { ino, start }, extent: { volumes } } = found;
+    if (!volumes.includes(volume) || volumes.length === 1) return volumes.includes(volume);
+    // Whoever may write knows more, and its end will be seen to. Who is away for a moment is not left behind.
+    if (leases.hasWriter(ino) || volumes.some((one) => registry.isAwaited(one))) return false;
+    try {
+      await leases.withoutWriters(ino, () => recovery.settle(ino, start, block, generation));
+      return true;
+    } catch (error) {
+      log.debug("replicas could not be compared", { block, ino, error });
+      return false;
+    }
+  };
   return {
     register: async (request, { peer }) => {
       const reply = await registry.register(request, peer);
@@ -46,6 +66,13 @@ export function dataserverHandlers(
       log.error("replica is corrupt", { volume, block, message });
       repair.replicaBad(volume, block, true);
       return { ok: true };
+    },
+    replicasDiffer: async ({ volume, replicas }) => {
+      const compared: BlockId[] = [];
+      await Promise.all(replicas.map(async ({ block, generation }) => {
+        if (await compare(volume, block, generation)) compared.push(block);
+      }));
+      return { compared };
     },
   };
 }

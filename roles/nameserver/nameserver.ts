@@ -220,7 +220,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     addHandlers(
       handlers,
       DATASERVER_REGISTRY,
-      dataserverHandlers(namespace, registry, deletions, repair, log),
+      dataserverHandlers(namespace, registry, deletions, repair, leaseserver.leases, recovery, log),
     );
 
     const localServer: LocalServer = { role: "nameserver", clusterId: () => clusterId, handlers };

@@ -299,6 +299,7 @@ const dataserverRegistry: Samples<typeof DATASERVER_REGISTRY> = {
   ],
   blocksDeleted: [{ volume: 2, blocks: [7] }, { ok: true }],
   replicaCorrupt: [{ volume: 2, block: 7, message: "crc" }, { ok: true }],
+  replicasDiffer: [{ volume: 2, replicas: [{ block: 7, generation: 3 }] }, { compared: [7] }],
 };
 
 const pushes: Samples<typeof LEASE_PUSHES> = {

@@ -242,6 +242,17 @@ export const DATASERVER_REGISTRY = defineService("dataserverRegistry", {
     { readonly volume: VolumeId; readonly block: BlockId; readonly message: string },
     { readonly ok: true }
   >(144),
+  /**
+   * These may hold other bytes than the others of their blocks: something was written here that others did not get, or the
+   * other way round. The answer names those that were compared with the others; the rest is to be told again later.
+   */
+  replicasDiffer: method<
+    {
+      readonly volume: VolumeId;
+      readonly replicas: readonly { readonly block: BlockId; readonly generation: Generation }[];
+    },
+    { readonly compared: readonly BlockId[] }
+  >(145),
 });
 
 /** Of a copy that belongs to no block yet: blocks begin with 1. */

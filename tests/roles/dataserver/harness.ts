@@ -84,6 +84,10 @@ export class FakeRegistry implements AsyncDisposable {
   readonly heartbeats: (readonly VolumeStats[])[] = [];
   readonly reports: BlockReportRequest[] = [];
   readonly deleted: BlockId[] = [];
+  /** Told of as `block.generation`. */
+  readonly differing: string[] = [];
+  /** Which of those it has compared with others. */
+  compares: (block: BlockId) => boolean = () => false;
   readonly corrupt: { readonly block: BlockId; readonly message: string }[] = [];
   answerReport: (page: BlockReportRequest) => BlockReportReply | Promise<BlockReportReply> = () => ({
     stale: [],
@@ -125,6 +129,10 @@ export class FakeRegistry implements AsyncDisposable {
       replicaCorrupt: ({ block, message }) => {
         this.corrupt.push({ block, message });
         return OK;
+      },
+      replicasDiffer: ({ replicas }) => {
+        for (const { block, generation } of replicas) this.differing.push(`${block}.${generation}`);
+        return { compared: replicas.map(({ block }) => block).filter((block) => this.compares(block)) };
       },
     });
     this.#handlers = table;

@@ -11,9 +11,10 @@ import { FakePeer } from "./fake_peer.ts";
 import { makeService } from "./service.ts";
 
 Deno.test("deletions: a dataserver that came back before it did what it was told is told again at once", async () => {
-  const { namespace, registry, journal, clock, repair } = await makeService();
+  const { namespace, registry, journal, clock, repair, recovery, leaseserver: { leases } } =
+    await makeService();
   const deletions = new DeletionQueue(journal, registry, clock, silentLogger);
-  const handlers = dataserverHandlers(namespace, registry, deletions, repair, silentLogger);
+  const handlers = dataserverHandlers(namespace, registry, deletions, repair, leases, recovery, silentLogger);
   const orders: unknown[] = [];
   const register = async () => {
     const peer = new FakePeer((op, message) => {
@@ -47,9 +48,10 @@ Deno.test("deletions: a dataserver that came back before it did what it was told
 });
 
 Deno.test("deletions: what led to one is on disk before anybody deletes, as an order or as the answer to a report", async () => {
-  const { namespace, registry, journal, clock, repair } = await makeService();
+  const { namespace, registry, journal, clock, repair, recovery, leaseserver: { leases } } =
+    await makeService();
   const deletions = new DeletionQueue(journal, registry, clock, silentLogger);
-  const handlers = dataserverHandlers(namespace, registry, deletions, repair, silentLogger);
+  const handlers = dataserverHandlers(namespace, registry, deletions, repair, leases, recovery, silentLogger);
   let orders = 0;
   const peer = new FakePeer(() => {
     orders++;

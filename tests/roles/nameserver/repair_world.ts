@@ -318,9 +318,9 @@ export class File {
 
 export async function makeWorld(random: Random, specs: readonly Spec[] = FOUR_HOSTS): Promise<World> {
   const service = await makeService();
-  const { namespace, registry, clock, repair } = service;
+  const { namespace, registry, clock, repair, recovery, leaseserver: { leases } } = service;
   const deletions = new DeletionQueue(service.journal, registry, clock, silentLogger);
-  const handlers = dataserverHandlers(namespace, registry, deletions, repair, silentLogger);
+  const handlers = dataserverHandlers(namespace, registry, deletions, repair, leases, recovery, silentLogger);
   const schedule = new Schedule(random, clock);
   const parts = { random, schedule, service, repair, deletions, handlers };
   const world: World = { lost: 0.03, ...parts, servers: [], files: [] };

@@ -12,7 +12,7 @@ import { extentAt } from "../../../roles/nameserver/extents.ts";
 import { deletionKey } from "../../../roles/nameserver/keys.ts";
 import { decodeNumbers, type Extent } from "../../../roles/nameserver/records.ts";
 import { FsError } from "../../../wire/errno.ts";
-import { type BlockId, type InodeId, ROOT_INODE, type VolumeId } from "../../../wire/ids.ts";
+import { asGeneration, type BlockId, type InodeId, ROOT_INODE, type VolumeId } from "../../../wire/ids.ts";
 import { COPY_GENERATION, DATASERVER_PUSHES } from "../../../wire/messages/dataserver.ts";
 import type { Block } from "../../../wire/messages/inode.ts";
 import { passLooking } from "../leaseserver/harness.ts";
@@ -57,9 +57,17 @@ class World {
 
   private constructor(service: Service) {
     this.service = service;
-    const { namespace, registry, repair, journal, clock } = service;
+    const { namespace, registry, repair, journal, clock, recovery, leaseserver: { leases } } = service;
     const deletions = new DeletionQueue(journal, registry, clock, silentLogger);
-    this.handlers = dataserverHandlers(namespace, registry, deletions, repair, silentLogger);
+    this.handlers = dataserverHandlers(
+      namespace,
+      registry,
+      deletions,
+      repair,
+      leases,
+      recovery,
+      silentLogger,
+    );
   }
 
   /** Nobody knows of data in it: it may just be written to for the first time. */
@@ -215,6 +223,24 @@ Deno.test("settling: a writer died: replicas that hold the same stay", async () 
   assert.deepEqual(world.listed, world.volumes);
   const generations = [...world.replicas.values()].map(({ generation }) => generation);
   assert.deepEqual(generations, [world.block.generation + 1, world.block.generation + 1], "it can't write");
+});
+
+Deno.test("settling: a replica that may have got what others did not is compared, unless somebody may write", async () => {
+  const world = await World.make("a", "b");
+  const [first, second] = world.volumes;
+  world.hold(first, 8, "before");
+  world.hold(second, 9, "after");
+  const tell = async (generation: number) => {
+    const replicas = [{ block: world.block.id, generation: asGeneration(generation) }];
+    return (await world.handlers.replicasDiffer({ volume: second, replicas }, new FakePeer().context))
+      .compared;
+  };
+  const { generation } = world.block;
+  assert.deepEqual([await tell(generation), world.listed], [[], [first, second]], "its writer is there");
+  await world.client.release(world.ino);
+  assert.deepEqual(await tell(generation - 1), [], "of another generation");
+  assert.deepEqual([await tell(generation), world.listed], [[world.block.id], [second]]);
+  assert.deepEqual(await tell(generation + 2), [world.block.id], "an only one differs from none");
 });
 
 Deno.test("settling: a doubtful replica gives way to one that is not, however short that is", async () => {
