@@ -127,7 +127,7 @@ export class DataAccess {
 
   #allows({ inode, revocation }: OpenFile, access: Access): boolean {
     if (!this.#options.session.isValid) return false;
-    if (revocation === null) return LEASE_RANK[inode.lease] >= (access.isWrite ? 2 : 1);
+    if (revocation === null) return LEASE_RANK[inode.lease] >= LEASE_RANK[access.isWrite ? "write" : "read"];
     if (inode.lease === "none") return false;
     if (access.isWriteback) return true;
     // A writer becomes a reader: nothing of the kernel's goes.

@@ -104,7 +104,7 @@ export class Files {
   /** One more handle on the file; at once when a lease allows it. */
   open(ino: InodeId, options: OpenOptions, interrupt: Interruptible): Handle | Promise<Handle> {
     const inode = this.#table.get(ino);
-    const needed = options.write ? 2 : 1;
+    const needed = LEASE_RANK[options.write ? "write" : "read"];
     const isAllowed = this.#names.isFresh(inode) && !inode.mayVanish &&
       LEASE_RANK[inode.lease] >= needed &&
       (inode.file === null || inode.file.revocation === null);
@@ -126,7 +126,7 @@ export class Files {
     // Counted first: asked meanwhile whether it is open here, we say yes.
     const file = this.#addHandle(inode, write);
     try {
-      const needed = write ? 2 : 1;
+      const needed = LEASE_RANK[write ? "write" : "read"];
       const isHeld = LEASE_RANK[inode.lease] >= needed && !inode.mayVanish && this.#session.isValid;
       if (!isHeld) await this.#options.access.acquire(file, write ? "write" : "read", interrupt);
       if (!inode.isFresh) await this.#names.refresh(ino, interrupt);

@@ -1,10 +1,10 @@
 /**
- * Who may cache what. A session holds READ on whatever it was told of, shared with others, or WRITE on the data of a
- * regular file, alone. Before anything changes, all others give up what they know of it: that is the happens-before
- * between clients.
+ * Who may cache what. A session holds READ on whatever it was told of, shared with others, EXCLUSIVE on what only it
+ * knows, or WRITE on the data of a regular file, alone. Before anything changes, all others give up what they know of it:
+ * that is the happens-before between clients.
  *
  * Invariants:
- * - While a session holds WRITE on an inode, no other holds anything of it.
+ * - While a session holds EXCLUSIVE or WRITE on an inode, no other holds anything of it.
  * - While the turn on an inode is taken, or a change of its names waits for acknowledgements, nothing of it is granted
  *   (`lease` answers "none") but to who has the turn.
  * - A session is taken for a holder until it released the inode, ended, or acknowledged the recall.
@@ -18,7 +18,7 @@
 import type { Clock } from "../../base/clock.ts";
 import { FsError } from "../../wire/errno.ts";
 import type { InodeId, SessionId } from "../../wire/ids.ts";
-import { LEASE_RANK, type LeaseMode, type OpenMode } from "../../wire/messages/inode.ts";
+import { isExclusive, LEASE_RANK, type LeaseMode, type OpenMode } from "../../wire/messages/inode.ts";
 import {
   type Held,
   LEASE_PUSHES,
@@ -97,17 +97,14 @@ export class LeaseTable {
   }
 
   status(): LeaseStatus {
-    let write = 0;
-    let read = 0;
+    const counts: Record<LeaseMode, number> = { none: 0, read: 0, exclusive: 0, write: 0 };
     for (const holders of this.#holders.values()) {
-      for (const { lease } of holders) {
-        if (lease === "write") write++;
-        else if (lease === "read") read++;
-      }
+      for (const { lease } of holders) counts[lease]++;
     }
     return {
-      read,
-      write,
+      read: counts.read,
+      exclusive: counts.exclusive,
+      write: counts.write,
       perSessionMax: this.#options.perSessionMax,
       granted: this.#granted,
       recalls: this.#recalls,
@@ -122,14 +119,12 @@ export class LeaseTable {
   }
 
   /** How many leases a session holds. */
-  countOf(session: SessionId): { readonly read: number; readonly write: number } {
-    let read = 0;
-    let write = 0;
+  countOf(session: SessionId): Readonly<Record<Exclude<LeaseMode, "none">, number>> {
+    const counts = { read: 0, exclusive: 0, write: 0 };
     for (const { lease } of this.#bySession.get(session)?.values() ?? []) {
-      if (lease === "write") write++;
-      else if (lease === "read") read++;
+      if (lease !== "none") counts[lease]++;
     }
-    return { read, write };
+    return counts;
   }
 
   // ---- granting
@@ -147,20 +142,43 @@ export class LeaseTable {
   }
 
   /**
-   * What a reply that shows `ino` to `session` lets it cache: never WRITE, unless it has that already. `own`: asked for by
+   * What a reply that shows `ino` to `session` lets it cache: READ, unless it has more already. `own`: asked for by
    * what `look`, `change` or `acquire` runs, which has the turn on the inode, or changes its names.
    */
   lease(ino: InodeId, session: SessionId, own?: Own): LeaseMode {
     const { sessions } = this.#options;
     if (!sessions.isAlive(session)) return "none";
     const isBusy = own === undefined ? this.#isBusy(ino) : this.#isBusyForOwner(ino, own);
-    if (isBusy || sessions.unreclaimed(session).length > 0 || this.#hasOtherWriter(ino, session)) {
+    if (isBusy || sessions.unreclaimed(session).length > 0 || this.isExclusiveOfOther(ino, session)) {
       this.#noteTold(ino);
       return "none";
     }
     const holder = this.#register(ino, session);
     if (holder.lease === "none") this.#grant(holder, "read");
     return holder.lease;
+  }
+
+  /**
+   * As `lease`, but EXCLUSIVE where nobody else has anything of the inode, or may be about to open it: what others know of it
+   * they learn by a later request, which waits until this session has said what it changed.
+   */
+  leaseExclusive(ino: InodeId, session: SessionId, own?: Own): LeaseMode {
+    const lease = this.lease(ino, session, own);
+    if (lease !== "read" || this.#holders.get(ino)!.length > 1 || this.#isToldLately(ino)) return lease;
+    this.#grant(this.#register(ino, session), "exclusive");
+    return "exclusive";
+  }
+
+  /** EXCLUSIVE to who has just made the inode. */
+  grantExclusive(ino: InodeId, session: SessionId): void {
+    if (!this.#options.sessions.isAlive(session)) throw SESSION_ENDED();
+    const holder = this.#register(ino, session);
+    if (LEASE_RANK[holder.lease] < LEASE_RANK.exclusive) this.#grant(holder, "exclusive");
+  }
+
+  #isToldLately(ino: InodeId): boolean {
+    const toldMs = this.#told.get(ino);
+    return toldMs !== undefined && this.#options.clock.monotonicMs() - toldMs <= TOLD_MS;
   }
 
   #noteTold(ino: InodeId): void {
@@ -244,12 +262,20 @@ export class LeaseTable {
 
   #isWrittenByOthers(ino: InodeId, session: SessionId): boolean {
     if (this.#fencing.size > 0 && this.#fencing.has(ino)) return true;
-    return this.#hasOtherWriter(ino, session);
+    return this.isExclusiveOfOther(ino, session);
   }
 
-  #hasOtherWriter(ino: InodeId, session: SessionId): boolean {
-    return this.#holders.get(ino)?.some((holder) => holder.session !== session && holder.lease === "write") ??
+  /** Another session may know more of the inode than the nameserver does. */
+  isExclusiveOfOther(ino: InodeId, session: SessionId): boolean {
+    return this.#holders.get(ino)?.some((holder) =>
+      holder.session !== session && isExclusive(holder.lease)
+    ) ??
       false;
+  }
+
+  /** Resolves when what other sessions have changed in a directory, without having said so yet, has come in. */
+  async settleNames(ino: InodeId, session: SessionId): Promise<void> {
+    await this.look(session, [ino], () => {});
   }
 
   /**
@@ -317,10 +343,10 @@ export class LeaseTable {
     }
   }
 
-  /** A flush needs no turn: it comes from who holds WRITE, or is what a recall waits for. */
+  /** A flush needs no turn: it comes from who has the inode alone, or is what a recall waits for. */
   mayCommit(ino: InodeId, session: SessionId): boolean {
     const holder = this.#bySession.get(session)?.get(ino);
-    return holder !== undefined && (holder.lease === "write" || holder.recalls > 0);
+    return holder !== undefined && (isExclusive(holder.lease) || holder.recalls > 0);
   }
 
   // ---- recalls
@@ -368,10 +394,7 @@ export class LeaseTable {
       for (const holder of this.#holders.get(ino) ?? []) {
         if (holder.session !== session && holder.open !== "no") openIn.add(holder.session);
       }
-      const toldMs = this.#told.get(ino);
-      if (toldMs !== undefined && this.#options.clock.monotonicMs() - toldMs <= TOLD_MS) {
-        openIn.add(TOLD_LATELY);
-      }
+      if (this.#isToldLately(ino)) openIn.add(TOLD_LATELY);
     }
     return [...openIn];
   }
@@ -509,7 +532,7 @@ export class LeaseTable {
     const others = this.#holders.get(ino)?.filter((holder) => holder.session !== session) ?? [];
     // Who gave WRITE back and does not know whether that was heard claims it. Others may have READ by then; or WRITE, which
     // is known of them before they say so.
-    const isWrittenByOthers = others.some((holder) => holder.lease === "write") ||
+    const isWrittenByOthers = others.some((holder) => isExclusive(holder.lease)) ||
       (lease === "write" && this.#isPresumedOther(ino, session));
     const most: LeaseMode = isWrittenByOthers
       ? "none"

@@ -139,7 +139,7 @@ export class Leaseserver {
 
   status(): SessionStatus[] {
     return this.sessions.describe().map(({ record, connected, silentMs, counters }) => {
-      const { read, write } = this.leases.countOf(record.session);
+      const { read, exclusive, write } = this.leases.countOf(record.session);
       const { locks, waits } = this.locks.countOf(record.session);
       return {
         session: record.session,
@@ -148,6 +148,7 @@ export class Leaseserver {
         connected,
         lastSeenSeconds: Math.round(silentMs / 100) / 10,
         readLeases: read,
+        exclusiveLeases: exclusive,
         writeLeases: write,
         locks,
         lockWaits: waits,

@@ -186,6 +186,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
       connected: true,
       lastSeenSeconds: 0.3,
       readLeases: 4,
+      exclusiveLeases: 3,
       writeLeases: 5,
       locks: 6,
       lockWaits: 7,
@@ -194,6 +195,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
     backup: { dir: "/b", everySeconds: 3600, lastFile: "mfs-1", lastSecondsAgo: 5, error: "no room" },
     leases: {
       read: 1,
+      exclusive: 5,
       write: 2,
       perSessionMax: 500_000,
       granted: 3,

@@ -59,13 +59,19 @@ export interface Attributes {
 
 /**
  * What a client may cache of an inode until it is recalled. "none": nothing. "read": attributes, pages, xattrs,
- * block map, entries present and absent. "write": also buffered writes and own size and mtime (regular files, one
- * holder, and then nobody else has anything).
+ * block map, entries present and absent. "exclusive" (one holder, and then nobody else has anything): also own changes of
+ * attributes, and of a directory's names, which the nameserver hears of later (DeferRequest). "write": also buffered
+ * writes and own size and mtime (regular files).
  */
-export type LeaseMode = "none" | "read" | "write";
+export type LeaseMode = "none" | "read" | "exclusive" | "write";
 
-/** "write" allows all that "read" does. */
-export const LEASE_RANK: Readonly<Record<LeaseMode, number>> = { none: 0, read: 1, write: 2 };
+/** Each allows all that those before it do. */
+export const LEASE_RANK: Readonly<Record<LeaseMode, number>> = { none: 0, read: 1, exclusive: 2, write: 3 };
+
+/** One holder, and nobody else has anything of the inode. */
+export function isExclusive(lease: LeaseMode): boolean {
+  return LEASE_RANK[lease] >= LEASE_RANK.exclusive;
+}
 
 /** Whether a session has an inode open, and for what. */
 export type OpenMode = "no" | "read" | "write";

@@ -333,6 +333,8 @@ export interface SessionStatus {
   readonly connected: boolean;
   readonly lastSeenSeconds: number;
   readonly readLeases: number;
+  /** Absent from older servers. */
+  readonly exclusiveLeases?: number;
   readonly writeLeases: number;
   /** Ranges that its processes hold locks on, and locks that they wait for; absent from older servers. */
   readonly locks?: number;
@@ -343,6 +345,7 @@ export interface SessionStatus {
 /** The leaseserver's own figures; counts since it started. */
 export interface LeaseStatus {
   readonly read: number;
+  readonly exclusive: number;
   readonly write: number;
   /** Leases that one session may hold; beyond it the oldest are recalled. */
   readonly perSessionMax: number;

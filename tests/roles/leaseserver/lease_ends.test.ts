@@ -16,13 +16,13 @@ Deno.test("leases: a session gives back all or a part, and never gets more by it
   const { leases, members: [a, b] } = await startMembers(2);
   await a.acquire(INO, "write");
   leases.lower(a.session, [{ ino: INO, lease: "read", open: "no" }]);
-  assert.deepEqual(leases.countOf(a.session), { read: 1, write: 0 });
+  assert.deepEqual(leases.countOf(a.session), { read: 1, exclusive: 0, write: 0 });
   leases.lower(a.session, [{ ino: INO, lease: "write", open: "no" }, {
     ino: OTHER,
     lease: "write",
     open: "no",
   }]);
-  assert.deepEqual(leases.countOf(a.session), { read: 1, write: 0 });
+  assert.deepEqual(leases.countOf(a.session), { read: 1, exclusive: 0, write: 0 });
   leases.lower(a.session, [{ ino: INO, lease: "none", open: "read" }]);
   assert.ok(leases.isOpenIn(INO, a.session) && !leases.isAlone(INO, b.session));
   leases.lower(a.session, [{ ino: INO, lease: "none", open: "no" }]);
@@ -40,7 +40,7 @@ Deno.test("leases: who is asked for what it has given back meanwhile answers so"
   a.release(INO);
   answer.open();
   assert.equal(await acquiring, "write");
-  assert.deepEqual(leases.countOf(a.session), { read: 0, write: 0 });
+  assert.deepEqual(leases.countOf(a.session), { read: 0, exclusive: 0, write: 0 });
 });
 
 Deno.test("leases: an inode is somebody's alone while no other knows it nor asks for it", async () => {
@@ -64,8 +64,8 @@ Deno.test("leases: an inode that is gone is forgotten", async () => {
   b.lease(INO);
   leases.forget(INO);
   assert.deepEqual([leases.countOf(a.session), leases.countOf(b.session)], [
-    { read: 0, write: 0 },
-    { read: 0, write: 0 },
+    { read: 0, exclusive: 0, write: 0 },
+    { read: 0, exclusive: 0, write: 0 },
   ]);
   assert.ok(!leases.isOpenIn(INO, a.session));
 });
@@ -84,7 +84,11 @@ Deno.test("leases: askOpen hears from the session itself, and from nobody that d
   a.open.clear();
   await leases.askOpen(INO, a.session);
   assert.ok(!leases.isOpenIn(INO, a.session));
-  assert.deepEqual(leases.countOf(a.session), { read: 0, write: 0 }, "what is not open is given up");
+  assert.deepEqual(
+    leases.countOf(a.session),
+    { read: 0, exclusive: 0, write: 0 },
+    "what is not open is given up",
+  );
   b.lease(INO);
   b.onRecall = async () => {
     await clock.sleep(10);
@@ -127,7 +131,7 @@ Deno.test("leases: nothing is granted while a session is asked about its own ino
   answer.open();
   await asking;
   assert.equal(await acquiring, "write");
-  assert.deepEqual(leases.countOf(a.session), { read: 0, write: 1 });
+  assert.deepEqual(leases.countOf(a.session), { read: 0, exclusive: 0, write: 1 });
 });
 
 // ---- too many
@@ -148,7 +152,11 @@ Deno.test("leases: of a session that holds too many the oldest are recalled, but
   assert.ok([...open].every((ino) => !recalled.has(ino)), "open files are kept");
   assert.deepEqual([...recalled], inodes.slice(10, 10 + recalled.size), "the oldest go");
   assert.equal(leases.status().evicted, recalled.size);
-  assert.deepEqual(leases.countOf(b.session), { read: 1, write: 0 }, "others are not concerned");
+  assert.deepEqual(
+    leases.countOf(b.session),
+    { read: 1, exclusive: 0, write: 0 },
+    "others are not concerned",
+  );
 });
 
 Deno.test("leases: while what is too much is given up nobody else gets it beside the old holder", async () => {
@@ -306,7 +314,7 @@ Deno.test("leases: reclaimed is what does not contradict what others have reclai
   );
   assert.equal(leases.reclaim(b.session, { ino: OTHER, lease: "read", open: "read" }), "none");
   assert.ok(leases.isOpenIn(OTHER, b.session));
-  assert.deepEqual(leases.countOf(c.session), { read: 1, write: 0 });
+  assert.deepEqual(leases.countOf(c.session), { read: 1, exclusive: 0, write: 0 });
 });
 
 Deno.test("leases: WRITE is not reclaimed by who has given it back where another is known to have got it since", async () => {

@@ -73,7 +73,7 @@ Deno.test("leases: nobody but a session that lives is granted anything", async (
   assert.equal(a.lease(INO), "none");
   await assert.rejects(a.acquire(INO, "write"), (error) => isErrno(error, "ESHUTDOWN"));
   assert.throws(() => leases.grantWrite(INO, a.session), (error) => isErrno(error, "ESHUTDOWN"));
-  assert.deepEqual(leases.countOf(a.session), { read: 0, write: 0 });
+  assert.deepEqual(leases.countOf(a.session), { read: 0, exclusive: 0, write: 0 });
   assert.deepEqual([leases.status().read, leases.status().write], [0, 0]);
 });
 
@@ -90,7 +90,7 @@ Deno.test("leases: what an acquire finds wrong takes its grant back", async () =
   a.lease(INO);
   await fail("write");
   await rest();
-  assert.deepEqual(leases.countOf(a.session), { read: 1, write: 0 });
+  assert.deepEqual(leases.countOf(a.session), { read: 1, exclusive: 0, write: 0 });
 });
 
 Deno.test("leases: one acquires after the other, in the order in which they came", async () => {
@@ -159,7 +159,7 @@ Deno.test("leases: who is interrupted while it waits for its turn gets nothing",
   await assert.rejects(interrupted, (error) => isErrno(error, "EINTR"));
   answer.open();
   assert.equal(await waiting, "write");
-  assert.deepEqual(leases.countOf(c.session), { read: 0, write: 0 });
+  assert.deepEqual(leases.countOf(c.session), { read: 0, exclusive: 0, write: 0 });
 });
 
 // ---- looks
@@ -253,8 +253,8 @@ Deno.test("leases: a change of attributes is told to all who hold the inode, and
   });
   assert.deepEqual(a.recalls, [[{ ino: INO, keep: "read", attributes: true }]]);
   assert.deepEqual(b.recalls, [[{ ino: OTHER, keep: "read", attributes: true }]]);
-  assert.deepEqual(leases.countOf(a.session), { read: 1, write: 0 });
-  assert.deepEqual(leases.countOf(b.session), { read: 1, write: 0 });
+  assert.deepEqual(leases.countOf(a.session), { read: 1, exclusive: 0, write: 0 });
+  assert.deepEqual(leases.countOf(b.session), { read: 1, exclusive: 0, write: 0 });
   // Who has no lease, though it has the file open, knows nothing that could be wrong.
   await c.acquire(OTHER, "write");
   const before = b.recalls.length;
@@ -313,7 +313,7 @@ Deno.test("leases: of a removed inode nothing is left where it is not open", asy
   const { leases, members: [a, b] } = await startMembers(2);
   a.lease(INO);
   await b.change({ ino: INO, keep: "read", removed: true });
-  assert.deepEqual(leases.countOf(a.session), { read: 0, write: 0 });
+  assert.deepEqual(leases.countOf(a.session), { read: 0, exclusive: 0, write: 0 });
   assert.ok(leases.isAlone(INO, b.session));
 });
 

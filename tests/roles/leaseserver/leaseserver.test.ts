@@ -98,7 +98,7 @@ Deno.test("leaseserver: what is held is said in parts, and counts when the last 
   await acquiring;
   assert.equal(lease, "write");
   assert.deepEqual(reclaimed, [[old.session, [true, false]]], "what is open there is kept");
-  assert.deepEqual(server.leases.countOf(old.session), { read: 1, write: 1 });
+  assert.deepEqual(server.leases.countOf(old.session), { read: 1, exclusive: 0, write: 1 });
 });
 
 Deno.test("leaseserver: nothing held is said by an empty last part", async () => {
@@ -129,7 +129,7 @@ Deno.test("leaseserver: closed files and blocks that nobody wrote to are passed 
   await server.handlers.release({ held, unused: [INO] }, a.context);
   assert.deepEqual(released, [[a.session, [INO]]]);
   assert.deepEqual(unused, [[INO]]);
-  assert.deepEqual(server.leases.countOf(a.session), { read: 2, write: 0 });
+  assert.deepEqual(server.leases.countOf(a.session), { read: 2, exclusive: 0, write: 0 });
   assert.equal(server.leases.lease(INO, b.session), "read");
   await server.handlers.release(
     { held: [{ ino: INO, lease: "none", open: "no" }], unused: [INO] },
@@ -174,6 +174,7 @@ Deno.test("leaseserver: renew, its counters, and goodbye", async () => {
     connected: true,
     lastSeenSeconds: 0,
     readLeases: 1,
+    exclusiveLeases: 0,
     writeLeases: 1,
     locks: 0,
     lockWaits: 0,

@@ -8,17 +8,20 @@
  * - "none" in a reply grants nothing, and nothing that the reply shows may be kept by it.
  * - What this client itself is changing is asked for meanwhile.
  * - Giving back waits for nothing but flushes.
+ * - Names of a directory that this client has alone are changed at once, and told later, in order: before anything else is
+ *   asked, and before the directory is given back. While it is being given back none is.
  */
 
 import { textOf } from "../../../base/bytes.ts";
 import { FsError } from "../../../wire/errno.ts";
 import type { InodeId, SessionId } from "../../../wire/ids.ts";
-import { LEASE_RANK, type LeaseMode, type OpenMode } from "../../../wire/messages/inode.ts";
+import { isExclusive, LEASE_RANK, type LeaseMode, type OpenMode } from "../../../wire/messages/inode.ts";
 import type { Held, RecallAnswer, RecallItem, RecallPush } from "../../../wire/messages/nameserver.ts";
 import { type Schedule, SimulatedLink } from "./schedule.ts";
 import {
   attributesOf,
   dataOf,
+  type DeferredName,
   type EntryView,
   type InodeView,
   nameOf,
@@ -46,6 +49,8 @@ class Known {
   changing = 0;
   readonly names = new Map<string, number>();
   readonly changingNames = new Map<string, number>();
+  /** Recalls that are under way. */
+  yielding = 0;
 
   constructor(ino: InodeId) {
     this.ino = ino;
@@ -76,6 +81,9 @@ export class SimulatedClient {
   readonly #inodes = new Map<InodeId, Known>();
   #moment = 1;
   isCrashed = false;
+  /** Changes of names that the server has not answered yet. */
+  #deferred: DeferredName[] = [];
+  #telling: Promise<void> | null = null;
 
   constructor(session: SessionId, nameserver: SimulatedNameserver, truth: Truth, schedule: Schedule) {
     this.session = session;
@@ -102,10 +110,34 @@ export class SimulatedClient {
   /** Asks the server; `arrived` gets the answer in the order of what the server sends. */
   async #ask<T>(run: () => Promise<T>, arrived: (reply: T, askedAt: number) => void): Promise<void> {
     const askedAt = this.#moment;
+    await this.#tellDeferred();
     await this.#link.send();
     const reply = await run();
     await this.#link.arrive(() => {
       if (!this.isCrashed) arrived(reply, askedAt);
+    });
+  }
+
+  /** Directories of which the server does not know all names. */
+  deferred(): readonly DeferredName[] {
+    return this.#deferred;
+  }
+
+  /** Resolves when the server knows all names as they are now. */
+  async #tellDeferred(): Promise<void> {
+    const last = this.#deferred.at(-1);
+    while (last !== undefined && this.#deferred.includes(last) && !this.isCrashed) {
+      await (this.#telling ??= this.#tell().finally(() => this.#telling = null));
+    }
+  }
+
+  async #tell(): Promise<void> {
+    const changes = [...this.#deferred];
+    await this.#link.send();
+    if (this.isCrashed) return;
+    await this.#nameserver.defer(this.session, changes);
+    await this.#link.arrive(() => {
+      if (!this.isCrashed) this.#deferred.splice(0, changes.length);
     });
   }
 
@@ -130,7 +162,7 @@ export class SimulatedClient {
   #adoptName(directory: InodeId, name: string, reply: EntryView, askedAt: number): void {
     const known = this.inode(directory);
     if (reply.directory === "none" || known.recalledAt > askedAt) return;
-    if (known.lease === "none") known.lease = reply.directory;
+    if (LEASE_RANK[reply.directory] > LEASE_RANK[known.lease]) known.lease = reply.directory;
     if ((known.changingNames.get(name) ?? 0) === 0) known.names.set(name, reply.version);
   }
 
@@ -292,7 +324,27 @@ export class SimulatedClient {
     });
   }
 
+  /** Makes or removes a name that is known here, if that can be told later; false: it must be asked for. */
+  #changeDeferred(directory: InodeId, name: string): boolean {
+    const known = this.inode(directory);
+    const version = known.names.get(name);
+    if (!isExclusive(known.lease) || version === undefined || known.yielding > 0 || known.changing > 0) {
+      return false;
+    }
+    const [register, attributes] = [nameOf(directory, name), attributesOf(directory)];
+    known.names.set(name, version + 1);
+    this.#note(known); // what is on its way is from before
+    this.#truth.show(register, version + 1, this.#truth.seen(register), this.session, true);
+    if (known.attributes !== undefined) {
+      known.attributes = ++known.newestAttributes;
+      this.#truth.show(attributes, known.attributes, this.#truth.seen(attributes), this.session, true);
+    }
+    this.#deferred.push({ directory, name, version: version + 1 });
+    return true;
+  }
+
   async changeName(directory: InodeId, name: string): Promise<void> {
+    if (this.#changeDeferred(directory, name)) return;
     const done = this.#beginNameChange(directory, name);
     await this.#ask(() => this.#nameserver.changeName(this.session, directory, name), done);
   }
@@ -344,6 +396,7 @@ export class SimulatedClient {
     for (const ino of inodes) {
       const known = this.inode(ino);
       if (known.open !== "no" || known.isDirty) continue;
+      if (this.#deferred.some(({ directory }) => directory === ino)) continue;
       this.#note(known);
       known.lower(keep);
       held.push({ ino, lease: known.lease, open: "no" });
@@ -354,7 +407,7 @@ export class SimulatedClient {
 
   /** The server's push. */
   async recall({ items }: RecallPush): Promise<RecallAnswer> {
-    const given = await this.#link.arrive(() => items.map((item) => this.#give(item)));
+    const given = await this.#link.arrive(() => items.map((item) => this.#giveSettled(item)));
     await Promise.all(given);
     if (this.isCrashed) throw new FsError("ENOTCONN", "crashed");
     const open = items.map(({ ino, removed }) => {
@@ -366,12 +419,20 @@ export class SimulatedClient {
     return { open };
   }
 
+  async #giveSettled(item: RecallItem): Promise<void> {
+    const known = this.inode(item.ino);
+    known.yielding++;
+    if (this.#deferred.some(({ directory }) => directory === item.ino)) await this.#tellDeferred();
+    await this.#give(item);
+    known.yielding--;
+  }
+
   async #give(item: RecallItem): Promise<void> {
     const known = this.inode(item.ino);
     this.#note(known);
     for (const name of item.names ?? []) known.names.delete(textOf(name));
     if (item.names !== undefined || item.attributes === true) known.attributes = undefined;
-    if (item.names !== undefined) return;
+    if (item.names !== undefined) return known.lower("read");
     known.lower(item.removed === true && known.open === "no" ? "none" : item.keep);
     if (known.lease !== "write") await this.#flush(known);
     known.lower(known.lease);

@@ -68,6 +68,13 @@ export interface EntryView {
   readonly directory: LeaseMode;
 }
 
+/** A change of a name, as its author has made it already. */
+export interface DeferredName {
+  readonly directory: InodeId;
+  readonly name: string;
+  readonly version: number;
+}
+
 export class SimulatedNameserver {
   readonly leases: LeaseTable;
   readonly #schedule: Schedule;
@@ -117,6 +124,13 @@ export class SimulatedNameserver {
     return reply;
   }
 
+  /** What is told of a directory may be told to be the asker's alone. */
+  #leaseOfNames(directory: InodeId, session: SessionId, own?: Own): LeaseMode {
+    return chance(this.#random, 0.5)
+      ? this.leases.leaseExclusive(directory, session, own)
+      : this.leases.lease(directory, session, own);
+  }
+
   #see(ino: InodeId, session: SessionId, own: Own | undefined): InodeView {
     assert.ok(!this.isFencing(ino), `${ino} is shown while a session that has ended may write to it`);
     return {
@@ -142,16 +156,17 @@ export class SimulatedNameserver {
   async lookup(session: SessionId, directory: InodeId, name: string): Promise<EntryView> {
     const register = nameOf(directory, name);
     const ino = this.target(name);
+    if (this.leases.isExclusiveOfOther(directory, session)) await this.leases.settleNames(directory, session);
     for (;;) {
       if (this.stored(register) % 2 === 0) {
         const version = this.stored(register);
-        return await this.#written({ version, directory: this.leases.lease(directory, session) });
+        return await this.#written({ version, directory: this.#leaseOfNames(directory, session) });
       }
       const reply = await this.leases.look(session, [ino], (own) => {
         const version = this.stored(register);
         if (version % 2 === 0) return undefined;
         const inode = this.#see(ino, session, own);
-        return this.#written({ version, inode, directory: this.leases.lease(directory, session) });
+        return this.#written({ version, inode, directory: this.#leaseOfNames(directory, session) });
       });
       if (reply !== undefined) return reply;
     }
@@ -195,8 +210,21 @@ export class SimulatedNameserver {
     return await this.leases.change(session, [item], () => {
       this.#bump(attributesOf(directory));
       const version = this.#bump(nameOf(directory, name));
-      return this.#written({ version, directory: this.leases.lease(directory, session, "names") });
+      return this.#written({ version, directory: this.#leaseOfNames(directory, session, "names") });
     });
+  }
+
+  /** Changes that their author has shown already; they never wait for a turn. */
+  async defer(session: SessionId, changes: readonly DeferredName[]): Promise<void> {
+    for (const { directory, name, version } of changes) {
+      assert.ok(
+        this.leases.mayCommit(directory, session),
+        `session ${session} changes names of ${directory}`,
+      );
+      this.#bump(attributesOf(directory));
+      assert.equal(this.#bump(nameOf(directory, name)), version, `what is under "${name}" of ${directory}`);
+    }
+    await this.#written(undefined);
   }
 
   /** Changes a name in each of two directories, and the attributes of what one of them leads to. */

@@ -8,6 +8,7 @@ import { LeaseTable } from "../../../roles/leaseserver/leases.ts";
 import { SessionTable } from "../../../roles/leaseserver/sessions.ts";
 import { FsError, isErrno } from "../../../wire/errno.ts";
 import { asInodeId, type InodeId } from "../../../wire/ids.ts";
+import { isExclusive } from "../../../wire/messages/inode.ts";
 import type { RecallItem, RecallPush } from "../../../wire/messages/nameserver.ts";
 import { FakeClock, settle } from "../../base/fake_clock.ts";
 import { chance, pick, seededTest } from "../../base/seeded.ts";
@@ -15,7 +16,7 @@ import { FakePeer } from "../nameserver/fake_peer.ts";
 import { makeTables, Member, TTL_MS } from "./harness.ts";
 import { Schedule } from "./schedule.ts";
 import { SimulatedClient } from "./simulated_client.ts";
-import { dataOf, SimulatedNameserver, Truth } from "./simulated_nameserver.ts";
+import { attributesOf, dataOf, nameOf, SimulatedNameserver, Truth } from "./simulated_nameserver.ts";
 
 const FILES = [3, 4, 5].map(asInodeId);
 const DIRECTORIES = [1, 2].map(asInodeId);
@@ -113,6 +114,17 @@ const useNames: Step = async (world, client) => {
   }
 };
 
+/** Works in one directory: once it is the client's alone its changes wait for long until the server hears of them. */
+const workInDirectory: Step = async (world, client) => {
+  const { random, schedule } = world;
+  const directory = pick(random, DIRECTORIES);
+  for (const name of NAMES) await client.lookup(directory, name);
+  for (let i = 3 + randomInt(random, 8); i > 0 && !client.isCrashed; i--) {
+    await client.changeName(directory, pick(random, NAMES));
+    await schedule.delay();
+  }
+};
+
 const useAttributes: Step = async (world, client) => {
   const { random } = world;
   for (let i = randomInt(random, 4); i > 0 && !client.isCrashed; i--) {
@@ -148,8 +160,9 @@ const forget: Step = async ({ random }, client) => {
 };
 
 const STEPS: readonly (readonly [number, Step])[] = [
-  [0.45, useFile],
-  [0.7, useNames],
+  [0.38, useFile],
+  [0.58, useNames],
+  [0.7, workInDirectory],
   [0.88, useAttributes],
   [0.92, askOpen],
   [1, forget],
@@ -168,11 +181,11 @@ async function application(world: World, client: SimulatedClient, steps: number)
   }
 }
 
-/** What is believed at any moment: at most one WRITE, and then nobody else has anything. */
+/** What is believed at any moment: at most one EXCLUSIVE or WRITE, and then nobody else has anything. */
 function assertExclusive({ clients }: World): void {
-  for (const ino of FILES) {
+  for (const ino of [...FILES, ...DIRECTORIES]) {
     const leases = clients.filter(({ isCrashed }) => !isCrashed).map((client) => client.leaseOf(ino));
-    const writers = leases.filter((lease) => lease === "write").length;
+    const writers = leases.filter(isExclusive).length;
     const readers = leases.filter((lease) => lease === "read").length;
     assert.ok(writers === 0 || (writers === 1 && readers === 0), `${ino}: ${leases}`);
   }
@@ -185,6 +198,11 @@ function crashOne({ random, clients, truth, nameserver }: World): void {
   const victim = pick(random, alive);
   victim.isCrashed = true;
   for (const ino of victim.dirty()) truth.lost(dataOf(ino), nameserver.stored(dataOf(ino)));
+  for (const { directory, name } of victim.deferred()) {
+    for (const register of [nameOf(directory, name), attributesOf(directory)]) {
+      truth.lost(register, nameserver.stored(register));
+    }
+  }
 }
 
 interface Options {

@@ -164,7 +164,7 @@ Deno.test("leases: an open that is interrupted while it waits gets nothing", asy
   await assert.rejects(interrupted, (error) => isErrno(error, "EINTR"));
   answer.open();
   assert.equal((await waiting).lease, "read");
-  assert.deepEqual(service.leaseserver.leases.countOf(c.session), { read: 0, write: 0 });
+  assert.deepEqual(service.leaseserver.leases.countOf(c.session), { read: 0, exclusive: 0, write: 0 });
 });
 
 Deno.test("leases: only regular files that are there are opened", async () => {

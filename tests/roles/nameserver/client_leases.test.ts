@@ -21,7 +21,7 @@ Deno.test("leases: a name that is absent may be kept by who hears so, and so may
   assert.deepEqual(a.recalls.map(describe), ["1 read names f"]);
   const found = await a.lookup("f");
   assert.deepEqual([found.inode?.attributes.ino, found.inode?.lease, found.directory], [ino, "read", "read"]);
-  assert.deepEqual(service.leaseserver.leases.countOf(a.session), { read: 2, write: 0 });
+  assert.deepEqual(service.leaseserver.leases.countOf(a.session), { read: 2, exclusive: 0, write: 0 });
 });
 
 Deno.test("leases: who has no session is shown everything and may keep nothing", async () => {
@@ -53,9 +53,9 @@ Deno.test("leases: what was made is its maker's to keep, also the directory it w
 Deno.test("leases: who makes a file to write it holds WRITE, who makes it to read READ", async () => {
   const { service, clients: [a] } = await startService("a");
   await a.create("r");
-  assert.deepEqual(service.leaseserver.leases.countOf(a.session), { read: 2, write: 0 });
+  assert.deepEqual(service.leaseserver.leases.countOf(a.session), { read: 2, exclusive: 0, write: 0 });
   await a.create("w", ROOT_INODE, true);
-  assert.deepEqual(service.leaseserver.leases.countOf(a.session), { read: 2, write: 1 });
+  assert.deepEqual(service.leaseserver.leases.countOf(a.session), { read: 2, exclusive: 0, write: 1 });
 });
 
 Deno.test("leases: a listing may be kept, and all inodes that it shows", async () => {
@@ -64,7 +64,7 @@ Deno.test("leases: a listing may be kept, and all inodes that it shows", async (
   const list = await b.call("readDirectory", { ino: ROOT_INODE, cookie: 0, limit: 9, withInodes: true });
   assert.equal(list.directory, "read");
   assert.deepEqual(list.entries.map(({ inode }) => inode?.lease), ["read", "read"]);
-  assert.deepEqual(service.leaseserver.leases.countOf(b.session), { read: 3, write: 0 });
+  assert.deepEqual(service.leaseserver.leases.countOf(b.session), { read: 3, exclusive: 0, write: 0 });
   const asked = since(b);
   await a.create("z");
   assert.deepEqual(asked(), ["1 read names z"]);
@@ -208,7 +208,7 @@ Deno.test("leases: while a name changes nothing of its directory may be kept", a
   const opened = await c.openByName("other");
   assert.deepEqual([opened.attributes.ino, opened.directory, opened.lease], [other, "none", "read"]);
   assert.equal((await c.lookup("x", dir)).directory, "read", "another directory may be kept");
-  assert.deepEqual(service.leaseserver.leases.countOf(c.session), { read: 2, write: 0 });
+  assert.deepEqual(service.leaseserver.leases.countOf(c.session), { read: 2, exclusive: 0, write: 0 });
   answer.open();
   await creating;
   assert.equal((await c.lookup("f")).directory, "read");
