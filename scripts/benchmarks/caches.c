@@ -1,6 +1,6 @@
 /*
  * Measures what caches cost and bring: on any directory, and between two mount points of one file system. Prints one JSON
- * object. `scripts/bench/caches.ts` runs it on a cluster and on a local directory.
+ * object. `scripts/benchmarks/caches.ts` runs it on a cluster and on a local directory.
  *
  *     caches stat DIR FILES SECONDS        stat(2) of every file of a tree again and again
  *     caches read DIR MIB SECONDS          pread(2) of 4 KiB at random of a warm file
