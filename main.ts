@@ -19,6 +19,7 @@ import {
   serveUntilStopped,
   UsageError,
 } from "./roles/admin/process.ts";
+import type { BenchFlags } from "./roles/admin/bench/command.ts";
 import type { FsckFlags } from "./roles/admin/fsck.ts";
 import type { SetrepFlags } from "./roles/admin/setrep.ts";
 
@@ -674,6 +675,40 @@ command(
     );
     printLine(options.json ? JSON.stringify(result) : describeBalance(result));
   });
+
+command(
+  "bench",
+  "Measures how quick the file system is that holds a directory, in a directory that it makes and removes there.",
+  "mfs bench /mnt/mfs",
+)
+  .argument("[dir]", "a directory on a mount, or on any other file system to compare with")
+  .option("--only <names>", "only these workloads, with commas between", names)
+  .option("--skip <names>", "not these", names)
+  .option("--scale <factor>", "multiplies counts and sizes; 1 takes up to 512 MiB", scale, 1)
+  .option("--limit <seconds>", "a workload ends after so long", integer(1, 3600), 30)
+  .option("--cold", "also those that begin with empty caches; empties the whole machine's, as root")
+  .option("--list", "show what the workloads are")
+  .option("--json", "answer as JSON")
+  .action(async (dir: string | undefined, options: BenchFlags) => {
+    const { benchCommand } = await import("./roles/admin/bench/command.ts");
+    await benchCommand(dir, options);
+  });
+
+function names(text: string): readonly string[] {
+  return text.split(",").filter((name) => name !== "");
+}
+
+function scale(text: string): number {
+  const value = /^\d{1,3}(\.\d{1,4})?$/.test(text) ? Number(text) : NaN;
+  if (value >= 0.001 && value <= 100) return value;
+  throw new InvalidArgumentError("It must be a number from 0.001 to 100.");
+}
+
+// What `mfs bench` starts for itself.
+program.command("bench-worker <settings>", { hidden: true }).action(async (settings: string) => {
+  const { runWorker } = await import("./roles/admin/bench/worker.ts");
+  await runWorker(JSON.parse(settings));
+});
 
 command("version", "Shows the version.", "mfs version --json")
   .option("--json", "answer as JSON")

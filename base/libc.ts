@@ -33,6 +33,7 @@ const library = Deno.dlopen("libc.so.6", {
     result: "i32",
     nonblocking: true,
   },
+  fsync: { parameters: ["i32"], result: "i32" },
   fsyncAsync: { name: "fsync", parameters: ["i32"], result: "i32", nonblocking: true },
   fdatasyncAsync: { name: "fdatasync", parameters: ["i32"], result: "i32", nonblocking: true },
   syncfsAsync: { name: "syncfs", parameters: ["i32"], result: "i32", nonblocking: true },
@@ -48,6 +49,9 @@ const library = Deno.dlopen("libc.so.6", {
   lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
   lseekAsync: { name: "lseek", parameters: ["i32", "i64", "i32"], result: "i64", nonblocking: true },
   statx: { parameters: ["i32", "buffer", "i32", "u32", "buffer"], result: "i32" },
+  rename: { parameters: ["buffer", "buffer"], result: "i32" },
+  unlink: { parameters: ["buffer"], result: "i32" },
+  mkdir: { parameters: ["buffer", "u32"], result: "i32" },
   poll: { parameters: ["buffer", "u64", "i32"], result: "i32" },
   pollAsync: { name: "poll", parameters: ["buffer", "u64", "i32"], result: "i32", nonblocking: true },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -236,6 +240,11 @@ export async function fsyncAsync(fd: number): Promise<number> {
   return await libc.fsyncAsync(fd) < 0 ? -EIO : 0;
 }
 
+/** fsync(2) here, which blocks for as long as the disk takes: 0 or -errno. Only for who has nothing else to do. */
+export function fsync(fd: number): number {
+  return checked(libc.fsync(fd));
+}
+
 /** fdatasync(2), as fsyncAsync. */
 export async function fdatasyncAsync(fd: number): Promise<number> {
   return await libc.fdatasyncAsync(fd) < 0 ? -EIO : 0;
@@ -290,11 +299,35 @@ export async function lseekAsync(fd: number, offset: number, whence: number): Pr
 
 // linux/stat.h
 const AT_EMPTY_PATH = 0x1000;
+const AT_FDCWD = -100;
+const AT_SYMLINK_NOFOLLOW = 0x100;
+const STATX_BASIC_STATS = 0x7ff;
 const STATX_BLOCKS = 0x400;
 const STATX_BYTES = 256;
+const STATX_SIZE_OFFSET = 40;
 const STATX_BLOCKS_OFFSET = 48;
 const EMPTY_PATH = new Uint8Array(1);
 const statxBuffer = new DataView(new ArrayBuffer(STATX_BYTES));
+const statxBytes = new Uint8Array(statxBuffer.buffer);
+
+/** lstat(2) of a path (NUL-terminated, see cString): its size in bytes, or -errno. */
+export function lstatSize(path: Uint8Array<ArrayBuffer>): number {
+  const result = checked(libc.statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, statxBytes));
+  return result < 0 ? result : Number(statxBuffer.getBigUint64(STATX_SIZE_OFFSET, true));
+}
+
+/** rename(2), unlink(2) and mkdir(2) of NUL-terminated paths: 0 or -errno. */
+export function rename(from: Uint8Array<ArrayBuffer>, to: Uint8Array<ArrayBuffer>): number {
+  return checked(libc.rename(from, to));
+}
+
+export function unlink(path: Uint8Array<ArrayBuffer>): number {
+  return checked(libc.unlink(path));
+}
+
+export function mkdir(path: Uint8Array<ArrayBuffer>, mode: number): number {
+  return checked(libc.mkdir(path, mode));
+}
 
 /** Bytes that an open file takes on its disk (st_blocks), or -errno. */
 export function allocatedBytes(fd: number): number {

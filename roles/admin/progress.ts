@@ -10,7 +10,7 @@ const PLAIN_MS = 10_000;
 /** The rate is of so long ago until now. */
 const RATE_MS = 10_000;
 
-export type Unit = "bytes" | "blocks" | "files" | "inodes" | "records" | "problems";
+export type Unit = "bytes" | "blocks" | "files" | "inodes" | "records" | "problems" | "workloads";
 
 export interface ProgressOptions {
   readonly label: string;

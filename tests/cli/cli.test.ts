@@ -21,6 +21,7 @@ const COMMANDS = [
   "recommission",
   "maintenance",
   "balance",
+  "bench",
   "version",
 ];
 
