@@ -18,7 +18,7 @@ import { statvfs } from "../../base/libc.ts";
 import { clearMounts, removeScratch } from "../../tests/harness/scratch.ts";
 import { changesSince, formatChanges } from "./baseline.ts";
 import { drawChart } from "./chart.ts";
-import { CpuMeter, footprintOf } from "./footprint.ts";
+import { CpuMeter, footprintOf, OthersMeter } from "./footprint.ts";
 import { glusterfs } from "./peers/glusterfs.ts";
 import { bindfs, local } from "./peers/local.ts";
 import { mfs } from "./peers/mfs.ts";
@@ -194,7 +194,9 @@ async function compare(options: Options, signal: AbortSignal): Promise<Results> 
         cpuBusy: 0,
       });
     }
+    const others = new OthersMeter();
     const measured = await measure(contestants, workloads, options.repeat);
+    const othersShare = others.share();
     const after = contestants.map(({ peer }) => footprintOf(peer.pids).pssMib);
     signal.throwIfAborted();
     await sleep(options.settle * 1000);
@@ -218,6 +220,7 @@ async function compare(options: Options, signal: AbortSignal): Promise<Results> 
         memoryMib: Deno.systemMemoryInfo().total / 1024 / 1024,
         kernel: Deno.osRelease(),
       },
+      othersShare,
       scale: options.scale,
       repeat: options.repeat,
       peers,

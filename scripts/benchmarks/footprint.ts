@@ -17,6 +17,8 @@ interface ProcessState {
   readonly parent: number;
   readonly name: string;
   readonly cpuSeconds: number;
+  /** Of its children that have ended and that it has waited for. */
+  readonly endedSeconds: number;
   /** Ticks since the boot at which it started: with the pid, its identity. */
   readonly started: number;
 }
@@ -35,12 +37,13 @@ function readState(pid: number): ProcessState | undefined {
     parent: Number(fields[1]),
     name: stat.slice(stat.indexOf("(") + 1, nameEnd),
     cpuSeconds: (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND,
+    endedSeconds: (Number(fields[13]) + Number(fields[14])) / TICKS_PER_SECOND,
     started: Number(fields[19]),
   };
 }
 
-/** The processes `pids` and all below them. */
-function family(pids: readonly number[]): readonly ProcessState[] {
+/** The processes `pids` and all below them; with `withWrappers`, those that only start others as well. */
+function family(pids: readonly number[], withWrappers = false): readonly ProcessState[] {
   const all = new Map<number, ProcessState>();
   for (const { name } of Deno.readDirSync("/proc")) {
     const state = /^\d+$/.test(name) ? readState(Number(name)) : undefined;
@@ -48,7 +51,7 @@ function family(pids: readonly number[]): readonly ProcessState[] {
   }
   const isOurs = (state: ProcessState | undefined): boolean =>
     state !== undefined && (pids.includes(state.pid) || isOurs(all.get(state.parent)));
-  return [...all.values()].filter((state) => isOurs(state) && !WRAPPERS.has(state.name));
+  return [...all.values()].filter((state) => isOurs(state) && (withWrappers || !WRAPPERS.has(state.name)));
 }
 
 export function footprintOf(pids: readonly number[]): Footprint {
@@ -88,4 +91,35 @@ export class CpuMeter {
     }
     return [...this.#seen.values()].reduce((sum, seconds) => sum + seconds, 0);
   }
+}
+
+/**
+ * How much of the machine went to others (and to the kernel's own threads, which write back) while we ran: a share of
+ * all processors. Who needs several processes for an operation suffers most from it.
+ */
+export class OthersMeter {
+  readonly #startMs = performance.now();
+  readonly #busyAtStart = busySeconds();
+  readonly #ownAtStart = ownSeconds();
+
+  share(): number {
+    const seconds = (performance.now() - this.#startMs) / 1000 * navigator.hardwareConcurrency;
+    const others = busySeconds() - this.#busyAtStart - (ownSeconds() - this.#ownAtStart);
+    return Math.min(1, Math.max(0, others / seconds));
+  }
+}
+
+/** Of this process and all below it, with what has ended there. */
+function ownSeconds(): number {
+  return family([Deno.pid], true).reduce(
+    (sum, { cpuSeconds, endedSeconds }) => sum + cpuSeconds + endedSeconds,
+    0,
+  );
+}
+
+/** proc(5), stat: user, nice, system; without idle and iowait. */
+function busySeconds(): number {
+  const [, user, nice, system, , , irq, softirq] = Deno.readTextFileSync("/proc/stat").split("\n", 1)[0]!
+    .split(/\s+/).map(Number) as number[];
+  return (user! + nice! + system! + irq! + softirq!) / TICKS_PER_SECOND;
 }

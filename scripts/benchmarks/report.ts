@@ -13,6 +13,8 @@ import {
 
 const NAME_WIDTH = 26;
 const WIDTH = 11;
+/** Of the processors, what others may take before it is told; writing back takes a little always. */
+const OTHERS_MAX = 0.15;
 
 export function formatResults(results: Results): string {
   const peers = Object.keys(results.peers);
@@ -23,6 +25,14 @@ export function formatResults(results: Results): string {
     } GiB, Linux ${kernel}; scale ${results.scale}, ` +
     `${results.repeat === 1 ? "one round" : `the median of ${results.repeat} rounds`}`,
     ...peers.map((peer) => `  ${peer.padEnd(10)} ${results.peers[peer]!.note}`),
+    ...results.othersShare > OTHERS_MAX
+      ? [
+        `  ${
+          Math.round(results.othersShare * 100)
+        }% of the processors went to others meanwhile: ratios are too low for` +
+        ` file systems of several processes`,
+      ]
+      : [],
     "",
   ];
   const hasGoals = peers.includes(OURS) && peers.length > 1;

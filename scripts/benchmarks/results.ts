@@ -36,6 +36,8 @@ export interface Results {
   readonly format: "mfs-bench-1";
   readonly at: string;
   readonly machine: { readonly processors: number; readonly memoryMib: number; readonly kernel: string };
+  /** Of all processor time meanwhile, what went to none of the file systems and workloads; 0 to 1. */
+  readonly othersShare: number;
   readonly scale: number;
   readonly repeat: number;
   readonly peers: Readonly<Record<string, PeerResult>>;

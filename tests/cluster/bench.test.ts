@@ -29,6 +29,7 @@ function resultsOf(workload: string, unit: Unit, values: Record<string, number |
     format: "mfs-bench-1",
     at: "2026-01-02T03:04:05Z",
     machine: { processors: 2, memoryMib: 1024, kernel: "6.18" },
+    othersShare: 0,
     scale: 1,
     repeat: 1,
     peers: Object.fromEntries(Object.keys(values).map((name) => [name, peer])),
@@ -84,6 +85,7 @@ Deno.test({
       for (const { workload, peers } of results.workloads) {
         for (const peer of ["ext4", "mfs"]) assert(peers[peer]!.value! > 0, `${workload} on ${peer}`);
       }
+      assert(results.othersShare >= 0 && results.othersShare <= 1);
       const mfs = results.peers["mfs"]!;
       assertEquals(mfs.processes, 5);
       assert(mfs.pssIdleMib > 20 && mfs.pssAfterMib > 20 && mfs.cpuSecondsBusy > 0);
@@ -196,6 +198,11 @@ Deno.test("comparison: the table marks what is below its goal, and the chart sho
   assertStringIncludes(text, "2.00!");
   assertStringIncludes(text, "0.500!");
   assertStringIncludes(text, "0 of 2 goals are met");
+  assert(!text.includes("went to others"));
+  assertStringIncludes(
+    formatResults({ ...results, othersShare: 0.5 }),
+    "50% of the processors went to others",
+  );
   const met = formatResults(resultsOf("untar", "files/s", { bindfs: 400, moosefs: 100, mfs: 600 }));
   assertStringIncludes(met, "2 of 2 goals are met");
   const chart = drawChart(results);
