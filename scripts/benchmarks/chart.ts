@@ -11,15 +11,18 @@ const RIGHT = 60;
 const TOP = 64;
 const ROW = 22;
 const BOTTOM = 56;
-const RATIO_MIN = 0.1;
-const RATIO_MAX = 1000;
-const TICKS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000];
+const TICKS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000];
 const COLORS = { cluster: "#2f6db3", bindfs: "#d9822b", ext4: "#4a4a4a" } as const;
 
-function position(ratio: number, max: number): number {
-  const clipped = Math.min(max, Math.max(RATIO_MIN, ratio));
-  const share = Math.log(clipped / RATIO_MIN) / Math.log(max / RATIO_MIN);
-  return LEFT + share * (WIDTH - LEFT - RIGHT);
+interface Scale {
+  readonly min: number;
+  readonly max: number;
+}
+
+/** What lies outside is shown at the edge. */
+function position(ratio: number, { min, max }: Scale): number {
+  const clipped = Math.min(max, Math.max(min, ratio));
+  return LEFT + Math.log(clipped / min) / Math.log(max / min) * (WIDTH - LEFT - RIGHT);
 }
 
 const label = (ratio: number) => ratio >= 10 ? String(Math.round(ratio)) : ratio.toPrecision(2);
@@ -31,15 +34,15 @@ export function drawChart(results: Results): string {
     bindfs: speedRatio(result, OURS, "bindfs"),
     ext4: speedRatio(result, OURS, "ext4"),
   }));
-  const highest = Math.max(
-    1,
-    ...rows.flatMap(({ cluster, bindfs, ext4 }) => [cluster ?? 0, bindfs ?? 0, ext4 ?? 0]),
-  );
-  const max = TICKS.find((tick) => tick >= highest * 1.2) ?? RATIO_MAX;
+  const ratios = rows.flatMap(({ cluster, bindfs, ext4 }) => [cluster ?? 1, bindfs ?? 1, ext4 ?? 1]);
+  const scale = {
+    min: TICKS.findLast((tick) => tick <= Math.min(0.5, ...ratios)) ?? TICKS[0]!,
+    max: TICKS.find((tick) => tick >= Math.max(2, ...ratios)) ?? TICKS.at(-1)!,
+  };
   const height = TOP + rows.length * ROW + BOTTOM;
-  const x = (ratio: number) => position(ratio, max).toFixed(1);
+  const x = (ratio: number) => position(ratio, scale).toFixed(1);
   const parts: string[] = [];
-  for (const tick of TICKS.filter((candidate) => candidate <= max)) {
+  for (const tick of TICKS.filter((candidate) => candidate >= scale.min && candidate <= scale.max)) {
     const isOne = tick === 1;
     parts.push(
       `<line x1="${x(tick)}" y1="${TOP - 6}" x2="${x(tick)}" y2="${height - BOTTOM + 4}" stroke="${
@@ -52,14 +55,12 @@ export function drawChart(results: Results): string {
     const middle = TOP + i * ROW + ROW / 2;
     parts.push(`<text x="${LEFT - 10}" y="${middle + 4}" text-anchor="end">${name}</text>`);
     if (cluster !== undefined) {
-      const [from, to] = [position(1, max), position(cluster, max)];
+      const [from, to] = [position(1, scale), position(cluster, scale)];
       parts.push(
         `<rect x="${Math.min(from, to).toFixed(1)}" y="${middle - 6}" width="${
           Math.max(1, Math.abs(to - from)).toFixed(1)
         }" height="12" rx="2" fill="${COLORS.cluster}" fill-opacity="0.8"/>`,
-        `<text x="${(Math.max(from, to) + 5).toFixed(1)}" y="${middle + 4}" font-size="10">${
-          label(cluster)
-        }</text>`,
+        `<text x="${WIDTH - RIGHT + 12}" y="${middle + 4}" fill="${COLORS.cluster}">${label(cluster)}</text>`,
       );
     }
     for (const [ratio, color] of [[ext4, COLORS.ext4], [bindfs, COLORS.bindfs]] as const) {

@@ -76,7 +76,7 @@ function parse(args: readonly string[]): Options {
     .option("--skip <names>", "not these", names, [])
     .option("--no-cold", "not those that begin with empty caches; nothing else on the machine is slowed down")
     .option("--scale <factor>", "multiplies counts and sizes", number(0.001, 100), 1)
-    .option("--limit <seconds>", "a workload ends after so long", number(1, 3600), 30)
+    .option("--limit <seconds>", "a workload ends after so long", number(1, 3600), 60)
     .option("--repeat <n>", "rounds; the medians count", number(1, 100), 1)
     .option("--settle <seconds>", "memory is looked at again after so long", number(0, 600), 10)
     .option("--json <file>", "write the results here")
