@@ -336,6 +336,20 @@ export function allocatedBytes(fd: number): number {
   return result < 0 ? result : Number(statxBuffer.getBigUint64(STATX_BLOCKS_OFFSET, true)) * 512;
 }
 
+const STATX_INO = 0x100;
+const STATX_INO_OFFSET = 32;
+const STATX_DEVICE_OFFSET = 136;
+
+/** Names an open file among all of this machine: device and inode number; or -errno. */
+export function fileIdentity(fd: number): string | number {
+  const bytes = new Uint8Array(statxBuffer.buffer);
+  const result = checked(libc.statx(fd, EMPTY_PATH, AT_EMPTY_PATH, STATX_INO, bytes));
+  if (result < 0) return result;
+  const major = statxBuffer.getUint32(STATX_DEVICE_OFFSET, true);
+  const minor = statxBuffer.getUint32(STATX_DEVICE_OFFSET + 4, true);
+  return `${major}:${minor} ${statxBuffer.getBigUint64(STATX_INO_OFFSET, true)}`;
+}
+
 // linux/fiemap.h, linux/fs.h
 const FS_IOC_FIEMAP = 0xc020660b;
 const FIEMAP_BYTES = 32;

@@ -5,8 +5,14 @@ const IN_SYSFS = ["ext4", "xfs", "f2fs"];
 
 /** Names the run of the machine and the mount of the file system that `path` lies in, where the kernel tells mounts apart. */
 export function systemMounting(path: string): string {
-  const boot = Deno.readTextFileSync("/proc/sys/kernel/random/boot_id").trim();
-  return `${boot} ${mountOf(path)}`;
+  return `${machineRun()} ${mountOf(path)}`;
+}
+
+let run: string | undefined;
+
+/** Names this run of the machine, from its start to its stop, among those of all machines. */
+export function machineRun(): string {
+  return run ??= Deno.readTextFileSync("/proc/sys/kernel/random/boot_id").trim();
 }
 
 /** The inode of a directory that the kernel makes for a file system as it is mounted: another one each time. */

@@ -155,11 +155,27 @@ export class Blocks {
     file: OpenFile,
     block: Block,
     call: ChainCall,
-    { tenure = file.tenure, headOn = [] }: {
+    options: {
       readonly tenure?: number;
       /** Nodes one of which should come first in the chain. */
       readonly headOn?: readonly NodeId[];
     } = {},
+  ): Promise<Block> {
+    const { inode } = file;
+    inode.changes++;
+    inode.changing++;
+    try {
+      return await this.#onChain(file, block, call, options);
+    } finally {
+      inode.changing--;
+    }
+  }
+
+  async #onChain(
+    file: OpenFile,
+    block: Block,
+    call: ChainCall,
+    { tenure = file.tenure, headOn = [] }: { readonly tenure?: number; readonly headOn?: readonly NodeId[] },
   ): Promise<Block> {
     const { clock, dataservers, softTimeoutMs, session } = this.#options;
     const startMs = clock.monotonicMs();

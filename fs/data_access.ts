@@ -125,6 +125,11 @@ export class DataAccess {
     }
   }
 
+  /** A read that waits for nothing may be done now: it is over before anything can be taken back. */
+  isFree({ inode, revocation }: OpenFile): boolean {
+    return revocation === null && inode.lease !== "none" && this.#options.session.isValid;
+  }
+
   #allows({ inode, revocation }: OpenFile, access: Access): boolean {
     if (!this.#options.session.isValid) return false;
     if (revocation === null) return LEASE_RANK[inode.lease] >= LEASE_RANK[access.isWrite ? "write" : "read"];

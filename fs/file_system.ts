@@ -6,6 +6,7 @@
 import { AccessTimes, type AtimePolicy } from "./access_times.ts";
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
+import { machineRun } from "../base/mounting.ts";
 import type { Dialer } from "../wire/dialer.ts";
 import { Blocks } from "./blocks.ts";
 import { ClusterSession } from "./cluster_session.ts";
@@ -15,6 +16,7 @@ import { Files } from "./files.ts";
 import { InodeTable } from "./inode_table.ts";
 import { KernelCache } from "./kernel_cache.ts";
 import { waitsForOfdLock } from "./lock_caller.ts";
+import { LocalReplicas } from "./local_replicas.ts";
 import { Locks } from "./locks.ts";
 import { Names } from "./names.ts";
 import { Ranges } from "./ranges.ts";
@@ -96,6 +98,10 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
       recalls: recalls.count,
       recallMs: Math.round(recalls.ms),
       fences: recalls.fences,
+      reads: {
+        ...reader.counts,
+        ...localReplicas.refused === undefined ? {} : { refused: localReplicas.refused },
+      },
     }),
   });
   const locks = new Locks({ server: session.locks, clock, log, waitsForOfdLock });
@@ -103,7 +109,8 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
   const clusterId = () => session.clusterId;
   const dataservers = new Dataservers({ dialer, host, rack, clock, clusterId, isLocal });
   const blocks = new Blocks({ session, dataservers, host, clock, log, ...soft });
-  const reader = new Reader({ dataservers, blocks, clock, log, ...soft });
+  const localReplicas = new LocalReplicas({ dataservers, machine: machineRun(), clock, log });
+  const reader: Reader = new Reader({ dataservers, localReplicas, blocks, clock, log, ...soft });
   const writer: Writer = new Writer({
     session,
     table,
@@ -122,7 +129,21 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
   const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log });
   const names = new Names({ session, table, kernelCache, writer, clock });
   const files = new Files({
-    ...{ session, names, table, kernelCache, access, releases, blocks, reader, writer, clock, log, host },
+    ...{
+      session,
+      names,
+      table,
+      kernelCache,
+      access,
+      releases,
+      blocks,
+      reader,
+      localReplicas,
+      writer,
+      clock,
+      log,
+      host,
+    },
   });
   const virtualXattrs = new VirtualXattrs({ session, names, writer });
   const ranges = new Ranges({

@@ -25,6 +25,7 @@ import {
 import { isAppendOnly, refuseOpen, refuseWrite } from "./inode_flags.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
+import type { LocalReplicas } from "./local_replicas.ts";
 import type { Names } from "./names.ts";
 import type { Reader } from "./reader.ts";
 import type { Releases } from "./releases.ts";
@@ -43,6 +44,7 @@ export interface FilesOptions {
   readonly releases: Releases;
   readonly blocks: Blocks;
   readonly reader: Reader;
+  readonly localReplicas?: LocalReplicas;
   readonly writer: Writer;
   readonly clock: Clock;
   readonly log: Logger;
@@ -260,6 +262,17 @@ export class Files {
 
   // ---- data
 
+  /** As `read`, what can be had without waiting for anything, else null. The bytes are good until the next call. */
+  readNow(handle: Handle, offset: number, size: number, isDirect: boolean): Uint8Array | null {
+    const { access, reader } = this.#options;
+    const { file } = handle;
+    if (!access.isFree(file)) return null;
+    checkUsable(handle);
+    const bytes = reader.readNow(file, offset, size);
+    if (bytes !== null && !isDirect) file.inode.hasPages = true;
+    return bytes;
+  }
+
   /** `isDirect`: not into pages of the kernel's (a mapping of a direct handle reads into pages). */
   read(
     handle: Handle,
@@ -364,10 +377,11 @@ export class Files {
 
   /** Commits what has been dirty for long and tells releases, about once a second. */
   async run(signal: AbortSignal): Promise<void> {
-    const { clock, releases, writer, log } = this.#options;
+    const { clock, releases, writer, localReplicas, log } = this.#options;
     while (!signal.aborted) {
       await clock.sleep(BACKGROUND_MS, signal);
       releases.send();
+      localReplicas?.sweep();
       const nowMs = clock.monotonicMs();
       for (const file of this.#openFiles) {
         if (!file.dirty || nowMs - file.dirtySinceMs < DIRTY_MS_MAX) continue;

@@ -80,6 +80,9 @@ export class Inode {
   xattrNames: readonly Uint8Array[] | null = null;
   /** Counts leases that came when there was none: others may have changed everything before each. */
   grants = 0;
+  /** Regular files: operations of ours that change its replicas, begun so far and under way. */
+  changes = 0;
+  changing = 0;
   /** Regular files: what is known of its blocks. */
   blocks: BlockMap | null = null;
   /** Another mount had it open for writing when it was opened here last. */

@@ -14,6 +14,8 @@ import { type Blocks, isDropped } from "./blocks.ts";
 import type { DataserverClient, Dataservers } from "./dataservers.ts";
 import { firstAnswer } from "./hedge.ts";
 import type { Interruptible, OpenFile } from "./inode.ts";
+import type { LocalReplica } from "./local_replica.ts";
+import type { LocalReplicas } from "./local_replicas.ts";
 
 /** Of one replica: a disk may be slow, and its server says that it lives (DATASERVER_SILENCE_MS). */
 const READ_TIMEOUT_MS = 15_000;
@@ -30,9 +32,14 @@ const ROUNDS_MAX = 3;
  */
 const UNSETTLED_MS = 120_000;
 const ZEROS = new Uint8Array(1024 * 1024);
+/** Of what is read at once, with the chunks around it. */
+const NOW_BYTES_MAX = 1024 * 1024;
+const CHUNKS_AROUND_BYTES = 128 * 1024;
 
 export interface ReaderOptions {
   readonly dataservers: Dataservers;
+  /** Absent: everything is asked of dataservers. */
+  readonly localReplicas?: LocalReplicas;
   readonly blocks: Blocks;
   readonly clock: Clock;
   readonly log: Logger;
@@ -41,9 +48,34 @@ export interface ReaderOptions {
 
 export class Reader {
   readonly #options: ReaderOptions;
+  readonly #scratch = new Uint8Array(NOW_BYTES_MAX + CHUNKS_AROUND_BYTES);
+  /** For the mount's counters: reads of a block, by the way that they went. */
+  readonly counts = { cached: 0, disk: 0, served: 0 };
 
   constructor(options: ReaderOptions) {
     this.#options = options;
+  }
+
+  /**
+   * As `read`, what is in the page cache of this machine, within one block; null when `read` is needed. The bytes are good
+   * until the next call.
+   */
+  readNow(file: OpenFile, offset: number, size: number): Uint8Array | null {
+    const { localReplicas } = this.#options;
+    const end = Math.min(offset + size, file.size);
+    if (localReplicas === undefined || file.pending.size > 0 || end <= offset) return null;
+    const block = file.blocks.at(offset);
+    if (block === undefined || end > block.start + block.length || !file.hasData(block)) return null;
+    const replica = localReplicas.find(file, block);
+    if (replica === null || end - block.start > replica.length || end - offset > NOW_BYTES_MAX) return null;
+    try {
+      const bytes = replica.readNow(offset - block.start, end - block.start, this.#scratch);
+      if (bytes !== null) this.counts.cached++;
+      return bytes;
+    } catch (error) {
+      localReplicas.drop(block, replica, error);
+      return null;
+    }
   }
 
   /** The bytes of [offset, offset + size) below the end of the file, as views in order. */
@@ -77,15 +109,50 @@ export class Reader {
     length: number,
     interrupt: Interruptible | undefined,
   ): Promise<Uint8Array[]> {
-    const body = await this.#onReplica(file, block, async (client, { id, generation }, volume) => {
-      const request = { block: id, generation, volume, offset, length };
-      return (await client.readBlock(request, { timeoutMs: READ_TIMEOUT_MS })).body;
-    }, interrupt);
+    const served = () => {
+      this.counts.served++;
+      return this.#onReplica(file, block, async (client, { id, generation }, volume) => {
+        const request = { block: id, generation, volume, offset, length };
+        return (await client.readBlock(request, { timeoutMs: READ_TIMEOUT_MS })).body;
+      }, interrupt);
+    };
+    const { localReplicas } = this.#options;
+    const replica = localReplicas?.isBusy === false ? localReplicas.find(file, block) : null;
+    const body = replica === null
+      ? await served()
+      : await this.#readLocal(replica, block, offset, length, served);
     if (body === undefined) return zeros(length);
     if (body.length === length) return [body];
     const views: Uint8Array[] = body.length === 0 ? [] : [body];
     addZeros(views, length - body.length);
     return views;
+  }
+
+  /** From the replica's file; if that fails, or takes long, `otherwise` as well. */
+  async #readLocal(
+    replica: LocalReplica,
+    block: Block,
+    offset: number,
+    length: number,
+    otherwise: () => Promise<Uint8Array | undefined>,
+  ): Promise<Uint8Array | undefined> {
+    const localReplicas = this.#options.localReplicas!;
+    const end = Math.min(offset + length, replica.length);
+    if (end <= offset) return undefined;
+    return await firstAnswer([true, false], {
+      ask: async (isLocal) => {
+        if (!isLocal) return await otherwise();
+        const bytes = await localReplicas.read(replica, offset, end);
+        this.counts.disk++;
+        return bytes;
+      },
+      onFailure: (isLocal, error) => {
+        if (isLocal) localReplicas.drop(block, replica, error);
+      },
+      onSlow: () => localReplicas.drop(block, replica, "slow"),
+      clock: this.#options.clock,
+      hedgeMs: HEDGE_MS,
+    });
   }
 
   /**

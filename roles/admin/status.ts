@@ -5,6 +5,7 @@ import {
   type BackupStatus,
   type DataserverStatus,
   type LeaseStatus,
+  type ReadCounters,
   type RepairStatus,
   type SessionStatus,
   type StatusReply,
@@ -163,6 +164,7 @@ function sessionRows(sessions: readonly SessionStatus[]): string[][] {
     "LOCKS",
     "CALLS",
     "REQUESTS",
+    "LOCAL",
     "MOUNT",
   ]];
   for (const session of sessions) {
@@ -178,10 +180,20 @@ function sessionRows(sessions: readonly SessionStatus[]): string[][] {
       locks(session),
       calls,
       counters === undefined ? "-" : String(counters.kernelRequests),
+      localReads(counters?.reads),
       session.mountpoint,
     ]);
   }
   return rows;
+}
+
+/** How many of its reads a mount does past the dataservers, from the files of replicas on its machine. */
+function localReads(reads: ReadCounters | undefined): string {
+  if (reads === undefined) return "-";
+  const { cached, disk, served, refused } = reads;
+  const all = cached + disk + served;
+  const share = all === 0 ? "-" : percent((cached + disk) / all);
+  return refused === undefined ? share : `${share} (${refused})`;
 }
 
 function locks({ locks = 0, lockWaits = 0 }: SessionStatus): string {

@@ -35,6 +35,10 @@ export function blockHandlers(findVolume: (id: VolumeId) => Volume, pool: Channe
       demand(typeof since === "string", "state");
       return findVolume(volume).changesSince(block, generation, since);
     },
+    locateReplica: ({ block, generation, volume }) => {
+      checkReplica({ block, generation });
+      return findVolume(volume).locate(block, generation);
+    },
     readBlock: (request) => readBlock(findVolume, request),
     writeBlock: (request) => {
       const { block, generation, offset, body, create } = checkWrite(request);

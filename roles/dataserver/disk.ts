@@ -8,7 +8,7 @@ import * as libc from "../../base/libc.ts";
 import { ERRNO, errnoName, FsError } from "../../wire/errno.ts";
 import type { RangeChange } from "../../wire/messages/dataserver.ts";
 import { readDirect } from "./direct_read.ts";
-import { systemMounting } from "../../base/mounting.ts";
+import { machineRun, systemMounting } from "../../base/mounting.ts";
 import { LevelRecords, type ReplicaRecords } from "./replica_records.ts";
 
 /** Failures are FsErrors with the file's name, but for what `names`, `readText` and `makeDirectory` throw: Deno's own. */
@@ -59,6 +59,8 @@ export interface Disk {
   space(path: string): { readonly totalBytes: number; readonly availableBytes: number };
   /** Names the file system: the machine, and the device on it (the path, where that can't be asked). */
   identity(path: string): string;
+  /** Where an open file is found by other processes of this run of the machine. Absent: nowhere. */
+  whereabouts?(fd: number, path: string): { readonly machine: string; readonly identity: string };
   /** Names the run of the machine and the mount of the file system: in another one, what was not synced may be gone. */
   mounting(path: string): string;
   /** The database of the volume with this label, in this life (volume_life.ts). */
@@ -261,6 +263,12 @@ function identity(path: string): string {
   }
 }
 
+function whereabouts(fd: number, path: string): { readonly machine: string; readonly identity: string } {
+  const found = libc.fileIdentity(fd);
+  if (typeof found === "number") throw diskError(found, "statx", path);
+  return { machine: machineRun(), identity: found };
+}
+
 export const systemDisk: Disk = {
   open: openFile,
   close: libc.close,
@@ -286,6 +294,7 @@ export const systemDisk: Disk = {
   realPath,
   space,
   identity,
+  whereabouts,
   mounting: systemMounting,
   openRecords: LevelRecords.open,
 };

@@ -127,8 +127,8 @@ export class Keeper {
       const idleMs = this.#isCrowded ? 0 : this.#options.finalizeIdleMs;
       const before = this.#options.clock.monotonicMs() - idleMs;
       const idle = [...open.values()]
-        .filter((replica) => this.#isFinalizable(replica) && replica.lastUseMs <= before)
-        .sort((a, b) => a.lastUseMs - b.lastUseMs);
+        .filter((replica) => this.#isFinalizable(replica) && replica.lastChangeMs <= before)
+        .sort((a, b) => a.lastChangeMs - b.lastChangeMs);
       if (idle.length > 0) await this.#finalize(idle.slice(0, BATCH_MAX));
     }
     this.#closeSome();

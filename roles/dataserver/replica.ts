@@ -9,7 +9,12 @@
 import { randomHexId } from "../../base/random.ts";
 import { asFsError, FsError } from "../../wire/errno.ts";
 import type { BlockId, Generation } from "../../wire/ids.ts";
-import type { RangeChange, ReplicaChangesReply, ReplicaStateReply } from "../../wire/messages/dataserver.ts";
+import type {
+  LocateReplicaReply,
+  RangeChange,
+  ReplicaChangesReply,
+  ReplicaStateReply,
+} from "../../wire/messages/dataserver.ts";
 import { ChangeLog } from "./change_log.ts";
 import { CHUNK_BYTES, chunkCount, type ChunkTable } from "./chunk_table.ts";
 import { type Hold, RangeLock, WHOLE } from "./range_lock.ts";
@@ -34,6 +39,8 @@ export class Replica {
   readonly lock = new RangeLock();
   readonly #opening = randomHexId();
   lastUseMs = 0;
+  /** When it was opened, or was to be changed last. */
+  lastChangeMs = 0;
   readonly #host: ReplicaHost;
   readonly #content: ReplicaContent;
   #generation: Generation;
@@ -87,6 +94,16 @@ export class Replica {
   stateOf(generation: Generation): ReplicaStateReply {
     this.#check(generation);
     return { length: this.length, state: `${this.#opening}.${this.#version}` };
+  }
+
+  /**
+   * Where it is found by others of this machine. Undefined while it may change, or is not on its disk: what a failing disk
+   * has not written may go from the page cache, and only we would notice.
+   */
+  locate(generation: Generation): LocateReplicaReply | undefined {
+    this.#check(generation);
+    const isQuiet = this.#state === "finalized" && this.#startingToWrite === null;
+    return isQuiet ? this.#content.located() : undefined;
   }
 
   /** As `stateOf`, with a digest of what it holds; also of a doubtful one. */

@@ -10,7 +10,7 @@ import { assert } from "../../base/assert.ts";
 import * as libc from "../../base/libc.ts";
 import { asFsError, FsError, isErrno } from "../../wire/errno.ts";
 import type { BlockId } from "../../wire/ids.ts";
-import type { RangeChange } from "../../wire/messages/dataserver.ts";
+import type { LocateReplicaReply, RangeChange } from "../../wire/messages/dataserver.ts";
 import { CHUNK_BYTES, chunkCount, type ChunkTable } from "./chunk_table.ts";
 import type { Disk } from "./disk.ts";
 import { all } from "./shared_sync.ts";
@@ -274,6 +274,15 @@ export class ReplicaContent {
     }
     this.#host.lengthChanged(length - this.length);
     this.#chunks.cut(length);
+  }
+
+  /** Where it is found by others of this machine, with its crcs; with no chunk dirty. Undefined: nowhere. */
+  located(): LocateReplicaReply | undefined {
+    const { fd, dataPath: path } = this.#file;
+    const found = this.#disk.whereabouts?.(fd, path);
+    if (found === undefined) return undefined;
+    const file = { ...found, path, length: this.length, chunkBytes: CHUNK_BYTES };
+    return { file, body: this.#chunks.toStored() };
   }
 
   /** Names the bytes, with everything held and no chunk dirty. */

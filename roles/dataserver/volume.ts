@@ -11,6 +11,7 @@ import { asFsError, FsError, isErrno } from "../../wire/errno.ts";
 import type { BlockId, Generation, VolumeId } from "../../wire/ids.ts";
 import {
   COPY_GENERATION,
+  type LocateReplicaReply,
   type RangeChange,
   type ReplicaChangesReply,
   type ReplicaStateReply,
@@ -35,6 +36,7 @@ const COUNT_PAGE = 5_000;
 /** A write that was begun before its block was deleted comes within this time, if it comes. */
 const BURIED_MS = 60_000;
 const BURIED_MAX = 20_000;
+const NOWHERE: LocateReplicaReply = { body: new Uint8Array(0) };
 
 export interface VolumeParts {
   readonly path: string;
@@ -173,6 +175,7 @@ export class Volume implements ReplicaHost {
         block,
         create ? generation : null,
         (replica) => replica.write(generation, offset, body),
+        { isChange: true },
       );
     });
   }
@@ -197,6 +200,7 @@ export class Volume implements ReplicaHost {
         block,
         create ? generation : null,
         (replica) => replica.changeRange(generation, change, offset, offset + length),
+        { isChange: true },
       );
     };
     if (change === "punch") await run();
@@ -272,7 +276,7 @@ export class Volume implements ReplicaHost {
 
   async truncate(block: BlockId, generation: Generation, length: number): Promise<void> {
     this.#checkWritable(block);
-    await this.#with(block, null, (replica) => replica.truncate(generation, length));
+    await this.#with(block, null, (replica) => replica.truncate(generation, length), { isChange: true });
   }
 
   async stateOf(block: BlockId, generation: Generation, withDigest = false): Promise<ReplicaStateReply> {
@@ -280,6 +284,12 @@ export class Volume implements ReplicaHost {
       ? (replica: Replica) => replica.digestOf(generation)
       : (replica: Replica) => replica.stateOf(generation);
     return await this.#with(block, null, action);
+  }
+
+  /** As the message. */
+  async locate(block: BlockId, generation: Generation): Promise<LocateReplicaReply> {
+    if (this.#failed !== undefined || this.#corrupt.has(block)) return NOWHERE;
+    return await this.#with(block, null, (replica) => replica.locate(generation)) ?? NOWHERE;
   }
 
   async changesSince(block: BlockId, generation: Generation, since: string): Promise<ReplicaChangesReply> {
@@ -346,7 +356,7 @@ export class Volume implements ReplicaHost {
    */
   async scrub(block: BlockId, offset: number, length: number): Promise<number> {
     if (this.#corrupt.has(block)) return 0;
-    return await this.#with(block, null, (replica) => replica.scrub(offset, length), false);
+    return await this.#with(block, null, (replica) => replica.scrub(offset, length), { isUse: false });
   }
 
   /** What trash holds counts as free: it goes when there is need. */
@@ -447,12 +457,13 @@ export class Volume implements ReplicaHost {
     block: BlockId,
     create: Generation | null,
     action: (replica: Replica) => T | Promise<T>,
-    isUse = true,
+    { isUse = true, isChange = false }: { readonly isUse?: boolean; readonly isChange?: boolean } = {},
   ): Promise<T> {
     for (let i = 0; i < LOOKUPS_MAX; i++) {
       const found = this.#find(block, create);
       const replica = found instanceof Replica ? found : await found;
       if (isUse) replica.lastUseMs = this.#clock.monotonicMs();
+      if (isChange) replica.lastChangeMs = replica.lastUseMs;
       try {
         return await action(replica);
       } catch (error) {
@@ -486,6 +497,7 @@ export class Volume implements ReplicaHost {
       } else {
         opened = await openReplica(this, this.#pathsOf(block), record);
       }
+      opened.lastChangeMs = this.#clock.monotonicMs();
       this.open.set(block, opened);
       return opened;
     });

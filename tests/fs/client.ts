@@ -16,6 +16,7 @@ import { Files, type Handle, type OpenOptions } from "../../fs/files.ts";
 import type { Inode } from "../../fs/inode.ts";
 import { InodeTable } from "../../fs/inode_table.ts";
 import { KernelCache } from "../../fs/kernel_cache.ts";
+import { LocalReplicas } from "../../fs/local_replicas.ts";
 import { Names } from "../../fs/names.ts";
 import type { Access, Interruptible, OpenFile } from "../../fs/inode.ts";
 import { Ranges } from "../../fs/ranges.ts";
@@ -37,6 +38,8 @@ import type { ChainReply } from "../../wire/messages/dataserver.ts";
 import type {
   ChangeRangeRequest,
   CopyRangeRequest,
+  LocateReplicaReply,
+  ReplicaRequest,
   SeekBlockRequest,
 } from "../../wire/messages/dataserver.ts";
 import type { Attributes, Block, InodeReply, LeaseMode } from "../../wire/messages/inode.ts";
@@ -54,6 +57,8 @@ import type {
 import type { Client, RequestOf, ResponseOf } from "../../wire/service.ts";
 import { FakeClock, settle } from "../base/fake_clock.ts";
 
+/** Which run of which machine the client is on. */
+export const MACHINE = "this machine";
 export const INO = asInodeId(5);
 export const OTHER = asInodeId(6);
 export const ROOT = ROOT_INODE;
@@ -341,6 +346,9 @@ export class FakeDataservers {
   onSync: (generation: number) => Promise<void> = () => Promise.resolve();
   /** What becomes of a read of a generation at an address: bytes of `fill`, unless the test says otherwise. */
   onRead: (address: string, generation: number) => Promise<void> = () => Promise.resolve();
+  /** Where a replica lies; a test may say. */
+  onLocate: (address: string, request: ReplicaRequest) => Promise<LocateReplicaReply> = () =>
+    Promise.resolve({ body: new Uint8Array(0) });
   /** Replicas further down the chain that fail. */
   onChain: () => ChainReply["failed"] = () => [];
   readonly #events: string[];
@@ -385,6 +393,7 @@ export class FakeDataservers {
         return none;
       },
       seekBlock: async ({ offset, data }: SeekBlockRequest) => data ? { offset } : {},
+      locateReplica: (request: ReplicaRequest) => this.onLocate(address, request),
       readBlock: async ({ generation, length }: { generation: number; length: number }) => {
         await this.onRead(address, generation);
         return { body: new Uint8Array(length).fill(this.fill) };
@@ -415,6 +424,8 @@ export interface TestClient {
   readonly access: DataAccess;
   readonly releases: Releases;
   readonly recalls: Recalls;
+  readonly reader: Reader;
+  readonly localReplicas: LocalReplicas;
   readonly writer: Writer;
   readonly names: Names;
   readonly files: Files;
@@ -447,7 +458,8 @@ export function startClient(policy: AtimePolicy = "off", directories = true): Te
   const kernelCache = new KernelCache({ clock, log });
   kernelCache.attach(kernel);
   const blocks = new Blocks({ session, dataservers, host, clock, log });
-  const reader = new Reader({ dataservers, blocks, clock, log });
+  const localReplicas = new LocalReplicas({ dataservers, machine: MACHINE, clock, log });
+  const reader = new Reader({ dataservers, localReplicas, blocks, clock, log });
   const attributesChanged = (inode: Inode) => void kernelCache.dropAttributes(inode);
   const writer = new Writer({ session, table, blocks, clock, log, attributesChanged });
   const handOver = (file: OpenFile) => writer.handOver(file);
@@ -464,6 +476,7 @@ export function startClient(policy: AtimePolicy = "off", directories = true): Te
     releases,
     blocks,
     reader,
+    localReplicas,
     writer,
     clock,
     log,
@@ -486,6 +499,8 @@ export function startClient(policy: AtimePolicy = "off", directories = true): Te
     access,
     releases,
     recalls,
+    reader,
+    localReplicas,
     writer,
     names,
     files,

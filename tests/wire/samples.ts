@@ -66,6 +66,7 @@ const volume = {
   failed: "EIO",
 };
 const counters = {
+  reads: { cached: 1, disk: 2, served: 3, refused: "EACCES" },
   kernelRequests: 1,
   calls: { lookup: 2, renew: 3 },
   inodes: 4,
@@ -280,6 +281,10 @@ const dataserver: Samples<typeof DATASERVER> = {
     { failed: [], allocatedBytes: 4096, sourceFailed: { errno: "ESTALE", message: "old" } },
   ],
   seekBlock: [{ block: 7, generation: 3, volume: 2, offset: 5, data: true }, { offset: 4096 }],
+  locateReplica: [
+    { block: 7, generation: 3, volume: 2 },
+    { file: { machine: "m", path: "/v/7.blk", identity: "8:1 42", length: 10, chunkBytes: 65536 }, body },
+  ],
 };
 
 const dataserverRegistry: Samples<typeof DATASERVER_REGISTRY> = {

@@ -92,7 +92,7 @@ export interface CopyRangeReply extends ChainReply {
   readonly sourceFailed?: { readonly errno: string; readonly message: string };
 }
 
-interface ReplicaRequest {
+export interface ReplicaRequest {
   readonly block: BlockId;
   readonly generation: Generation;
   readonly volume: VolumeId;
@@ -130,6 +130,23 @@ export interface ReplicaChangesReply extends Omit<ReplicaStateReply, "digest"> {
   readonly changed?: readonly (readonly [number, number])[];
 }
 
+/** Where a replica lies, for who can read files of the dataserver's machine. */
+export interface LocateReplicaReply {
+  /** Absent where it may not be read but through the dataserver now: it was changed a moment ago, or its disk has failed. */
+  readonly file?: {
+    /** Which run of which machine. */
+    readonly machine: string;
+    readonly path: string;
+    /** Device and inode number there. */
+    readonly identity: string;
+    /** In bytes; what its block has beyond are zeros. */
+    readonly length: number;
+    readonly chunkBytes: number;
+  };
+  /** crc32 of each chunk of it, u32 little-endian. */
+  readonly body: Uint8Array;
+}
+
 /** Errors: ESTALE generation, ENOENT no such replica, EIO disk or checksum, ENOSPC volume full, ENODEV volume unknown. */
 export const DATASERVER = defineService("dataserver", {
   writeBlock: method<WriteBlockRequest, ChainReply>(100),
@@ -143,6 +160,11 @@ export const DATASERVER = defineService("dataserver", {
   copyRange: method<CopyRangeRequest, CopyRangeReply>(107),
   /** Where data, or a hole, begins at or after `offset`; absent: nowhere. Past a replica's end there is a hole. */
   seekBlock: method<SeekBlockRequest, { readonly offset?: number }>(108),
+  /**
+   * For who holds a lease on the replica's file, under which nobody changes it: then the bytes at `path` stay those of the
+   * block, whatever becomes of the replica, until the lease is given back.
+   */
+  locateReplica: method<ReplicaRequest, LocateReplicaReply>(109),
 });
 
 export interface VolumeRegistration {

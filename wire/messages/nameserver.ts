@@ -323,6 +323,20 @@ export interface ClientCounters {
   readonly recallMs: number;
   /** Times that it had to stop serving from its caches, as the server was silent. */
   readonly fences: number;
+  /** Absent from older clients. */
+  readonly reads?: ReadCounters;
+}
+
+/** Reads of blocks by the way that their bytes came. */
+export interface ReadCounters {
+  /** From the file of a replica on the same machine; the page cache had it. */
+  readonly cached: number;
+  /** From the file of a replica on the same machine; its disk was waited for. */
+  readonly disk: number;
+  /** From a dataserver, on whatever machine. */
+  readonly served: number;
+  /** Why replicas on the same machine can't be read from their files, if that was tried in vain. */
+  readonly refused?: string;
 }
 
 /** One client. */

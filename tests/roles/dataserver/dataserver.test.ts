@@ -2,6 +2,7 @@ import { deepEqual, equal, ok, rejects } from "node:assert/strict";
 import { silentLogger } from "../../../base/log.ts";
 import { bytesEqual } from "../../../base/bytes.ts";
 import { randomInt, SeededRandom } from "../../../base/random.ts";
+import { LocalReplica } from "../../../fs/local_replica.ts";
 import { ProcessDialer } from "../../../wire/dialer.ts";
 import { FsError } from "../../../wire/errno.ts";
 import { asBlockId, asGeneration, asVolumeId } from "../../../wire/ids.ts";
@@ -388,4 +389,38 @@ Deno.test("requests out of bounds are EINVAL or EFBIG and change nothing", () =>
     );
     await rejects(client.call.readBlock({ ...at, offset: 0, length: 2 ** 40 }), errno("EINVAL"));
     await rejects(client.call.readBlock({ ...at, offset: 0, length: 1 }), errno("ENOENT"));
+  }));
+
+Deno.test("a replica is located for others of its machine once it is at rest, with the checksums of what is in it", () =>
+  withDirectory(async (directory) => {
+    await using registry = new FakeRegistry();
+    await using server = await start(registry, [`${directory}/v`]);
+    using client = await connectTo(server);
+    const bytes = pattern(200_000, 1);
+    const at = { block: BLOCK, generation: GENERATION, volume: server.volumes[0]!.volume, chain: [] };
+    const locate = () => client.call.locateReplica(at);
+    const atRest = async () => {
+      for (const endMs = performance.now() + 5_000; performance.now() < endMs;) {
+        if ((await locate()).file !== undefined) return;
+        // Reading it does not keep it from coming to rest.
+        await client.call.readBlock({ ...at, offset: 0, length: 10 });
+      }
+    };
+    await rejects(locate(), errno("ENOENT"));
+    await client.call.writeBlock({ ...at, offset: 0, create: true, body: bytes });
+    equal((await locate()).file, undefined, "it was changed a moment ago");
+    await atRest();
+    const { file, body } = await locate();
+    equal(file?.length, bytes.length);
+    const replica = await LocalReplica.open(file!, body);
+    ok(bytesEqual(await replica.read(0, bytes.length), bytes));
+    replica.close();
+    await rejects(
+      client.call.locateReplica({ ...at, generation: asGeneration(GENERATION + 1) }),
+      errno("ESTALE"),
+    );
+    await client.call.truncateBlock({ ...at, length: 100_000 });
+    equal((await locate()).file, undefined);
+    await atRest();
+    equal((await locate()).file?.length, 100_000);
   }));
