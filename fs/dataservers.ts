@@ -27,6 +27,8 @@ export interface DataserversOptions {
   readonly clusterId: () => string;
   /** True for an address that this process serves itself. */
   readonly isLocal: (address: string) => boolean;
+  /** Told when the connection to a dataserver has ended. */
+  readonly onGone?: (address: string) => void;
 }
 
 export type DataserverClient = Client<typeof DATASERVER>;
@@ -72,6 +74,7 @@ export class Dataservers {
     void channel.closed.then(() => {
       this.#closers.delete(close);
       this.#clients.delete(address);
+      this.#options.onGone?.(address);
     });
     return createClient(DATASERVER, (op, request, call) => channel.call(op, request, call));
   }

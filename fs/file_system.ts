@@ -107,9 +107,10 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
   const locks = new Locks({ server: session.locks, clock, log, waitsForOfdLock });
   const { rack = "" } = options;
   const clusterId = () => session.clusterId;
-  const dataservers = new Dataservers({ dialer, host, rack, clock, clusterId, isLocal });
+  const onGone = (address: string) => localReplicas.gone(address);
+  const dataservers = new Dataservers({ dialer, host, rack, clock, clusterId, isLocal, onGone });
   const blocks = new Blocks({ session, dataservers, host, clock, log, ...soft });
-  const localReplicas = new LocalReplicas({ dataservers, machine: machineRun(), clock, log });
+  const localReplicas: LocalReplicas = new LocalReplicas({ dataservers, machine: machineRun(), clock, log });
   const reader: Reader = new Reader({ dataservers, localReplicas, blocks, clock, log, ...soft });
   const writer: Writer = new Writer({
     session,

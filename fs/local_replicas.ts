@@ -10,8 +10,9 @@
  * - A replica belongs to a block as the block map has it (the object): what takes the map away, as a recall does, takes the
  *   replica with it, and the next one is located under the next lease.
  * - What this mount itself changes (`Inode.changes`) takes it away as well.
- * - At most OPEN_MAX are open, none that was not used for IDLE_MS, and none for longer than AGE_MS: then its bytes are
- *   compared with their checksums anew, and what was deleted meanwhile frees its room.
+ * - At most OPEN_MAX are open, none that was not used for IDLE_MS, and none for longer than AGE_MS: what was deleted meanwhile
+ *   frees its room then, and bytes are compared with their checksums anew.
+ * - None is open whose dataserver is known to be gone: its disk can be unmounted.
  */
 
 import type { Clock } from "../base/clock.ts";
@@ -24,8 +25,8 @@ import type { OpenFile } from "./inode.ts";
 import { LocalReplica } from "./local_replica.ts";
 
 const OPEN_MAX = 256;
-const IDLE_MS = 60_000;
-const AGE_MS = 600_000;
+const IDLE_MS = 5_000;
+const AGE_MS = 60_000;
 const LOCATE_TIMEOUT_MS = 3_000;
 /** A replica that was changed a moment ago is at rest after this; one that can't be read is tried again. */
 const RETRY_MS = 2_500;
@@ -44,6 +45,8 @@ interface Place {
   /** Of the file, when it was located. */
   changes: number;
   openedMs: number;
+  /** Of the dataserver that has it. */
+  address: string;
 }
 
 export interface LocalReplicasOptions {
@@ -62,6 +65,8 @@ export class LocalReplicas {
   readonly #elsewhere = new Map<string, number>();
   #reading = 0;
   #uses = 0;
+  /** Counts dataservers that went. */
+  #goings = 0;
   /** Why the last replica on this machine could not be opened, if it could not. */
   refused: string | undefined;
 
@@ -75,7 +80,14 @@ export class LocalReplicas {
     if (place === undefined) {
       // Whoever reads a little once is answered sooner by a dataserver.
       const retryAtMs = block.length > SMALL_BYTES && file.size > SMALL_BYTES ? 0 : Infinity;
-      this.#places.set(block, { replica: null, isLocating: false, retryAtMs, changes: 0, openedMs: 0 });
+      this.#places.set(block, {
+        replica: null,
+        isLocating: false,
+        retryAtMs,
+        changes: 0,
+        openedMs: 0,
+        address: "",
+      });
       if (retryAtMs === 0) return this.find(file, block);
       return null;
     }
@@ -133,6 +145,7 @@ export class LocalReplicas {
     place.retryAtMs = clock.monotonicMs() + RETRY_MS;
     try {
       const client = await dataservers.client(address);
+      const goings = this.#goings;
       const request: ReplicaRequest = { block: block.id, generation: block.generation, volume };
       const { file: found, body }: LocateReplicaReply = await client.locateReplica(request, {
         timeoutMs: LOCATE_TIMEOUT_MS,
@@ -141,7 +154,10 @@ export class LocalReplicas {
       if (found.machine !== machine) return this.#noteElsewhere(address, place);
       const replica = await LocalReplica.open(found, body);
       this.refused = undefined;
-      if (changes !== file.inode.changes || file.inode.changing > 0) return replica.close();
+      if (changes !== file.inode.changes || file.inode.changing > 0 || goings !== this.#goings) {
+        return replica.close();
+      }
+      place.address = address;
       place.replica = replica;
       place.changes = changes;
       place.openedMs = clock.monotonicMs();
@@ -203,6 +219,14 @@ export class LocalReplicas {
     for (const [replica, place] of this.#open) {
       const isIdle = isLong && replica.usedAt <= before!.uses;
       if (isIdle || place.openedMs <= nowMs - AGE_MS) this.#close(replica, place);
+    }
+  }
+
+  /** A dataserver has stopped, or can't be reached. */
+  gone(address: string): void {
+    this.#goings++;
+    for (const [replica, place] of this.#open) {
+      if (place.address === address) this.#close(replica, place);
     }
   }
 

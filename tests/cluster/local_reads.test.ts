@@ -83,10 +83,12 @@ async function body(cluster: RoleCluster): Promise<void> {
   };
   const fill = (letter: string, file = "file") =>
     write(`head -c ${SIZE} /dev/zero | tr '\\0' ${letter} | dd of=${file} bs=1M conv=notrunc status=none`);
+  /** As of the mount's last renewal. */
   const counted = async (): Promise<ReadCounters> => {
     const { stdout } = await cluster.mfs(["status", "--nameserver", cluster.nameserver, "--json"]);
     const { sessions } = JSON.parse(stdout) as StatusReply;
-    return sessions.find(({ mountpoint }) => mountpoint === here)!.counters!.reads!;
+    return sessions.find(({ mountpoint }) => mountpoint === here)?.counters?.reads ??
+      { cached: 0, disk: 0, served: 0 };
   };
   /** Reads until that goes past the dataservers: the replica has come to rest, and was located. */
   const locally = async (reader: Reader, expected: string) => {

@@ -48,7 +48,11 @@ export async function breakFileSystem(path: string): Promise<void> {
 
 /** As after a reboot and fsck, while its dataserver is dead. */
 export async function mendFileSystem(path: string): Promise<void> {
-  await sh(`umount ${path}
+  // Mounts of this machine let go of the files that they read once they see that the dataserver is gone.
+  await sh(`for i in {1..50}; do
+      ! umount ${path} || break
+      sleep 0.1
+    done
     e2fsck -fy ${path}.img > ${path}.fsck 2>&1 || [ $? -le 2 ] || { cat ${path}.fsck; exit 1; }
     mount -o loop,errors=remount-ro ${path}.img ${path}
     rm -rf ${path}/lost+found`);

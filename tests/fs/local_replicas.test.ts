@@ -323,39 +323,59 @@ Deno.test("local replicas: small files are not located", async () => {
   assert.deepEqual(world.located, []);
 });
 
-Deno.test("local replicas: what is not used for a minute, or open for ten, is closed and found again", async () => {
+function isOpen(path: string): boolean {
+  return [...Deno.readDirSync("/proc/self/fd")].some(({ name }) => {
+    try {
+      return Deno.readLinkSync(`/proc/self/fd/${name}`) === path;
+    } catch {
+      return false;
+    }
+  });
+}
+
+Deno.test("local replicas: what is not used for 5 s, or open for a minute, is closed and found again", async () => {
   await using world = await start();
-  const { client } = world;
+  const { client, path } = world;
   const handle = await located(world);
-  const { signal, ...ending } = (() => {
-    const controller = new AbortController();
-    return { signal: controller.signal, end: () => controller.abort() };
-  })();
-  const background = client.files.run(signal);
-  const isOpen = () =>
-    [...Deno.readDirSync("/proc/self/fd")].some(({ name }) => {
-      try {
-        return Deno.readLinkSync(`/proc/self/fd/${name}`) === world.path;
-      } catch {
-        return false;
-      }
-    });
-  for (let s = 0; s < 58; s++) await client.clock.advance(1_000);
-  assert.equal(isOpen(), true);
+  const ending = new AbortController();
+  const background = client.files.run(ending.signal);
+  const pass = async (seconds: number) => {
+    for (let s = 0; s < seconds; s++) await client.clock.advance(1_000);
+  };
+  await pass(4);
+  assert.equal(isOpen(path), true);
   assert.notEqual(client.files.readNow(handle, 0, 10, false), null);
-  for (let s = 0; s < 58; s++) await client.clock.advance(1_000);
-  assert.equal(isOpen(), true, "it was used");
-  for (let s = 0; s < 5; s++) await client.clock.advance(1_000);
-  assert.equal(isOpen(), false);
+  await pass(4);
+  assert.equal(isOpen(path), true, "it was used");
+  await pass(4);
+  assert.equal(isOpen(path), false);
   await readsFrom(client, handle);
   await settled();
-  assert.equal(isOpen(), true);
+  assert.equal(isOpen(path), true);
   let s = 0;
-  for (; s < 700 && client.files.readNow(handle, 0, 10, false) !== null; s++) {
-    await client.clock.advance(1_000);
-  }
-  assert.ok(s >= 590 && s <= 610, `closed after ${s} s`);
-  ending.end();
-  await client.clock.advance(1_000);
+  for (; s < 100 && client.files.readNow(handle, 0, 10, false) !== null; s++) await pass(1);
+  assert.ok(s >= 55 && s <= 65, `closed after ${s} s`);
+  ending.abort();
+  await pass(1);
   await background;
+});
+
+Deno.test("local replicas: files of a dataserver that is gone are closed, also those that were about to be opened", async () => {
+  await using world = await start();
+  const { client, path } = world;
+  const handle = await located(world);
+  client.localReplicas.gone("another");
+  assert.equal(isOpen(path), true);
+  client.localReplicas.gone("dataserver");
+  assert.equal(isOpen(path), false);
+  assert.equal(client.files.readNow(handle, 0, 10, false), null);
+  await client.clock.advance(3_000);
+  const answer = Promise.withResolvers<LocateReplicaReply>();
+  client.dataservers.onLocate = () => answer.promise;
+  await readsFrom(client, handle);
+  await quiet();
+  client.localReplicas.gone("dataserver");
+  answer.resolve(world.where());
+  await settled();
+  assert.equal(isOpen(path), false);
 });
