@@ -288,7 +288,9 @@ export class Volume implements ReplicaHost {
 
   /** As the message. */
   async locate(block: BlockId, generation: Generation): Promise<LocateReplicaReply> {
-    if (this.#failed !== undefined || this.#corrupt.has(block)) return NOWHERE;
+    const isSound = this.#failed === undefined && !this.#corrupt.has(block) &&
+      !this.differences.has(block);
+    if (!isSound) return NOWHERE;
     return await this.#with(block, null, (replica) => replica.locate(generation)) ?? NOWHERE;
   }
 

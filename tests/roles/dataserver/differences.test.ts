@@ -96,8 +96,19 @@ Deno.test("differences: what was being written when its dataserver was killed is
     // Then stopped, before it was compared, and started again.
     for (let starts = 0; starts < 2; starts++) {
       registry.differing.length = 0;
-      await using _ = await start(registry, [`${directory}/killed`]);
+      await using a = await start(registry, [`${directory}/killed`]);
       await until(() => registry.differing.includes(`${BLOCK}.${GENERATION}`), "it is told");
+      if (starts === 0) continue;
+      // It is finalized by then, but nobody may go on reading its file while it gives way to another.
+      using client = await connectTo(a);
+      const at = { block: BLOCK, generation: GENERATION, volume: a.volumes[0]!.volume };
+      equal((await client.call.locateReplica(at)).file, undefined);
+      registry.compares = () => true;
+      await registry.restart();
+      for (let tries = 0; (await client.call.locateReplica(at)).file === undefined; tries++) {
+        ok(tries < 100, "it may be read from its file once it was compared");
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
     }
   }));
 
