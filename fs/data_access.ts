@@ -189,7 +189,7 @@ export class DataAccess {
     inode.isRegistered = true;
     const reply = await session.nameserver.acquire({ ino: inode.ino, mode });
     const hadNothing = inode.lease === "none";
-    const { mtime } = inode.attributes;
+    const { mtime, version } = inode.attributes;
     // Recalls that came while it waited were for what was held before: this was granted after them.
     if (!table.isLost(askedAt)) table.adopt(reply, table.moment);
     inode.isShared = reply.isShared;
@@ -204,7 +204,8 @@ export class DataAccess {
         ? Number.MAX_SAFE_INTEGER
         : last.start + last.length;
       file.blocks.clear();
-      file.blocks.learn(0, knownTo, reply.blocks);
+      // What is older than what is known here is asked for again.
+      if (reply.attributes.version >= version) file.blocks.learn(0, knownTo, reply.blocks);
     }
   }
 

@@ -99,7 +99,8 @@ export class InodeTable {
     this.#raise(inode, lease);
     inode.attributesKnown = true;
     if (attributes.nlink > 0) inode.isUnlinked = false;
-    if (blocks !== undefined && inode.file === null && isAll(reply)) {
+    // An answer from before a commit of ours may come after it: it knows of no data in a block that has some.
+    if (isNewer && blocks !== undefined && inode.file === null && isAll(reply)) {
       inode.blocks = new BlockMap();
       inode.blocks.learn(0, Number.MAX_SAFE_INTEGER, blocks);
     }

@@ -256,3 +256,18 @@ Deno.test("inode table: after a loss the server may know less than it did; what 
   table.adopt(inodeReply(OTHER, "read", { version: 5, size: 100 }), table.moment);
   assert.deepEqual([inode.attributes.size, other.attributes.size], [100, 100]);
 });
+
+Deno.test("inode table: blocks in an answer from before what is known do not take the place of those", () => {
+  const table = new InodeTable();
+  const written = blockOf(1, 0, 100);
+  const whole = (version: number, isWritten: boolean) => ({
+    ...inodeReply(INO, "read", { version, size: 100 }),
+    blocks: [{ ...written, written: isWritten }],
+  });
+  const before = table.moment;
+  const inode = table.adopt(whole(5, true), table.moment);
+  table.adopt(whole(4, false), before);
+  assert.equal(inode.blocks?.at(0)?.written, true);
+  table.adopt(whole(6, false), table.moment);
+  assert.equal(inode.blocks?.at(0)?.written, false, "a newer one counts");
+});
