@@ -169,7 +169,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       return within(
         nodeid,
         staleIfGone(changed.then(async (inode) => {
-          if (size !== undefined && size > 0) await ranges.trim(inode.ino, before - size, context);
+          if (size !== undefined && size > 0) await ranges.tidy(inode, before - size, context);
           return expired(answerOf(inode));
         })),
       );

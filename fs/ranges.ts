@@ -16,7 +16,7 @@ import { type Blocks, isDropped } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import { type DataAccess, pagesOf } from "./data_access.ts";
 import { checkUsable, type Files, type Handle } from "./files.ts";
-import type { Access, Interruptible, OpenFile } from "./inode.ts";
+import type { Access, Inode, Interruptible, OpenFile } from "./inode.ts";
 import { refuseWrite } from "./inode_flags.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
@@ -288,12 +288,21 @@ export class Ranges {
   }
 
   /**
-   * After a truncate that has cut `cutBytes` off a file: what is left of its last block past the new end goes from the disks.
-   * Nothing depends on it; the next write past the end would do it.
+   * After a truncate that has cut `cutBytes` off a file, as `trim`. Waited for only where the lease for it is there: a recall may
+   * wait for the answer to the truncate, until which the kernel writes no page of the file back.
    */
-  async trim(ino: InodeId, cutBytes: number, interrupt: Interruptible): Promise<void> {
+  tidy({ ino, lease, file }: Inode, cutBytes: number, interrupt: Interruptible): Promise<void> | undefined {
+    if (cutBytes < TRIM_BYTES_MIN) return undefined;
+    const trimmed = this.trim(ino, interrupt);
+    return lease === "write" && (file === null || file.revocation === null) ? trimmed : undefined;
+  }
+
+  /**
+   * What is left of the last block past the file's end goes from the disks. Nothing depends on it; the next write past the end
+   * would do it.
+   */
+  async trim(ino: InodeId, interrupt: Interruptible): Promise<void> {
     const { files, blocks, log, names } = this.#options;
-    if (cutBytes < TRIM_BYTES_MIN) return;
     try {
       const handle = await files.open(
         ino,

@@ -38,6 +38,15 @@ interface Holder {
   open: OpenMode;
   /** Recalls that it has not acknowledged yet. */
   recalls: number;
+  /** Its session's changes of the inode that wait for their turn: woken by the next recall. */
+  inLine: Set<() => void> | null;
+  /** Resolved when no recall is left, if somebody waits for that. */
+  acknowledged: PromiseWithResolvers<void> | null;
+}
+
+interface Recalled {
+  readonly item: RecallItem;
+  readonly holder: Holder;
 }
 
 /** What `lease` is asked by: who has the turn on the inode, or who changes names of the directory. */
@@ -148,7 +157,9 @@ export class LeaseTable {
   lease(ino: InodeId, session: SessionId, own?: Own): LeaseMode {
     const { sessions } = this.#options;
     if (!sessions.isAlive(session)) return "none";
-    const isBusy = own === undefined ? this.#isBusy(ino) : this.#isBusyForOwner(ino, own);
+    const isBusy = own === undefined
+      ? this.#isBusy(ino)
+      : this.#isBusyForOwner(ino, own) || this.#isRecalled(ino, session); // it may have sent its acknowledgement
     if (isBusy || sessions.unreclaimed(session).length > 0 || this.isExclusiveOfOther(ino, session)) {
       this.#noteTold(ino);
       return "none";
@@ -219,6 +230,7 @@ export class LeaseTable {
     await this.#turns.take(ino, signal);
     try {
       await this.#recallOthers(session, [{ ino, keep: mode === "write" ? "none" : "read" }]);
+      await this.#untilAcknowledged(ino, session);
       if (!this.#options.sessions.isAlive(session)) throw SESSION_ENDED();
       const others = this.#holders.get(ino)?.filter((holder) => holder.session !== session) ?? [];
       const holder = this.#register(ino, session);
@@ -293,7 +305,71 @@ export class LeaseTable {
       items.every((item) => !this.#isBusy(item.ino) && this.#conflicting(session, item, NOBODY).length === 0);
     // Nothing to wait for, and nothing can come between this line and the change.
     if (isQuiet) return (async () => await run(this.#openIn(session, items)))();
-    return this.#changeAfterRecalls(session, items, run);
+    const [item] = items;
+    if (items.length > 1 || item!.names !== undefined) return this.#changeAfterRecalls(session, items, run);
+    return this.#changeInLine(session, item!, run);
+  }
+
+  /**
+   * A change of one inode. While who has the turn waits for this very session's acknowledgement, it goes first: the kernel
+   * writes no page of a file back while its truncate is under way, so that the client might acknowledge only afterwards.
+   */
+  async #changeInLine<T>(
+    session: SessionId,
+    item: RecallItem,
+    run: (openIn: readonly SessionId[]) => T | Promise<T>,
+  ): Promise<T> {
+    const items = [item];
+    for (;;) {
+      await this.#options.sessions.allReclaimed(session);
+      const hasTurn = await this.#turnOrRecall(item.ino, session);
+      // Until then nobody else is granted anything. What others have is recalled step by step: no further one may begin
+      // once who has the turn goes on, and is granted what it recalls.
+      const asked = new Set<Holder>();
+      while (!hasTurn && this.#isRecalled(item.ino, session)) {
+        const batches = this.#batches(session, items, asked);
+        if (batches.size === 0) return await run(this.#openIn(session, items));
+        await this.#recallAll(batches);
+      }
+      if (hasTurn) return await this.#changeInTurn(session, items, run);
+    }
+  }
+
+  /**
+   * A change that went first has recalled from who has the turn as well: what that acknowledges must not take what it is
+   * granted now.
+   */
+  async #untilAcknowledged(ino: InodeId, session: SessionId): Promise<void> {
+    for (;;) {
+      const holder = this.#bySession.get(session)?.get(ino);
+      if (holder === undefined || holder.recalls === 0) return;
+      holder.acknowledged ??= Promise.withResolvers();
+      await holder.acknowledged.promise;
+    }
+  }
+
+  #isRecalled(ino: InodeId, session: SessionId): boolean {
+    const holder = this.#bySession.get(session)?.get(ino);
+    return holder !== undefined && holder.recalls > 0 && holder.lease !== "none" && !this.#fencing.has(ino);
+  }
+
+  /** True: the turn has come. False: it is another's, who waits for this session. */
+  async #turnOrRecall(ino: InodeId, session: SessionId): Promise<boolean> {
+    if (this.#turns.tryTake(ino)) return true;
+    if (this.#isRecalled(ino, session)) return false;
+    const holder = this.#bySession.get(session)?.get(ino);
+    const recalled = new AbortController();
+    const onRecall = () => recalled.abort();
+    if (holder !== undefined) (holder.inLine ??= new Set()).add(onRecall);
+    try {
+      await this.#turns.take(ino, recalled.signal);
+      return true;
+    } catch (error) {
+      if (recalled.signal.aborted) return false;
+      throw error;
+    } finally {
+      holder?.inLine?.delete(onRecall);
+    }
   }
 
   async #changeAfterRecalls<T>(
@@ -301,11 +377,20 @@ export class LeaseTable {
     items: readonly RecallItem[],
     run: (openIn: readonly SessionId[]) => T | Promise<T>,
   ): Promise<T> {
+    await this.#options.sessions.allReclaimed(session);
+    await this.#turns.takeAll(items.filter(({ names }) => names === undefined).map(({ ino }) => ino));
+    return await this.#changeInTurn(session, items, run);
+  }
+
+  /** With the turns on all inodes, which are given back. */
+  async #changeInTurn<T>(
+    session: SessionId,
+    items: readonly RecallItem[],
+    run: (openIn: readonly SessionId[]) => T | Promise<T>,
+  ): Promise<T> {
     const { sessions } = this.#options;
     const directories = items.filter(({ names }) => names !== undefined).map(({ ino }) => ino);
     const inodes = items.filter(({ names }) => names === undefined).map(({ ino }) => ino);
-    await sessions.allReclaimed(session);
-    await this.#turns.takeAll(inodes);
     for (const ino of directories) this.#suspended.set(ino, (this.#suspended.get(ino) ?? 0) + 1);
     let result: T | Promise<T>;
     try {
@@ -369,18 +454,28 @@ export class LeaseTable {
     const asked = new Set<Holder>();
     for (;;) {
       await this.#untilFenced(items);
-      const batches = new Map<SessionId, { readonly item: RecallItem; readonly holder: Holder }[]>();
-      for (const item of items) {
-        for (const holder of this.#conflicting(session, item, asked)) {
-          asked.add(holder);
-          const batch = batches.get(holder.session);
-          if (batch === undefined) batches.set(holder.session, [{ item, holder }]);
-          else batch.push({ item, holder });
-        }
-      }
+      const batches = this.#batches(session, items, asked);
       if (batches.size === 0) return this.#openIn(session, items);
-      await Promise.all([...batches].map(([other, batch]) => this.#recall(other, batch)));
+      await this.#recallAll(batches);
     }
+  }
+
+  /** What is to be recalled now, and from whom; those are noted as `asked`. */
+  #batches(session: SessionId, items: readonly RecallItem[], asked: Set<Holder>): Map<SessionId, Recalled[]> {
+    const batches = new Map<SessionId, Recalled[]>();
+    for (const item of items) {
+      for (const holder of this.#conflicting(session, item, asked)) {
+        asked.add(holder);
+        const batch = batches.get(holder.session);
+        if (batch === undefined) batches.set(holder.session, [{ item, holder }]);
+        else batch.push({ item, holder });
+      }
+    }
+    return batches;
+  }
+
+  async #recallAll(batches: ReadonlyMap<SessionId, readonly Recalled[]>): Promise<void> {
+    await Promise.all([...batches].map(([other, batch]) => this.#recall(other, batch)));
   }
 
   /**
@@ -409,17 +504,17 @@ export class LeaseTable {
     }
   }
 
-  async #recall(
-    session: SessionId,
-    batch: readonly { readonly item: RecallItem; readonly holder: Holder }[],
-  ): Promise<void> {
+  async #recall(session: SessionId, batch: readonly Recalled[]): Promise<void> {
     const { clock, sessions } = this.#options;
     const push: RecallPush = { items: batch.map(({ item }) => item) };
     const startMs = clock.monotonicMs();
     this.#recalls++;
     this.#recalledInodes += batch.length;
     this.#waitingRecalls++;
-    for (const { holder } of batch) holder.recalls++;
+    for (const { holder } of batch) {
+      holder.recalls++;
+      for (const wake of holder.inLine ?? []) wake();
+    }
     try {
       const answer = await sessions.push(session, LEASE_PUSHES.methods.recall.op, push) as
         | RecallAnswer
@@ -436,7 +531,12 @@ export class LeaseTable {
         this.#noteTold(holder.ino);
       });
     } finally {
-      for (const { holder } of batch) holder.recalls--;
+      for (const { holder } of batch) {
+        holder.recalls--;
+        if (holder.recalls > 0) continue;
+        holder.acknowledged?.resolve();
+        holder.acknowledged = null;
+      }
       this.#waitingRecalls--;
       const ms = clock.monotonicMs() - startMs;
       this.#recallMs += ms;
@@ -589,7 +689,7 @@ export class LeaseTable {
     if (mine === undefined) this.#bySession.set(session, mine = new Map());
     let holder = mine.get(ino);
     if (holder !== undefined) return holder;
-    holder = { session, ino, lease: "none", open: "no", recalls: 0 };
+    holder = { session, ino, lease: "none", open: "no", recalls: 0, inLine: null, acknowledged: null };
     mine.set(ino, holder);
     const holders = this.#holders.get(ino);
     if (holders === undefined) this.#holders.set(ino, [holder]);

@@ -554,7 +554,7 @@ Deno.test("trim: what another thread has written past the new end meanwhile stay
   await files.write(handle, 4096, new Uint8Array(10), how, PATIENT);
   await nameserver.answer("allocateBlock", { block: { ...block, length: 8192 } });
   client.events.length = 0;
-  const trimmed = watch(ranges.trim(INO, Infinity, PATIENT));
+  const trimmed = watch(ranges.trim(INO, PATIENT));
   await quiet();
   assert.equal(trimmed.state, "waits");
   write.resolve();

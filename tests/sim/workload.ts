@@ -341,7 +341,7 @@ class Program {
     const trims = this.#cluster.simulation.chance(0.5);
     await this.#clear("truncate", opened, pages, PAGES, async () => {
       await this.#fs.names.setattr({ ino, size: pages * PAGE }, PATIENT);
-      if (trims && pages > 0) await this.#fs.ranges.trim(ino, Infinity, PATIENT);
+      if (trims && pages > 0) await this.#fs.ranges.trim(ino, PATIENT);
     });
   }
 

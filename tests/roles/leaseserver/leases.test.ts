@@ -242,6 +242,56 @@ Deno.test("leases: a change waits for others, and nothing of the inode is grante
   assert.deepEqual([a.lease(INO), c.lease(INO), c.lease(DIR)], ["read", "read", "read"]);
 });
 
+Deno.test("leases: who is being recalled changes the inode before it gives it back, also when it came before the recall", async () => {
+  const { leases, members: [a, b, c] } = await startMembers(3);
+  await a.acquire(INO, "write");
+  const answer = gate();
+  a.onRecall = answer.wait;
+  const acquired = watch(b.acquire(INO, "write"));
+  await rest();
+  assert.equal(a.recalls.length, 1);
+  // A truncate, for instance: until it is answered the kernel writes no page of the file back.
+  const cut = { ino: INO, keep: "none" } as const;
+  const change = watch(leases.change(a.session, [cut], () => leases.lease(INO, a.session, "turn")));
+  await rest();
+  assert.equal(change.value, "none", "and keeps nothing");
+  // Another's waits for its turn, as does one of who has been recalled before.
+  const later = watch(leases.change(c.session, [cut], () => "later"));
+  await rest();
+  assert.ok(!acquired.isDone && !later.isDone);
+  answer.open();
+  await rest();
+  assert.ok(acquired.isDone);
+  await rest();
+  assert.equal(later.value, "later");
+});
+
+Deno.test("leases: a change that waits for its turn goes on when its session is recalled by who has it", async () => {
+  const { leases, members: [a, b] } = await startMembers(2);
+  await a.acquire(INO, "write");
+  const [first, second] = [gate(), gate()];
+  const cut = { ino: INO, keep: "none" } as const;
+  // The turn is taken before anything is recalled.
+  const holding = watch(leases.withoutWriters(INO, async () => {
+    await first.wait();
+  }, "read"));
+  await rest();
+  a.onRecall = second.wait;
+  assert.ok(!holding.isDone);
+  const acquired = watch(b.acquire(INO, "write"));
+  const change = watch(leases.change(a.session, [cut], () => "changed"));
+  await rest();
+  assert.ok(!change.isDone && !acquired.isDone);
+  first.open();
+  await rest();
+  await rest();
+  assert.equal(change.value, "changed", "while the other waits for its acknowledgement");
+  assert.ok(!acquired.isDone);
+  second.open();
+  await rest();
+  assert.ok(acquired.isDone);
+});
+
 Deno.test("leases: a change of attributes is told to all who hold the inode, and leaves them READ", async () => {
   const { leases, members: [a, b, c] } = await startMembers(3);
   a.lease(INO);
