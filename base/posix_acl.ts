@@ -53,10 +53,8 @@ function isValid(acl: Acl): boolean {
     const isKnown = isNamed || tag === ACL_USER_OBJ || tag === ACL_GROUP_OBJ || tag === ACL_MASK ||
       tag === ACL_OTHER;
     if (!isKnown || permissions > 7 || (isNamed && id === NO_ID)) return false;
-    if (before !== undefined) {
-      if (tag < before.tag || (tag === before.tag && !isNamed)) return false;
-      if (tag === before.tag && id === before.id) return false;
-    }
+    // An id may come twice, as for Linux: the first counts.
+    if (before !== undefined && (tag < before.tag || (tag === before.tag && !isNamed))) return false;
     tags |= tag;
     before = entry;
   }

@@ -254,7 +254,11 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         umask,
         linkable: (flags & libc.O_EXCL) === 0,
         credentials: credentialsOf(context),
-      }, context);
+      }, context).catch((error) => {
+        if (!isErrno(error, "ENOENT")) throw error;
+        // There is no name that could be missing. As ext4 has it.
+        throw new FsError("EPERM", "the directory was removed", { op: error.op, cause: error });
+      });
       return { open: await addHandle(opened, flags), entry: entryOf(found) as EntryAnswer };
     },
 

@@ -92,3 +92,21 @@ import os
 fd = os.open('n', os.O_TMPFILE | os.O_RDWR, 0o666)
 os.link('/proc/self/fd/%d' % fd, 'n/t')"
 show u/f n/t
+
+# What no tool makes: the same user twice, owners twice, out of order, and no owner.
+touch v
+python3 -c "
+import errno, os, struct
+acl = lambda *entries: struct.pack('<I', 2) + b''.join(struct.pack('<HHI', *entry) for entry in entries)
+owner, user, other, mask, all = (1, 7, 2**32 - 1), (2, 7, 1001), (2, 5, 1002), (16, 5, 2**32 - 1), (32, 4, 2**32 - 1)
+group = (4, 5, 2**32 - 1)
+for value in [
+    acl(owner, user, user, group, mask, all), acl(owner, (2, 4, 1001), user, group, mask, all), acl(owner, owner, group, all),
+    acl(all, owner, group), acl(owner, other, user, group, mask, all), acl(group, all), acl(owner, user, group, all), acl(),
+]:
+    try: os.setxattr('v', 'system.posix_acl_access', value)
+    except OSError as error: print(errno.errorcode[error.errno])
+    else: print(os.listxattr('v'), oct(os.stat('v').st_mode))
+    try: print(os.getxattr('v', 'system.posix_acl_access').hex())
+    except OSError as error: print(errno.errorcode[error.errno])
+"

@@ -227,6 +227,7 @@ const special: Case[] = [
       "root mkdir y 0755",
       "root symlink t y",
       "root open f y O_RDWR|O_CREAT 0644",
+      "root open f . O_RDWR|O_TMPFILE 0644",
       "root stat .",
       "root stat ..",
     ],
