@@ -212,6 +212,12 @@ withConfig(withLog(
     128,
   )
   .option(
+    "--inline-limit <bytes>",
+    "files up to this size are kept with the namespace, without dataservers; 0: none",
+    integer(0, 65_536),
+    4096,
+  )
+  .option(
     "--root-squash [uid:gid]",
     "root of client machines counts as this user (default: 65534:65534)",
     userIds,
@@ -231,6 +237,7 @@ withConfig(withLog(
         leases: number;
         deadAfter: number;
         repairRate: number;
+        inlineLimit: number;
         rootSquash?: UserIds | true;
         rootFrom?: string[];
         backupDir?: string;
@@ -254,6 +261,7 @@ withConfig(withLog(
         leasesPerSession: options.leases,
         deadAfterMs: options.deadAfter * 1000,
         repairBytesPerSecond: options.repairRate * 1024 * 1024,
+        inlineLimit: options.inlineLimit,
         ...(options.rootSquash === undefined ? {} : {
           rootSquash: {
             user: options.rootSquash === true ? NOBODY : options.rootSquash,

@@ -58,6 +58,11 @@ export class BlockMap {
     return this.#to;
   }
 
+  /** No block is known, and all of [0, end) is. */
+  isEmpty(end: number): boolean {
+    return this.#blocks.length === 0 && this.knows(0, end);
+  }
+
   /** Index of the last block that starts at or before `offset`, or -1. */
   #index(offset: number): number {
     let low = 0;

@@ -131,6 +131,7 @@ export class ClusterSession {
   #connecting: Promise<Link> | null = null;
   #clockOffsetMs = 0;
   #ttlMs = 10_000;
+  #inlineLimit = 0;
   #validUntilMs = -Infinity;
   #isFenced = false;
   #session: SessionId | undefined;
@@ -160,6 +161,11 @@ export class ClusterSession {
   /** Whom the cluster takes root of this host for, as of the last time that it was asked. */
   get rootSquash(): UserIds | undefined {
     return this.#rootSquash;
+  }
+
+  /** Data of files up to this size is the nameserver's to keep. */
+  get inlineLimit(): number {
+    return this.#inlineLimit;
   }
 
   get clusterId(): string {
@@ -391,16 +397,18 @@ export class ClusterSession {
       const leaseserver = createClient(LEASESERVER, call);
       this.#checkStopping();
       const sentMs = clock.monotonicMs();
-      const { session, resumed, ttlMs, run, now, cuts = 0, rootSquash } = await leaseserver.openSession({
-        clientId,
-        host,
-        mountpoint,
-        ...(place === undefined ? {} : { place }),
-      });
+      const { session, resumed, ttlMs, run, now, cuts = 0, rootSquash, inlineLimit = 0 } = await leaseserver
+        .openSession({
+          clientId,
+          host,
+          mountpoint,
+          ...(place === undefined ? {} : { place }),
+        });
       this.#measureClock(now, clock.monotonicMs() - sentMs);
       this.#ttlMs = ttlMs;
       this.#clusterId = clusterId;
       this.#rootSquash = rootSquash;
+      this.#inlineLimit = inlineLimit;
       const isLost = this.#session !== undefined && (!resumed || session !== this.#session);
       if (isLost) {
         this.#validUntilMs = -Infinity;

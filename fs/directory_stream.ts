@@ -16,6 +16,8 @@ import type { Found, Interruptible } from "./inode.ts";
 const FIRST_ENTRIES = 128;
 const ENTRIES_MIN = 16;
 const ENTRIES_MAX = 2_048;
+/** Of the data of small files, which is wanted where they are all read, and not where they are only looked at. */
+const INLINE_BYTES = 128 * 1024;
 /** Names of a larger directory are not kept for the question whether one is absent. */
 const COMPLETE_ENTRIES_MAX = 20_000;
 const DT_DIR = 4;
@@ -60,7 +62,13 @@ export class DirectoryStream {
     interrupt: Interruptible,
   ): Promise<void> {
     let position = Math.max(cookie, COOKIE_PARENT);
-    const request = { ino: this.ino, cookie: position, limit: this.#limit, withInodes };
+    const request = {
+      ino: this.ino,
+      cookie: position,
+      limit: this.#limit,
+      withInodes,
+      inlineBytes: INLINE_BYTES,
+    };
     const askedAt = this.#table.moment;
     const reply = await this.#session.nameserver.readDirectory(request, interrupt).catch((error) => {
       if (isErrno(error, "ENOENT")) return undefined; // removed by another client: it has no entries

@@ -13,6 +13,7 @@ import { ClusterSession } from "./cluster_session.ts";
 import { DataAccess } from "./data_access.ts";
 import { Dataservers } from "./dataservers.ts";
 import { Files } from "./files.ts";
+import { InlineData } from "./inline_data.ts";
 import { InodeTable } from "./inode_table.ts";
 import { KernelCache } from "./kernel_cache.ts";
 import { waitsForOfdLock } from "./lock_caller.ts";
@@ -110,12 +111,14 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
   const onGone = (address: string) => localReplicas.gone(address);
   const dataservers = new Dataservers({ dialer, host, rack, clock, clusterId, isLocal, onGone });
   const blocks = new Blocks({ session, dataservers, host, clock, log, ...soft });
+  const inline = new InlineData({ session, table, blocks });
   const localReplicas: LocalReplicas = new LocalReplicas({ dataservers, machine: machineRun(), clock, log });
-  const reader: Reader = new Reader({ dataservers, localReplicas, blocks, clock, log, ...soft });
+  const reader: Reader = new Reader({ inline, dataservers, localReplicas, blocks, clock, log, ...soft });
   const writer: Writer = new Writer({
     session,
     table,
     blocks,
+    inline,
     clock,
     log,
     attributesChanged: (inode) => void kernelCache.dropAttributes(inode),
@@ -148,7 +151,8 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
   });
   const virtualXattrs = new VirtualXattrs({ session, names, writer });
   const ranges = new Ranges({
-    ...{ session, dataservers, names, table, kernelCache, access, blocks, reader, writer, files, clock, log },
+    ...{ session, dataservers, names, table, kernelCache, access, blocks, inline },
+    ...{ reader, writer, files, clock, log },
   });
   const { atime = "relatime", directoryAtime = true } = options;
   const accessTimes = new AccessTimes({

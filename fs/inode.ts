@@ -15,6 +15,7 @@
  * - Data is read and written only within an access (data_access.ts), which holds a lease.
  */
 
+import { copyBytes } from "../base/bytes.ts";
 import { type Timespec, timespecCompare } from "../base/clock.ts";
 import type { FsError } from "../wire/errno.ts";
 import { type BlockId, type Generation, type InodeId, ROOT_INODE } from "../wire/ids.ts";
@@ -27,6 +28,7 @@ import {
   S_ISUID,
 } from "../wire/messages/inode.ts";
 import { BlockMap } from "./block_map.ts";
+import type { InlineBuffer } from "./inline_buffer.ts";
 
 export interface ByteRange {
   readonly start: number;
@@ -85,6 +87,8 @@ export class Inode {
   changing = 0;
   /** Regular files: what is known of its blocks. */
   blocks: BlockMap | null = null;
+  /** Regular files: the data that the nameserver keeps itself (`Attributes.inlineBytes`), if it is known; never changed. */
+  inline: Uint8Array | null = null;
   /** Another mount had it open for writing when it was opened here last. */
   isShared = false;
   /** While it is open here, or closing. */
@@ -144,9 +148,17 @@ export class Inode {
     this.forgetAttributes();
     this.lease = "none";
     this.blocks?.clear();
+    this.inline = null;
     this.entries = null;
     this.isComplete = false;
     this.isFull = false;
+  }
+
+  /** The file was cut, or grew, by a truncate of ours. */
+  resizeInline(size: number): void {
+    if (this.inline !== null && this.inline.length > size) {
+      this.inline = copyBytes(this.inline.subarray(0, size));
+    }
   }
 
   /** Notes where a name leads. Only under a lease. False: there are too many, and it may not be kept. */
@@ -235,6 +247,10 @@ export class OpenFile {
   dirtySinceMs = 0;
   mtime: Timespec;
   killSuidGid = false;
+  /** What was written since the last commit of data that the nameserver keeps itself, and what it was before. */
+  inline: InlineBuffer | null = null;
+  /** What the nameserver keeps is in blocks by now, which is not yet committed. */
+  isOutgrown = false;
   /** Blocks that got data since the last commit; one whose room has changed since is another object. */
   readonly written = new Map<BlockId, BlockNote>();
   /** Blocks without data for which room was reserved since the last commit. */
@@ -286,6 +302,12 @@ export class OpenFile {
     return this.dirty ? Math.max(size, this.reach) : size;
   }
 
+  /** Bytes from the start that the nameserver keeps itself, with what is ours; 0: data is in blocks, or there is none. */
+  get inlineBytes(): number {
+    if (this.isOutgrown) return 0;
+    return this.inline?.length ?? this.inode.attributes.inlineBytes ?? 0;
+  }
+
   /** Accepted writes or uncommitted ones. */
   get isUnflushed(): boolean {
     return this.dirty || this.pending.size > 0;
@@ -306,6 +328,7 @@ export class OpenFile {
       mode,
       size,
       allocatedBytes: this.#allocatedBytes(attributes, size),
+      inlineBytes: this.inlineBytes,
       mtime,
       ctime: timespecCompare(attributes.ctime, mtime) > 0 ? attributes.ctime : mtime,
     };
@@ -313,7 +336,8 @@ export class OpenFile {
 
   /** With what is not reported yet. What was accepted counts as if it went into holes, until it is on the replicas. */
   #allocatedBytes(attributes: Attributes, size: number): number {
-    let sum = attributes.allocatedBytes + this.pendingBytes;
+    let sum = attributes.allocatedBytes - (attributes.inlineBytes ?? 0) + this.inlineBytes +
+      this.pendingBytes;
     for (const notes of [this.written, this.reserved]) {
       for (const [id, { start, length, allocated }] of notes) {
         const known = this.blocks.at(start);
@@ -392,6 +416,8 @@ export class OpenFile {
     this.killSuidGid = false;
     this.written.clear();
     this.reserved.clear();
+    this.inline = null;
+    this.isOutgrown = false;
   }
 
   wake(): void {

@@ -11,6 +11,7 @@ import { type InodeReply, LEASE_RANK, type LeaseMode } from "../wire/messages/in
 import type { AcquireReply } from "../wire/messages/nameserver.ts";
 import { BlockMap } from "./block_map.ts";
 import { Inode } from "./inode.ts";
+import { InlineCache } from "./inline_cache.ts";
 
 /** Recalls of inodes that are not in the table; which of them a late reply speaks of is remembered for so many. */
 const STRANGERS_MAX = 4_096;
@@ -23,6 +24,7 @@ export class InodeTable {
   #floor = 0;
   /** When everything was taken back last. */
   #lost = 0;
+  readonly inline = new InlineCache();
 
   get size(): number {
     return this.#inodes.size;
@@ -104,6 +106,9 @@ export class InodeTable {
       inode.blocks = new BlockMap();
       inode.blocks.learn(0, Number.MAX_SAFE_INTEGER, blocks);
     }
+    if (reply.inline !== undefined && inode.attributes.version === attributes.version) {
+      this.inline.keep(inode, reply.inline);
+    }
     return inode;
   }
 
@@ -116,7 +121,10 @@ export class InodeTable {
 
   #raise(inode: Inode, lease: LeaseMode): void {
     // What was asked of its blocks while there was no lease may have changed since (an fsync asks then).
-    if (inode.lease === "none") inode.blocks?.clear();
+    if (inode.lease === "none") {
+      inode.blocks?.clear();
+      inode.inline = null;
+    }
     if (LEASE_RANK[lease] <= LEASE_RANK[inode.lease]) return;
     if (inode.lease === "none") inode.grants++;
     inode.lease = lease;
@@ -136,6 +144,7 @@ export class InodeTable {
   remove(inode: Inode): void {
     if (this.#inodes.get(inode.ino) !== inode || inode.ino === ROOT_INODE) return;
     this.#inodes.delete(inode.ino);
+    this.inline.drop(inode);
     // Replies that are on their way speak of a lease that was given back.
     if (inode.recalledAt > 0) this.#noteStranger(inode.ino, inode.recalledAt);
   }

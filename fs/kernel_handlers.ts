@@ -155,16 +155,18 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
 
     setattr(context, nodeid, changes) {
       const { mode, uid, gid, size, atime, mtime, killSuidGid } = changes;
-      const changed = names.setattr({
-        ino: asInodeId(nodeid),
-        ...(mode === undefined ? {} : { mode }),
-        ...(uid === undefined ? {} : { uid }),
-        ...(gid === undefined ? {} : { gid }),
-        ...(size === undefined ? {} : { size }),
-        ...(atime === undefined ? {} : { atime }),
-        ...(mtime === undefined ? {} : { mtime }),
-        killSuidGid,
-      }, context);
+      const set = () =>
+        names.setattr({
+          ino: asInodeId(nodeid),
+          ...(mode === undefined ? {} : { mode }),
+          ...(uid === undefined ? {} : { uid }),
+          ...(gid === undefined ? {} : { gid }),
+          ...(size === undefined ? {} : { size }),
+          ...(atime === undefined ? {} : { atime }),
+          ...(mtime === undefined ? {} : { mtime }),
+          killSuidGid,
+        }, context);
+      const changed = size === undefined ? set() : ranges.resize(asInodeId(nodeid), context, set);
       const before = size === undefined ? 0 : table.get(asInodeId(nodeid))?.attributes.size ?? 0;
       return within(
         nodeid,

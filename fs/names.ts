@@ -181,6 +181,7 @@ export class Names {
     }
     if (request.size !== undefined) {
       inode.blocks?.clear();
+      inode.resizeInline(request.size);
       if (request.size === 0 && inode.lease !== "none") inode.blocks?.learn(0, Number.MAX_SAFE_INTEGER, []);
     }
     return inode;

@@ -17,6 +17,7 @@ import type { NodeId, VolumeId } from "../wire/ids.ts";
 import type { Block } from "../wire/messages/inode.ts";
 import { type Blocks, isDropped, leaseLost } from "./blocks.ts";
 import type { Dataservers } from "./dataservers.ts";
+import type { InlineData } from "./inline_data.ts";
 import type { Interruptible, OpenFile } from "./inode.ts";
 import type { Writer } from "./writer.ts";
 
@@ -36,6 +37,7 @@ const RETRY_MS = 300;
 export interface RangeCopierOptions {
   readonly dataservers: Dataservers;
   readonly blocks: Blocks;
+  readonly inline: InlineData;
   readonly writer: Writer;
   readonly clock: Clock;
   readonly log: Logger;
@@ -72,6 +74,8 @@ export class RangeCopier {
     const startMs = clock.monotonicMs();
     const { tenure } = target;
     await source.settled(from, from + limit);
+    if (source.inlineBytes > 0) return await this.#copyInline(source, target, from, to, limit, interrupt);
+    await writer.outgrow(target);
     const release = await target.occupy(to, to + limit);
     /** Of the first piece that failed, and why. */
     let failedAt = Infinity;
@@ -111,6 +115,26 @@ export class RangeCopier {
     const copied = Math.min(done, failedAt);
     if (copied > 0) return copied;
     throw asFsError(failure, "copy");
+  }
+
+  /** What the nameserver keeps is little: it is read and written here. */
+  async #copyInline(
+    source: OpenFile,
+    target: OpenFile,
+    from: number,
+    to: number,
+    length: number,
+    interrupt: Interruptible,
+  ): Promise<number> {
+    const { inline, writer } = this.#options;
+    const { tenure } = source;
+    const bytes = (await inline.copy(source, interrupt)).subarray(from);
+    if (source.tenure !== tenure) throw leaseLost();
+    // A hole at its end becomes zeros: no more than INLINE_BYTES_MAX of them.
+    const data = new Uint8Array(length);
+    data.set(bytes.subarray(0, length));
+    await writer.write(target, to, data, false);
+    return length;
   }
 
   async #nextPiece(

@@ -18,6 +18,7 @@ import { type DataAccess, pagesOf } from "./data_access.ts";
 import { checkUsable, type Files, type Handle } from "./files.ts";
 import type { Access, Inode, Interruptible, OpenFile } from "./inode.ts";
 import { refuseWrite } from "./inode_flags.ts";
+import type { InlineData } from "./inline_data.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { Names } from "./names.ts";
@@ -26,6 +27,9 @@ import type { Dataservers } from "./dataservers.ts";
 import type { Reader } from "./reader.ts";
 import type { Writer } from "./writer.ts";
 
+/** Of a truncate, where others make the file small again and again. */
+const RESIZE_TRIES = 10;
+const RESIZE_MS = 2_000;
 /** Less is not worth the requests: a truncate may leave so much on the disks. */
 const TRIM_BYTES_MIN = 1024 * 1024;
 
@@ -37,6 +41,7 @@ export interface RangesOptions {
   readonly kernelCache: KernelCache;
   readonly access: DataAccess;
   readonly blocks: Blocks;
+  readonly inline: InlineData;
   readonly reader: Reader;
   readonly writer: Writer;
   readonly files: Files;
@@ -70,6 +75,7 @@ export class Ranges {
     interrupt: Interruptible,
   ): Promise<void> {
     await this.#exclusively(handle, true, interrupt, async () => {
+      await this.#options.writer.outgrow(handle.file);
       await this.#fill(handle.file, "reserve", offset, end, interrupt);
       if (grow) await this.#growTo(handle.file, end);
     });
@@ -87,7 +93,9 @@ export class Ranges {
     await this.#exclusively(handle, true, interrupt, async () => {
       await this.#options.writer.commit(file, false);
       if (!file.inode.isFresh) await this.#options.names.refresh(file.ino, interrupt);
-      if (keepsRoom) await this.#fill(file, "zero", offset, end, interrupt);
+      if (keepsRoom && end > file.inlineBytes) await this.#options.writer.outgrow(file);
+      if (file.inlineBytes > 0) await this.#zeroInline(file, offset, end);
+      else if (keepsRoom) await this.#fill(file, "zero", offset, end, interrupt);
       else await this.#punch(file, offset, end, interrupt);
       this.#options.writer.note(file, 0);
       await this.#options.writer.commit(file, false);
@@ -95,6 +103,12 @@ export class Ranges {
     });
     // Zeros were written under the kernel's pages.
     await this.#options.kernelCache.dropRanges(file.inode, [{ start: 0, end: Infinity }]);
+  }
+
+  /** Of data that the nameserver keeps: it takes its room all the same. */
+  async #zeroInline(file: OpenFile, offset: number, end: number): Promise<void> {
+    const length = Math.min(end, file.inlineBytes) - offset;
+    if (length > 0) await this.#options.writer.write(file, offset, new Uint8Array(length), false);
   }
 
   /** Whole blocks go; what others have of the range becomes a hole in their replicas. */
@@ -230,7 +244,11 @@ export class Ranges {
     return this.#exclusively(handle, false, interrupt, async () => {
       await file.settled(0, Infinity);
       if (!file.inode.isFresh) await names.refresh(file.ino);
-      const { size } = file;
+      const { size, inlineBytes } = file;
+      if (inlineBytes > 0 && offset < size) {
+        if (wantsData) return offset < inlineBytes ? offset : undefined;
+        return Math.max(offset, inlineBytes);
+      }
       for (let at = offset; at < size;) {
         await blocks.know(file, at, at + 1);
         const block = file.blocks.at(at);
@@ -284,6 +302,51 @@ export class Ranges {
     } catch (error) {
       if (isErrno(error, "EAGAIN")) throw new FsError("EOPNOTSUPP", error.message, { cause: error });
       throw error;
+    }
+  }
+
+  /** A truncate to `size`, before which what the nameserver keeps of the file is moved to blocks if that is called for. */
+  async resize<T>(ino: InodeId, interrupt: Interruptible, truncate: () => Promise<T>): Promise<T> {
+    for (let tries = 1;; tries++) {
+      try {
+        return await truncate();
+      } catch (error) {
+        if (!isErrno(error, "EMSGSIZE") || tries === RESIZE_TRIES) throw error;
+        await this.#outgrow(ino, interrupt);
+      }
+    }
+  }
+
+  /**
+   * EAGAIN when others do not let us have the file for RESIZE_MS: they may wait for pages of it, of which the kernel writes none
+   * until the truncate is answered.
+   */
+  async #outgrow(ino: InodeId, interrupt: Interruptible): Promise<void> {
+    const { files, writer, names, clock } = this.#options;
+    const done = new AbortController();
+    const late = new AbortController();
+    void clock.sleep(RESIZE_MS, done.signal).then(() => late.abort());
+    const patience = { signal: AbortSignal.any([interrupt.signal, late.signal]) };
+    try {
+      const handle = await files.open(ino, { write: true, truncate: false, killSuidGid: false }, patience);
+      try {
+        const { file } = handle;
+        await this.#exclusively(handle, true, patience, async () => {
+          if (!file.inode.isFresh) await names.refresh(ino, patience);
+          await writer.outgrow(file);
+          await writer.commit(file, false);
+        });
+      } finally {
+        await files.close(handle);
+      }
+    } catch (error) {
+      if (!isErrno(error, "EINTR") || interrupt.signal.aborted) throw error;
+      throw new FsError("EAGAIN", "others use the file, which is to move to a block", {
+        op: "truncate",
+        cause: error,
+      });
+    } finally {
+      done.abort();
     }
   }
 

@@ -13,6 +13,7 @@ import type { Block } from "../wire/messages/inode.ts";
 import { type Blocks, isDropped } from "./blocks.ts";
 import type { DataserverClient, Dataservers } from "./dataservers.ts";
 import { firstAnswer } from "./hedge.ts";
+import type { InlineData } from "./inline_data.ts";
 import type { Interruptible, OpenFile } from "./inode.ts";
 import type { LocalReplica } from "./local_replica.ts";
 import type { LocalReplicas } from "./local_replicas.ts";
@@ -41,6 +42,7 @@ export interface ReaderOptions {
   /** Absent: everything is asked of dataservers. */
   readonly localReplicas?: LocalReplicas;
   readonly blocks: Blocks;
+  readonly inline: InlineData;
   readonly clock: Clock;
   readonly log: Logger;
   readonly softTimeoutMs?: number;
@@ -83,6 +85,8 @@ export class Reader {
     const end = Math.min(offset + size, file.size);
     if (end <= offset) return [];
     if (file.pending.size > 0) await file.settled(offset, end);
+    const inline = file.inlineBytes > 0 && await this.#options.inline.read(file, offset, end, interrupt);
+    if (inline) return inline;
     if (!file.blocks.knows(offset, end)) await this.#options.blocks.know(file, offset, end, interrupt);
     const parts: (Uint8Array | Promise<Uint8Array[]>)[] = [];
     let at = offset;

@@ -1,6 +1,6 @@
 /**
  * Writing: cuts a write along blocks, sends each part down its chain, and reports size, times and written blocks to
- * the nameserver. Under a write lease a write is accepted at once and sent behind the application's back, within a
+ * the nameserver; what is written of a small file goes with the report itself (inline_data.ts). Under a write lease a write is accepted at once and sent behind the application's back, within a
  * bounded window; without one it returns when all replicas and the nameserver have it.
  *
  * Invariants:
@@ -21,6 +21,7 @@ import type { Attributes, Block } from "../wire/messages/inode.ts";
 import { FILE_BYTES_MAX, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
 import { type Blocks, isDropped, leaseLost } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
+import type { InlineData } from "./inline_data.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { BlockNote, Inode, OpenFile, PendingWrite } from "./inode.ts";
 
@@ -31,6 +32,8 @@ const WRITE_TIMEOUT_MS = 4_000;
 const CHAIN_STEP_TIMEOUT_MS = 3_000;
 /** As WRITE_TIMEOUT_MS; a disk may have gigabytes to write down. */
 const SYNC_TIMEOUT_MS = 10 * 60_000;
+/** Of moving a small file's data to blocks, where all machines that have got it stop before it is synced. */
+const OUTGROW_TRIES = 5;
 /** Blocks of one file that are synced at once. */
 const SYNCS_AT_ONCE = 32;
 
@@ -40,6 +43,7 @@ export interface WriterOptions {
   /** The nameserver made something else of a commit than was shown before. Must not wait. */
   readonly attributesChanged: (inode: Inode) => void;
   readonly blocks: Blocks;
+  readonly inline: InlineData;
   readonly clock: Clock;
   readonly log: Logger;
 }
@@ -51,6 +55,7 @@ interface Report {
   readonly killSuidGid: boolean;
   readonly written: ReadonlyMap<BlockId, BlockNote>;
   readonly reserved: ReadonlyMap<BlockId, BlockNote>;
+  readonly outgrown: boolean;
 }
 
 export class Writer {
@@ -68,15 +73,21 @@ export class Writer {
     if (end > FILE_BYTES_MAX) throw new FsError("EFBIG", `write up to ${end}`);
     if (data.length === 0) return;
     const { tenure } = file;
-    do {
-      await this.#roomFor(file, data.length);
-      await file.settled(offset, end);
-    } while (!this.#hasRoom(file, data.length) || file.hasPending(offset, end));
-    if (file.tenure !== tenure) throw leaseLost(); // while it waited
+    let place = this.#place(file, offset, end);
+    for (; typeof place !== "string"; place = this.#place(file, offset, end)) {
+      await place;
+      if (file.tenure !== tenure) throw leaseLost(); // while it waited
+    }
     const isBuffered = file.inode.lease === "write";
     // The kernel says so of every write of an ordinary user.
     const kills = killSuidGid && mayBePrivileged(file.inode);
     if (kills) file.killSuidGid = true;
+    if (place === "inline") {
+      const isFull = this.#options.inline.write(file, offset, data);
+      this.note(file, end);
+      if (kills || isFull || !isBuffered) await this.commit(file, false);
+      return;
+    }
     // The view belongs to the request; what outlives it is copied.
     const bytes = isBuffered ? copyBytes(data) : data;
     const { promise: done, resolve } = Promise.withResolvers<void>();
@@ -108,6 +119,48 @@ export class Writer {
     if (failure !== undefined) throw failure;
     this.note(file, end);
     await this.commit(file, false);
+  }
+
+  /**
+   * Where a write of [offset, end), which can be accepted now, goes: to the data that the nameserver keeps, or to blocks. Else
+   * something to wait for, before this is asked again.
+   */
+  #place(file: OpenFile, offset: number, end: number): "inline" | "blocks" | Promise<void> {
+    const { inline } = this.#options;
+    if (file.hasPending(offset, end)) return file.settled(offset, end);
+    if (inline.isUnknown(file, end)) return inline.learn(file);
+    if (inline.takes(file, end)) return "inline";
+    if (file.inlineBytes > 0) return this.outgrow(file);
+    return this.#hasRoom(file, end - offset) ? "blocks" : this.#roomFor(file, end - offset);
+  }
+
+  /** What the nameserver keeps of the file's data is in blocks afterwards; the next report says so. Only under a write lease. */
+  async outgrow(file: OpenFile): Promise<void> {
+    if (file.inlineBytes === 0) return;
+    const { tenure } = file;
+    const release = await file.occupy(0, Infinity);
+    try {
+      if (file.inlineBytes === 0) return; // by another write
+      const isKept = this.#options.inline.isKept(file);
+      const data = await this.#options.inline.copy(file);
+      for (let tries = 1;; tries++) {
+        await this.#send(file, 0, data, tenure);
+        if (file.tenure !== tenure) throw leaseLost();
+        // What the nameserver has may have been synced there: it must not go before it is on other disks.
+        if (!isKept || (await this.#syncOurs(file)).length === 0) break;
+        if (tries === OUTGROW_TRIES) {
+          throw new FsError("EIO", "machines stop while the file is moved to a block");
+        }
+      }
+      if (file.tenure !== tenure) throw leaseLost();
+      // Invariant: from the first byte in a block on until here no report leaves, as each waits for what is pending.
+      const { mtime } = file.shown();
+      file.isOutgrown = true;
+      file.inline = null;
+      file.wrote(0, mtime, this.#options.clock.monotonicMs());
+    } finally {
+      release();
+    }
   }
 
   /** Something of the file was changed now, by a write if it has an `end`. */
@@ -279,7 +332,7 @@ export class Writer {
   }
 
   async #commit(file: OpenFile, durable: boolean, onSent?: () => void): Promise<void> {
-    await file.settled(0, Infinity);
+    while (file.pending.size > 0) await file.settled(0, Infinity);
     const { unsyncedReports } = file;
     const synced = () => file.unsyncedReports = Math.max(0, file.unsyncedReports - unsyncedReports);
     if (!file.dirty) {
@@ -297,7 +350,9 @@ export class Writer {
       killSuidGid: file.killSuidGid,
       written: new Map(file.written),
       reserved: new Map(file.reserved),
+      outgrown: file.isOutgrown,
     };
+    const inline = file.inline?.take();
     const { reach, mtime, killSuidGid } = report;
     const written = [...report.written].map(([block, { start, allocated }]) => ({
       block,
@@ -316,6 +371,10 @@ export class Writer {
       const request = {
         ...{ retry, ino: file.ino, size: reach, mtime, killSuidGid, durable, written },
         ...reserved.length === 0 ? {} : { reserved },
+        ...report.outgrown ? { outgrown: true as const } : {},
+        ...inline === undefined || inline.ranges.length === 0
+          ? {}
+          : { inline: inline.ranges, body: inline.body },
       };
       return session.commit(request, () => {
         if (file.tenure !== tenure) throw leaseLost();
@@ -330,6 +389,9 @@ export class Writer {
         this.#reported(file, report);
         onSent();
       });
+    }).catch((error) => {
+      if (inline !== undefined) file.inline?.putBack(inline.ranges);
+      throw error;
     });
     if (file.tenure !== tenure) throw leaseLost();
     if (durable) synced();
@@ -344,7 +406,9 @@ export class Writer {
   }
 
   /** The file has nothing more to report of this, unless writes came meanwhile. */
-  #reported(file: OpenFile, { reach, mtime, written, reserved }: Report): void {
+  #reported(file: OpenFile, { reach, mtime, written, reserved, outgrown }: Report): void {
+    if (outgrown) file.isOutgrown = false;
+    this.#options.inline.reported(file);
     for (const [notes, told] of [[file.written, written], [file.reserved, reserved]] as const) {
       for (const [id, note] of told) {
         if (notes.get(id) === note) notes.delete(id);
@@ -363,7 +427,7 @@ export class Writer {
       }
     }
     const isClean = file.written.size === 0 && file.reserved.size === 0 && file.pending.size === 0 &&
-      file.reach === reach && file.mtime === mtime;
+      file.inline === null && !file.isOutgrown && file.reach === reach && file.mtime === mtime;
     if (!isClean) return;
     file.dirty = false;
     file.killSuidGid = false;
@@ -384,6 +448,14 @@ export class Writer {
         await Promise.all(others.map((block) => this.#syncOfOthers(file, block)));
       }
     }
+    for (const block of await this.#syncOurs(file, ours)) this.#lost(file, block);
+    await this.commit(file, true);
+    file.restSyncedAt = grants;
+  }
+
+  /** Blocks that we have written to are on their replicas' disks. Gives those that all machines may have lost before. */
+  async #syncOurs(file: OpenFile, ours = new Map(file.unsynced)): Promise<BlockId[]> {
+    const lost: BlockId[] = [];
     for (let i = 0; i < ours.size; i += SYNCS_AT_ONCE) {
       await Promise.all(
         [...ours].slice(i, i + SYNCS_AT_ONCE).map(async ([id, mark]) => {
@@ -392,12 +464,11 @@ export class Writer {
           const used = current?.id === id ? await this.#syncBlock(file, current) : undefined; // truncated away since
           // A write that came meanwhile has put another mark: it may have missed the disk.
           if (file.unsynced.get(id) === mark) file.unsynced.delete(id);
-          if ((used?.chosenAt ?? 0) > mark.since) this.#lost(file, id);
+          if ((used?.chosenAt ?? 0) > mark.since) lost.push(id);
         }),
       );
     }
-    await this.commit(file, true);
-    file.restSyncedAt = grants;
+    return lost;
   }
 
   /** All machines that had the block stopped after something was written to it here, and before it was synced. */
@@ -436,6 +507,7 @@ export class Writer {
 
   /** The file's blocks that hold data, some at a time. */
   async *#writtenBlocks(file: OpenFile): AsyncGenerator<Block[]> {
+    if (file.inlineBytes > 0) return;
     let found: Block[] = [];
     for (let at = 0; at < file.size;) {
       await this.#options.blocks.know(file, at, at + 1);

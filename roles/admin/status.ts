@@ -36,7 +36,7 @@ export function formatStatus(status: StatusReply): string {
     ],
     ["dataservers", `${alive} of ${status.dataservers.length} alive, ${volumes.length} volumes`],
     ["space", space(status, used, sum(volumes.map(({ trashBytes = 0 }) => trashBytes)))],
-    ["files", `${status.inodes} inodes, ${status.blocks} blocks, ${status.replicas} replicas`],
+    ["files", files(status)],
     ["health", health(status)],
     ["repair", repair(status.repair)],
     ["scrubbing", scrubbing(volumes)],
@@ -47,6 +47,13 @@ export function formatStatus(status: StatusReply): string {
   if (status.dataservers.length > 0) lines.push("", ...table(dataserverRows(status.dataservers)));
   if (status.sessions.length > 0) lines.push("", ...table(sessionRows(status.sessions)));
   return lines.join("\n");
+}
+
+function files({ inodes, blocks, replicas, inlineFiles = 0, inlineBytes = 0 }: StatusReply): string {
+  const small = inlineFiles === 0
+    ? ""
+    : `, ${size(inlineBytes)} of ${inlineFiles} small files at the nameserver`;
+  return `${inodes} inodes, ${blocks} blocks, ${replicas} replicas${small}`;
 }
 
 function space({ freeBytes, totalBytes }: StatusReply, used: number, trash: number): string {

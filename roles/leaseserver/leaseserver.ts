@@ -35,6 +35,8 @@ export interface LeaseserverOptions {
   readonly sessionTtlMs?: number;
   readonly leasesPerSession?: number;
   readonly rootSquash?: RootSquash;
+  /** As OpenSessionReply's. */
+  readonly inlineLimit?: number;
   /** Names this run of the server. */
   readonly run: string;
   readonly clock: Clock;
@@ -101,7 +103,9 @@ export class Leaseserver {
         const { rootSquash } = options;
         const isSquashed = rootSquash !== undefined && !rootSquash.exceptHosts.includes(request.host);
         const squash = isSquashed ? { rootSquash: rootSquash.user } : {};
-        return { session, resumed, ttlMs, now: clock.now(), run, cuts, ...squash };
+        const { inlineLimit } = options;
+        const inline = inlineLimit === undefined ? {} : { inlineLimit };
+        return { session, resumed, ttlMs, now: clock.now(), run, cuts, ...inline, ...squash };
       },
       renew: ({ counters }, { peer }) => {
         this.sessions.of(peer);

@@ -21,6 +21,8 @@ export interface ClientServiceOptions {
   readonly status: StatusReporter;
   readonly blockBytes: number;
   readonly replication: number;
+  /** Data of files up to this size is kept beside their inodes; 0: of none. */
+  readonly inlineLimit?: number;
   /** Absent: there is always room for changes. */
   readonly room?: Room;
 }

@@ -33,12 +33,13 @@ import type { ClientServiceOptions } from "./client_parts.ts";
 import { directory } from "./entries.ts";
 import { extentAt, extentsIn } from "./extents.ts";
 import { fieldRange, getU64, TABLE_ORDER, writerKey } from "./keys.ts";
+import { commitInline } from "./inline_data.ts";
 import { refuseIfProtected } from "./inode_flags.ts";
 import { openHandlers } from "./open_service.ts";
 import * as operations from "./operations.ts";
 import { decodeOrder, type InodeRecord } from "./records.ts";
 import { removalHandlers } from "./removal_service.ts";
-import { changesOf, nameItem, Replies } from "./replies.ts";
+import { changesOf, inlineOf, nameItem, Replies } from "./replies.ts";
 import { Retries } from "./retries.ts";
 import type { Transaction } from "./transaction.ts";
 import { getXattr, listXattrs, removeXattr, setXattr } from "./xattrs.ts";
@@ -46,11 +47,13 @@ import { getXattr, listXattrs, removeXattr, setXattr } from "./xattrs.ts";
 /** Extents in one page of the block map. */
 const PAGE_BLOCKS = 256;
 const ENTRIES_MAX = 4096;
+/** Of small files' data in one page of a listing. */
+const LISTED_INLINE_BYTES_MAX = 1024 * 1024;
 /** Readings of a directory that changes under them before one is handed out that may not be kept. */
 const STEADY_TRIES = 3;
 
 export function clientHandlers(options: ClientServiceOptions): Handlers<typeof NAMESERVER> {
-  const { namespace, registry, leaseserver, repair, blockBytes } = options;
+  const { namespace, registry, leaseserver, repair, blockBytes, inlineLimit = 0 } = options;
   const { leases, sessions } = leaseserver;
   const retries = new Retries(namespace.journal);
   const replies = new Replies(leases, registry);
@@ -160,7 +163,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     setattr: (request, context) => {
       const isCut = request.size !== undefined;
       const write = isCut && request.write === true;
-      const operation = (tx: Transaction) => operations.setAttributes(tx, request);
+      const operation = (tx: Transaction) => operations.setAttributes(tx, request, inlineLimit);
       return changeInode(context, request, isCut ? "none" : "read", operation, { write });
     },
 
@@ -225,6 +228,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         return {
           blocks: extents.map((extent) => replies.block(extent)),
           end: isWhole ? end : last.start + last.length,
+          ...inlineOf(tx, inode),
         };
       }),
 
@@ -259,6 +263,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       const operation = (tx: Transaction) => {
         const inode = regularFile(tx, request.ino);
         tx.change(inode);
+        commitInline(tx, inode, request, inlineLimit);
         operations.grow(tx, inode, request.size);
         for (const extent of markWritten(tx, inode, request.written)) repair.blockWritten(inode, extent);
         markReserved(tx, inode, request.reserved ?? []);
@@ -286,7 +291,10 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         return inode;
       }),
 
-    readDirectory: async ({ ino, cookie, limit, withInodes }, context): Promise<ReadDirectoryReply> => {
+    readDirectory: async (
+      { ino, cookie, limit, withInodes, inlineBytes = 0 },
+      context,
+    ): Promise<ReadDirectoryReply> => {
       const session = callerOf(context);
       const count = Math.min(Math.max(1, limit), ENTRIES_MAX);
       const range = fieldRange(TABLE_ORDER, ino, cookie + 1, Number.MAX_SAFE_INTEGER + 1);
@@ -304,10 +312,11 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
               // What changed while it was listed may be missing or gone: then nobody may keep the list.
               const isSteady = inode.version === before;
               if (!isSteady && tries < STEADY_TRIES) return undefined;
+              const room = { bytes: Math.min(inlineBytes, LISTED_INLINE_BYTES_MAX) };
               const entries = !withInodes ? listed : listed.map((entry) => {
                 const found = tx.findInode(entry.ino);
                 if (found === undefined) return entry;
-                return { ...entry, inode: replies.whole(tx, found, session, own) };
+                return { ...entry, inode: replies.whole(tx, found, session, own, room) };
               });
               const directoryLease: LeaseMode = isSteady ? leases.lease(ino, session) : "none";
               return { parent: inode.parent, entries, end, directory: directoryLease };

@@ -1,10 +1,11 @@
-/** Checks the block map of one file: in itself (extents.ts says what must hold), and against the index of replicas. */
+/** Checks the data of one file: its block map in itself (extents.ts says what must hold), and against the index of replicas. */
 
 import type { FsckHint } from "../../wire/messages/fsck.ts";
 import { allocatedOf } from "../../wire/messages/inode.ts";
 import { PAGE_EXTENTS } from "./extents.ts";
 import type { BlockChecks } from "./fsck_blocks.ts";
 import type { FsckContext } from "./fsck_context.ts";
+import { checkInline } from "./fsck_inline.ts";
 import { extentsKey, replicaKey } from "./keys.ts";
 import { decodeReplica, type Extent, type InodeRecord } from "./records.ts";
 
@@ -19,6 +20,7 @@ export async function* checkBlockMap(
   path: (() => Uint8Array) | undefined,
 ): AsyncGenerator<void> {
   const { ino, version } = inode;
+  checkInline(run, inode, path);
   const named = () => path === undefined ? {} : { path: path() };
   const wrong = (detail: string, hint: FsckHint = {}) =>
     run.report({ kind: "extents", detail, ino, ...named(), hint });

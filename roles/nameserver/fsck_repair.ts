@@ -11,6 +11,7 @@ import { asBlockId, asVolumeId } from "../../wire/ids.ts";
 import { leaveDeletion } from "./block_operations.ts";
 import { extentNow, type FsckParts } from "./fsck_context.ts";
 import { GONE, refused, repaired } from "./fsck_outcomes.ts";
+import { repairInline } from "./fsck_inline.ts";
 import { repairEntry, repairOrder } from "./fsck_repair_names.ts";
 import { repairLinks, repairNameless, repairOrphan, repairXattrs } from "./fsck_repair_inodes.ts";
 import { deletionKey, getU64, replicaKey } from "./keys.ts";
@@ -67,6 +68,8 @@ function repairKind(parts: FsckParts, problem: FsckProblem): FsckRepaired | Prom
       return repairXattrs(parts, problem);
     case "extents":
       return repairExtents(parts, problem);
+    case "inline":
+      return repairInline(parts, problem);
     case "page":
       return refused("these blocks may be all that is left of a file: they are kept");
     case "unreachable":

@@ -20,7 +20,7 @@ const LOST_FOUND = bytesOf("lost+found");
 const NAMES_MAX = 100;
 
 /** A change of an inode that clients may know. */
-function changeInode(
+export function changeInode(
   { namespace, leaseserver }: FsckParts,
   { ino, hint }: FsckProblem,
   change: (tx: Transaction, inode: InodeRecord) => FsckRepaired,

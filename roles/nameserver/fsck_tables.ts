@@ -7,6 +7,7 @@
 import { textOf } from "../../base/bytes.ts";
 import { asBlockId, asInodeId, asSessionId, asVolumeId, type InodeId, ROOT_INODE } from "../../wire/ids.ts";
 import { TOLD_LATELY } from "../leaseserver/leases.ts";
+import { checkInlineTable } from "./fsck_inline.ts";
 import { decoded, inoAt } from "./fsck_reader.ts";
 import type { FsckContext } from "./fsck_context.ts";
 import {
@@ -52,7 +53,8 @@ export async function* checkTables(run: FsckContext): AsyncGenerator<void> {
   const { blocks, replicas } = yield* checkPages(run);
   yield* checkIndex(run);
   yield* checkDeletions(run);
-  checkTotals(run, [inodes, blocks, replicas]);
+  const inline = yield* checkInlineTable(run);
+  checkTotals(run, [inodes, blocks, replicas, inline.files, inline.bytes]);
 }
 
 async function* checkOrphans(run: FsckContext, orphans: Set<InodeId>): AsyncGenerator<void> {

@@ -20,6 +20,7 @@ export const TABLE_SESSION = 0x19;
 export const TABLE_NODE = 0x1a;
 export const TABLE_VOLUME = 0x1b;
 export const TABLE_WRITER = 0x1c;
+export const TABLE_INLINE = 0x1d;
 
 export type Key = Uint8Array<ArrayBuffer>;
 
@@ -80,6 +81,8 @@ export function entryKey(parent: InodeId, name: Uint8Array): Key {
 export const orderKey = (parent: InodeId, cookie: number): Key => key2(TABLE_ORDER, parent, cookie);
 export const extentsKey = (ino: InodeId, page: number): Key => key2(TABLE_EXTENTS, ino, page);
 export const xattrsKey = (ino: InodeId): Key => key1(TABLE_XATTRS, ino);
+/** The data of a small file. */
+export const inlineKey = (ino: InodeId): Key => key1(TABLE_INLINE, ino);
 export const orphanKey = (session: SessionId, ino: InodeId): Key => key2(TABLE_ORPHAN, session, ino);
 export const replicaKey = (volume: VolumeId, block: BlockId): Key => key2(TABLE_REPLICA, volume, block);
 export const deletionKey = (volume: VolumeId, block: BlockId): Key => key2(TABLE_DELETION, volume, block);

@@ -29,6 +29,7 @@ import { DeletionQueue } from "./deletions.ts";
 import { type Journal, LevelJournal, type Write } from "./journal.ts";
 import { getU64, sessionKey, TABLE_SESSION, TABLE_WRITER, tableRange, writerKey } from "./keys.ts";
 import { databasePath, formatNameserver, readIdentity } from "./layout.ts";
+import { INLINE_LIMIT_DEFAULT } from "./inline_data.ts";
 import { Lingering } from "./lingering.ts";
 import { PowerCuts } from "./power_cuts.ts";
 import { Namespace } from "./namespace.ts";
@@ -56,6 +57,8 @@ export interface NameserverOptions {
   readonly processDialer?: ProcessDialer;
   readonly replication?: number;
   readonly blockBytes?: number;
+  /** Data of files up to this size is kept beside their inodes, 0: of none; at most INLINE_BYTES_MAX. */
+  readonly inlineLimit?: number;
   /** Silence that ends a client's session. */
   readonly sessionTtlMs?: number;
   /** Leases that one client may hold. */
@@ -124,11 +127,12 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     }
     const stopping = new AbortController();
     const recovery = new BlockRecovery(namespace, registry, log);
-    const { sessionTtlMs, leasesPerSession, rootSquash } = options;
+    const { sessionTtlMs, leasesPerSession, rootSquash, inlineLimit = INLINE_LIMIT_DEFAULT } = options;
     const leaseserver = new Leaseserver({
       ...(sessionTtlMs === undefined ? {} : { sessionTtlMs }),
       ...(leasesPerSession === undefined ? {} : { leasesPerSession }),
       ...(rootSquash === undefined ? {} : { rootSquash }),
+      inlineLimit,
       run: randomHexId(),
       cuts: cuts.count,
       clock,
@@ -207,6 +211,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
         status,
         blockBytes,
         replication,
+        inlineLimit,
         clock,
         backups,
       },

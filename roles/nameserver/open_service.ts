@@ -26,7 +26,7 @@ type Created = EntryReply & AcquireReply & { readonly created: boolean };
 export function openHandlers(
   parts: ClientServiceParts,
 ): Pick<Handlers<typeof NAMESERVER>, "create" | "createUnnamed" | "acquire"> {
-  const { namespace, registry, retries, replies, blockBytes, replication } = parts;
+  const { namespace, registry, retries, replies, blockBytes, replication, inlineLimit = 0 } = parts;
   const { leases, sessions } = parts.leaseserver;
 
   /** `replyOf` runs in the turn; whoever opens a file that lost its last name meanwhile keeps it as well. */
@@ -121,8 +121,12 @@ export function openHandlers(
     return inode.ino;
   };
 
-  /** The first block of a new file, whose maker is about to write it; when there is no room the write will say so. */
+  /**
+   * The first block of a new file, whose maker is about to write it; when there is no room the write will say so. Where it may
+   * turn out to need none it has to be asked for.
+   */
   const allocateFirst = (tx: Transaction, inode: InodeRecord, host: string): void => {
+    if (inlineLimit > 0) return;
     let volumes: VolumeId[];
     try {
       volumes = registry.place(inode.replication || replication, host, []);

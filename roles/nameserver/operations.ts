@@ -20,6 +20,7 @@ import {
 } from "../../wire/messages/inode.ts";
 import type { Credentials, SetAttributesRequest } from "../../wire/messages/nameserver.ts";
 import { dropExtents, truncateExtents } from "./block_operations.ts";
+import { dropInline, resizeInline } from "./inline_data.ts";
 import { followMode, inheritPermissions } from "./acls.ts";
 import {
   addEntry,
@@ -78,7 +79,8 @@ export function makeRoot(
   });
 }
 
-function blankInode(ino: InodeId, mode: number, now: Timespec): InodeRecord {
+/** An inode as it is made, with one link. */
+export function blankInode(ino: InodeId, mode: number, now: Timespec): InodeRecord {
   return {
     ino,
     mode,
@@ -99,6 +101,7 @@ function blankInode(ino: InodeId, mode: number, now: Timespec): InodeRecord {
     target: EMPTY_BYTES,
     pages: [],
     nextPage: 0,
+    inlineBytes: 0,
     hasXattrs: false,
     isLinkable: false,
     hasCapability: false,
@@ -163,11 +166,16 @@ function touchDirectory(tx: Transaction, parent: InodeRecord): void {
   parent.ctime = tx.now;
 }
 
-export function setAttributes(tx: Transaction, request: SetAttributesRequest): InodeRecord {
+/** `inlineLimit`: size of a file that may have its data beside its inode. */
+export function setAttributes(
+  tx: Transaction,
+  request: SetAttributesRequest,
+  inlineLimit = 0,
+): InodeRecord {
   const inode = tx.inode(request.ino);
   refuseAttributes(inode, request);
   tx.change(inode);
-  if (request.size !== undefined) resize(tx, inode, request.size);
+  if (request.size !== undefined) resize(tx, inode, request.size, inlineLimit);
   if (request.mode !== undefined) {
     inode.mode = (inode.mode & S_IFMT) | (request.mode & 0o7777);
     followMode(tx, inode);
@@ -200,12 +208,13 @@ export function killSuidGid(inode: InodeRecord): void {
   if ((inode.mode & 0o010) !== 0) inode.mode &= ~S_ISGID;
 }
 
-/** truncate(2): EINVAL on what has no data, EISDIR, EFBIG. Extents past a smaller size are cut or dropped. */
-function resize(tx: Transaction, inode: InodeRecord, size: number): void {
+/** truncate(2): EINVAL on what has no data, EISDIR, EFBIG. Data past a smaller size is cut or dropped. */
+function resize(tx: Transaction, inode: InodeRecord, size: number, inlineLimit: number): void {
   if (isDirectory(inode)) throw new FsError("EISDIR", "a directory has no size");
   if ((inode.mode & S_IFMT) !== S_IFREG) throw new FsError("EINVAL", "only regular files have a size");
   if (size < 0 || !Number.isSafeInteger(size)) throw new FsError("EFBIG", `size ${size}`);
   if (size > FILE_BYTES_MAX) throw new FsError("EFBIG", `size ${size}`);
+  resizeInline(tx, inode, size, inlineLimit);
   if (size < inode.size) truncateExtents(tx, inode, size);
   const oldSize = inode.size;
   inode.size = size;
@@ -300,6 +309,7 @@ function dropLink(
 /** Removes an inode that has no name and is open nowhere, and all that belongs to it. */
 export function purge(tx: Transaction, inode: InodeRecord): void {
   dropExtents(tx, inode);
+  dropInline(tx, inode);
   if (inode.hasXattrs) tx.delete(xattrsKey(inode.ino));
   tx.removeInode(inode);
 }

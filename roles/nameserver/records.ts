@@ -19,6 +19,8 @@ import {
 import { type Attributes, INODE_FLAGS, S_IFDIR, S_IFMT } from "../../wire/messages/inode.ts";
 
 export const RECORD_VERSION = 1;
+/** Of an inode whose data lies beside it: what does not know of that must not take it for one without data. */
+export const INLINE_RECORD_VERSION = 2;
 
 /** Where a page of extents is, and the file offset at which its first extent starts. */
 export interface ExtentPageRef {
@@ -51,6 +53,8 @@ export interface InodeRecord {
   /** Regular files: pages of extents by `first`, ascending. */
   pages: ExtentPageRef[];
   nextPage: number;
+  /** Regular files: length of the data in inlineKey, 0: there is none. */
+  inlineBytes: number;
   hasXattrs: boolean;
   /** It was made without a name (O_TMPFILE), and may still get its first. */
   isLinkable: boolean;
@@ -70,7 +74,7 @@ const FLAG_CAPABILITY = 4;
 export function encodeInode(inode: InodeRecord): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(FIXED_BYTES + inode.target.length + inode.pages.length * PAGE_REF_BYTES);
   const view = new DataView(bytes.buffer);
-  view.setUint8(0, RECORD_VERSION);
+  view.setUint8(0, inode.inlineBytes > 0 ? INLINE_RECORD_VERSION : RECORD_VERSION);
   view.setUint8(1, inode.replication);
   const kept = (inode.hasXattrs ? FLAG_XATTRS : 0) | (inode.isLinkable ? FLAG_LINKABLE : 0) |
     (inode.hasCapability ? FLAG_CAPABILITY : 0);
@@ -96,6 +100,7 @@ export function encodeInode(inode: InodeRecord): Uint8Array<ArrayBuffer> {
   view.setUint32(112, inode.target.length, true);
   view.setUint32(116, inode.pages.length, true);
   view.setUint32(120, inode.nextPage, true);
+  view.setUint32(124, inode.inlineBytes, true);
   bytes.set(inode.target, FIXED_BYTES);
   let at = FIXED_BYTES + inode.target.length;
   for (const ref of inode.pages) {
@@ -117,7 +122,7 @@ function checkVersion(bytes: Uint8Array, what: string): void {
 }
 
 export function decodeInode(ino: InodeId, bytes: Uint8Array): InodeRecord {
-  checkVersion(bytes, "inode");
+  if (bytes[0] !== INLINE_RECORD_VERSION) checkVersion(bytes, "inode");
   const view = viewOf(bytes);
   const time = (secondsAt: number, nanosecondsAt: number): Timespec => ({
     seconds: view.getFloat64(secondsAt, true),
@@ -156,6 +161,7 @@ export function decodeInode(ino: InodeId, bytes: Uint8Array): InodeRecord {
       : copyBytes(bytes.subarray(FIXED_BYTES, FIXED_BYTES + targetLength)),
     pages,
     nextPage: view.getUint32(120, true),
+    inlineBytes: view.getUint32(124, true),
   };
 }
 
@@ -172,7 +178,8 @@ export function attributesOf(inode: InodeRecord): Attributes {
     nlink: inode.nlink,
     // A directory has no size of its own; peers show something that grows with it.
     size: isDirectory(inode) ? 4096 : inode.size,
-    allocatedBytes: inode.allocatedBytes,
+    allocatedBytes: inode.allocatedBytes + inode.inlineBytes,
+    ...inode.inlineBytes === 0 ? {} : { inlineBytes: inode.inlineBytes },
     atime: inode.atime,
     mtime: inode.mtime,
     ctime: inode.ctime,

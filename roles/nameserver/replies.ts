@@ -8,12 +8,18 @@ import { type Block, type InodeReply, S_IFLNK, S_IFMT, S_IFREG } from "../../wir
 import type { AcquireReply, DirectoryChange, RecallItem } from "../../wire/messages/nameserver.ts";
 import type { LeaseTable, Own } from "../leaseserver/leases.ts";
 import { extentsIn } from "./extents.ts";
+import { findInline } from "./inline_data.ts";
 import { attributesOf, type Extent, type InodeRecord } from "./records.ts";
 import type { Registry } from "./registry.ts";
 import type { Transaction } from "./transaction.ts";
 
 /** Blocks in the reply to an open. */
 const OPEN_BLOCKS = 64;
+/** How much data of small files a reply may still bring along. */
+export interface InlineRoom {
+  bytes: number;
+}
+
 /** Files of so many blocks bring them along wherever they are shown. */
 const SMALL_BLOCKS = 1;
 
@@ -44,10 +50,21 @@ export class Replies {
     return (inode.mode & S_IFMT) === S_IFLNK ? { ...reply, target: inode.target } : reply;
   }
 
-  /** As `inode`, and of a small file its blocks, so that it can be read without another question. */
-  whole(tx: Transaction, inode: InodeRecord, session: SessionId, own?: Own): InodeReply {
+  /** As `inode`, and of a small file its blocks, or its data if there is room, so that it can be read without another question. */
+  whole(
+    tx: Transaction,
+    inode: InodeRecord,
+    session: SessionId,
+    own?: Own,
+    room: InlineRoom = { bytes: Infinity },
+  ): InodeReply {
     const reply = this.inode(inode, session, own);
     if ((inode.mode & S_IFMT) !== S_IFREG || reply.lease === "none" || inode.pages.length > 1) return reply;
+    if (inode.inlineBytes > 0) {
+      if (inode.inlineBytes > room.bytes) return reply;
+      room.bytes -= inode.inlineBytes;
+      return { ...reply, blocks: [], ...inlineOf(tx, inode) };
+    }
     const extents = extentsIn(tx, inode, 0, Infinity, SMALL_BLOCKS + 1);
     return extents.length > SMALL_BLOCKS
       ? reply
@@ -62,8 +79,15 @@ export class Replies {
       blocks: extents.slice(0, OPEN_BLOCKS).map((extent) => this.block(extent)),
       blocksComplete: extents.length <= OPEN_BLOCKS,
       isShared,
+      ...inlineOf(tx, inode),
     };
   }
+}
+
+/** The data of a file that has it beside its inode, as it goes into a reply. */
+export function inlineOf(tx: Transaction, inode: InodeRecord): { readonly inline?: Uint8Array } {
+  const inline = findInline(tx, inode);
+  return inline === undefined ? {} : { inline };
 }
 
 /** As the directories are after this transaction's change of their names. */

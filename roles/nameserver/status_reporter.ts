@@ -65,6 +65,8 @@ export class StatusReporter {
       inodes: namespace.totals.get("inodes"),
       blocks: namespace.totals.get("blocks"),
       replicas: namespace.totals.get("replicas"),
+      inlineFiles: namespace.totals.get("inlineFiles"),
+      inlineBytes: namespace.totals.get("inlineBytes"),
       ...health,
       ...registry.space(),
       sessions: leaseserver.status(),

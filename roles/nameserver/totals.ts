@@ -1,11 +1,11 @@
-/** Running totals of the namespace (inodes, blocks, replicas), kept in the same batch as what they count. */
+/** Running totals of the namespace (inodes, blocks, replicas, data of small files), kept in the same batch as what they count. */
 
 import { metaKey } from "./keys.ts";
 import { decodeNumbers, encodeNumbers } from "./records.ts";
 import type { Value } from "./journal.ts";
 
 /** In the order in which they are stored. */
-export const TOTAL_NAMES = ["inodes", "blocks", "replicas"] as const;
+export const TOTAL_NAMES = ["inodes", "blocks", "replicas", "inlineFiles", "inlineBytes"] as const;
 export type TotalName = typeof TOTAL_NAMES[number];
 
 export class Totals {

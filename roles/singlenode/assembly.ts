@@ -19,6 +19,7 @@ export interface NameserverArguments {
   readonly leasesPerSession?: number;
   readonly deadAfterMs?: number;
   readonly repairBytesPerSecond?: number;
+  readonly inlineLimit?: number;
 }
 
 export interface DataserverArguments {

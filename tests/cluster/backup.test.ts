@@ -52,7 +52,7 @@ async function goesOn(cluster: Cluster): Promise<void> {
   const file = `${scratch}/backup`;
   await sh(`mkdir ${scratch}/local; cd ${scratch}/local
     mkdir many; cp /usr/include/linux/[a-d]*.h many; head -c 5000000 /dev/urandom > large
-    printf before > rewritten; printf short > grown
+    head -c 5000 /dev/zero > rewritten; printf before > small; printf short > grown
     cp -r . ${mnt}`);
   // Written to all the while: the backup is of one instant.
   const busy = sh(`for i in $(seq 100); do echo $i > ${mnt}/busy.$i; done`, { timeoutMs: 60_000 });
@@ -63,8 +63,8 @@ async function goesOn(cluster: Cluster): Promise<void> {
   assertEquals([again.code, again.stderr], [1, `mfs: backup: ${file} exists: --force replaces it\n`]);
 
   // What the backup does not know of. The blocks of one dataserver go elsewhere.
-  await sh(`cd ${mnt}; mkdir after; for i in $(seq 50); do echo after $i > after/$i; done
-    printf rewriting | dd of=rewritten conv=notrunc status=none
+  await sh(`cd ${mnt}; mkdir after; for i in $(seq 50); do head -c 5000 /dev/urandom > after/$i; done
+    printf rewriting | dd of=rewritten conv=notrunc status=none; printf after > small
     head -c 1000000 /dev/urandom >> grown`);
   await cluster.kill("dataserver2");
   await eventually(10_000, "it counts as lost", async () => (await status(cluster)).underReplicated > 0);
@@ -95,7 +95,8 @@ async function goesOn(cluster: Cluster): Promise<void> {
     `cd ${scratch}/local
     diff -r many ${mnt}/many; cmp large ${mnt}/large
     [ "$(cat ${mnt}/grown)" = short ]
-    [ "$(head -c 6 ${mnt}/rewritten)" = rewrit ]   # the bytes of a block are as the dataservers have them
+    [ "$(head -c 9 ${mnt}/rewritten)" = rewriting ] # the bytes of a block are as the dataservers have them
+    [ "$(cat ${mnt}/small)" = before ]              # those of a small file are in the backup
     [ ! -e ${mnt}/after ]
     # A prefix of what was being written at the time of the backup, each file whole or empty.
     n=$(ls ${mnt} | grep -c ^busy || true)
@@ -104,7 +105,7 @@ async function goesOn(cluster: Cluster): Promise<void> {
     truncate -s 100000 ${mnt}/grown
     tail -c +6 ${mnt}/grown | cmp -n 99995 - /dev/zero
     cp -r ${scratch}/local/many ${mnt}/new; diff -r many ${mnt}/new
-    printf more >> ${mnt}/rewritten; [ "$(cat ${mnt}/rewritten)" = rewritmore ]`,
+    printf more >> ${mnt}/rewritten; [ "$(tail -c +5001 ${mnt}/rewritten)" = more ]`,
     { timeoutMs: 60_000 },
   );
   const kept = await sh(`ls ${scratch}/volume*/trash | grep -c 'blk$'`);

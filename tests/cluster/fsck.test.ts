@@ -49,7 +49,7 @@ async function fill(cluster: Cluster): Promise<void> {
     cd ${cluster.scratch}/local
     head -c 9000000 /dev/urandom > large
     for i in 1 2 3 4 5 6 7 8; do head -c $((i * 30000)) /dev/urandom > a/$i; done
-    printf odd > "$(printf 'a/b/\\377')"
+    head -c 5000 /dev/urandom > "$(printf 'a/b/\\377')" # too large to be kept at the nameserver
     cp -r . ${cluster.mountpoint}
     ln ${cluster.mountpoint}/large ${cluster.mountpoint}/a/b/link
     rm -f ${cluster.mountpoint}/a/b/link
@@ -94,7 +94,9 @@ define(
     assertEquals([all.inodes, all.changed, all.pending], [11, 11, 0]);
     assertEquals((await status(cluster)).replicas, 3 * blocks);
     // What is made below has it too.
-    await sh(`printf new | tee ${cluster.scratch}/local/a/b/new > ${cluster.mountpoint}/a/b/new`);
+    await sh(
+      `head -c 5000 /dev/urandom | tee ${cluster.scratch}/local/a/b/new > ${cluster.mountpoint}/a/b/new`,
+    );
     await eventually(
       20_000,
       "the new file has 3",

@@ -14,6 +14,7 @@ import { DataAccess } from "../../fs/data_access.ts";
 import type { Dataservers } from "../../fs/dataservers.ts";
 import { Files, type Handle, type OpenOptions } from "../../fs/files.ts";
 import type { Inode } from "../../fs/inode.ts";
+import { InlineData } from "../../fs/inline_data.ts";
 import { InodeTable } from "../../fs/inode_table.ts";
 import { KernelCache } from "../../fs/kernel_cache.ts";
 import { LocalReplicas } from "../../fs/local_replicas.ts";
@@ -217,6 +218,7 @@ interface Told {
 /** Stands for a ClusterSession. */
 export class FakeSession {
   isValid = true;
+  inlineLimit = 0;
   /** There is no connection until it resolves. */
   connected: Promise<void> = Promise.resolve();
   readonly nameserver: Client<typeof NAMESERVER>;
@@ -458,10 +460,11 @@ export function startClient(policy: AtimePolicy = "off", directories = true): Te
   const kernelCache = new KernelCache({ clock, log });
   kernelCache.attach(kernel);
   const blocks = new Blocks({ session, dataservers, host, clock, log });
+  const inline = new InlineData({ session, table, blocks });
   const localReplicas = new LocalReplicas({ dataservers, machine: MACHINE, clock, log });
-  const reader = new Reader({ dataservers, localReplicas, blocks, clock, log });
+  const reader = new Reader({ inline, dataservers, localReplicas, blocks, clock, log });
   const attributesChanged = (inode: Inode) => void kernelCache.dropAttributes(inode);
-  const writer = new Writer({ session, table, blocks, clock, log, attributesChanged });
+  const writer = new Writer({ session, table, blocks, inline, clock, log, attributesChanged });
   const handOver = (file: OpenFile) => writer.handOver(file);
   const access = new DataAccess({ session, table, kernelCache, handOver });
   const releases = new Releases({ session, table, log });
@@ -484,7 +487,8 @@ export function startClient(policy: AtimePolicy = "off", directories = true): Te
   });
   const accessTimes = new AccessTimes({ policy, directories, session, table, kernelCache, clock, log });
   const ranges = new Ranges({
-    ...{ session, dataservers, names, table, kernelCache, access, blocks, reader, writer, files, clock, log },
+    ...{ session, dataservers, names, table, kernelCache, access, blocks, inline },
+    ...{ reader, writer, files, clock, log },
   });
   return {
     clock,

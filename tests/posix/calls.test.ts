@@ -128,12 +128,21 @@ Deno.test({
       assert.deepEqual(calls, { acquire: 1, commit: 1 });
     });
 
-    await step("O_TRUNC and writing: setattr, a block, commit", async () => {
+    await step("O_TRUNC and writing: setattr and commit", async () => {
       const { calls } = await each(
         cluster,
         "f = os.open(f'{m}/d/f{i}', os.O_WRONLY | os.O_TRUNC)\nos.write(f, b'z' * 4000)\nos.close(f)",
       );
-      assert.deepEqual(calls, { setattr: 1, allocateBlock: 1, commit: 1 });
+      assert.deepEqual(calls, { setattr: 1, commit: 1 });
+    });
+
+    await step("a file that is too large to be kept at the nameserver: create, a block, commit", async () => {
+      const { calls } = await each(
+        cluster,
+        "f = os.open(f'{m}/large{i}', os.O_CREAT | os.O_WRONLY)\nos.write(f, b'l' * 5000)\nos.close(f)",
+      );
+      const { lookup: _, ...others } = calls; // of a name in the root, which is not known
+      assert.deepEqual(others, { create: 1, allocateBlock: 1, commit: 1 });
     });
 
     await step("many small writes of one open file: one commit", async () => {

@@ -4,11 +4,11 @@ import type { LogFields, Logger } from "../../base/log.ts";
 import { type FileSystem, makeFileSystem } from "../../fs/file_system.ts";
 import { type Dataserver, startDataserver } from "../../roles/dataserver/dataserver.ts";
 import { LevelJournal } from "../../roles/nameserver/journal.ts";
-import { getU64, TABLE_EXTENTS, tableRange } from "../../roles/nameserver/keys.ts";
+import { getU64, TABLE_EXTENTS, TABLE_INLINE, TABLE_INODE, tableRange } from "../../roles/nameserver/keys.ts";
 import { Namespace } from "../../roles/nameserver/namespace.ts";
 import { startNameserver } from "../../roles/nameserver/nameserver.ts";
 import { makeRoot } from "../../roles/nameserver/operations.ts";
-import { decodeExtents, type Extent } from "../../roles/nameserver/records.ts";
+import { decodeExtents, decodeInode, type Extent } from "../../roles/nameserver/records.ts";
 import { asInodeId, type InodeId, type VolumeId } from "../../wire/ids.ts";
 import { SimDisk, type SimFile } from "./disk.ts";
 import { SimLevel } from "./level.ts";
@@ -21,6 +21,7 @@ export interface ClusterOptions {
   readonly clients: number;
   readonly replication: number;
   readonly blockBytes: number;
+  readonly inlineLimit: number;
   /** Is told all that happens, a line each. */
   readonly trace: ((line: string) => void) | null;
 }
@@ -174,6 +175,7 @@ export class Cluster {
       serve: this.network.serveFor(life),
       replication: this.options.replication,
       blockBytes: this.options.blockBytes,
+      inlineLimit: this.options.inlineLimit,
       sessionTtlMs: SESSION_TTL_MS,
       deadAfterMs: DEAD_AFTER_MS,
     });
@@ -267,6 +269,25 @@ export class Cluster {
       for (const extent of decodeExtents(value)) found.push({ ino: asInodeId(getU64(key, 1)), extent });
     }
     return found;
+  }
+
+  /** What is wrong with the data that is kept beside inodes, if anything. */
+  inlineProblem(): string | undefined {
+    const written = new Set(this.blocks().filter(({ extent }) => extent.written).map(({ ino }) => ino));
+    const kept = new Map(
+      this.level.range(tableRange(TABLE_INLINE)).map(([key, { length }]) => [getU64(key, 1), length]),
+    );
+    for (const [key, value] of this.level.range(tableRange(TABLE_INODE))) {
+      const ino = asInodeId(getU64(key, 1));
+      const { inlineBytes, size } = decodeInode(ino, value);
+      if ((kept.get(ino) ?? 0) !== inlineBytes) {
+        return `${ino} has ${kept.get(ino)} bytes, not ${inlineBytes}`;
+      }
+      kept.delete(ino);
+      if (inlineBytes > size) return `${ino} has ${inlineBytes} bytes, of ${size}`;
+      if (inlineBytes > 0 && written.has(ino)) return `${ino} has data beside it and in blocks`;
+    }
+    return kept.size > 0 ? `data of inodes that are not there: ${[...kept.keys()]}` : undefined;
   }
 
   hostOf(volume: VolumeId): DataserverHost {

@@ -3,7 +3,7 @@
 import { randomInt, SeededRandom } from "../../base/random.ts";
 import { Cluster } from "./cluster.ts";
 import { ALL_FAULTS, type Fault, Faults } from "./faults.ts";
-import { PAGE, versionOf, Workload } from "./workload.ts";
+import { PAGE, PAGES, versionOf, Workload } from "./workload.ts";
 
 export interface Outcome {
   readonly problems: readonly string[];
@@ -15,6 +15,8 @@ export interface Outcome {
 
 /** Most runs are short, so that there are more of them; a few are long enough for servers to die and come back. */
 const WORK_MS = [2_000, 2_000, 4_000, 4_000, 8_000, 20_000];
+/** Files have up to PAGES registers: most grow over the limit where it is in the middle. */
+const INLINE_LIMITS = [3 * PAGE, 5 * PAGE, 0, PAGES * PAGE];
 const PROGRAMS_END_MS = 200_000;
 const SETTLE_MS = 300_000;
 
@@ -76,6 +78,7 @@ async function run(seed: number, trace: Trace | null, only: readonly Fault[]): P
     clients: 3,
     replication: seed % 5 === 0 ? 3 : 2,
     blockBytes: 4 * PAGE,
+    inlineLimit: INLINE_LIMITS[(seed >> 1) % INLINE_LIMITS.length]!,
     trace,
   });
   const { simulation, problems } = cluster;
@@ -115,6 +118,8 @@ async function run(seed: number, trace: Trace | null, only: readonly Fault[]): P
     if (!await simulation.run(() => (wrong = whatIsWrong(cluster, faults)) === "", SETTLE_MS)) {
       problems.push(wrong);
     }
+    const inlineProblem = cluster.inlineProblem();
+    if (inlineProblem !== undefined) problems.push(inlineProblem);
     const gone = new Set(
       cluster.blocks().filter(({ extent }) => faults.isGone(extent)).map(({ ino }) => ino),
     );

@@ -340,7 +340,8 @@ class Program {
     const pages = this.#cluster.simulation.below(PAGES);
     const trims = this.#cluster.simulation.chance(0.5);
     await this.#clear("truncate", opened, pages, PAGES, async () => {
-      await this.#fs.names.setattr({ ino, size: pages * PAGE }, PATIENT);
+      const cut = () => this.#fs.names.setattr({ ino, size: pages * PAGE }, PATIENT);
+      await this.#fs.ranges.resize(ino, PATIENT, cut);
       if (trims && pages > 0) await this.#fs.ranges.trim(ino, PATIENT);
     });
   }

@@ -24,6 +24,7 @@ const attributes = {
   nlink: 1,
   size: 2 ** 53 - 1,
   allocatedBytes: 4096,
+  inlineBytes: 3,
   atime: time,
   mtime: time,
   ctime: { seconds: 1_700_000_000, nanoseconds: 1 },
@@ -48,7 +49,13 @@ const block = {
     { node: 2, volume: 3, address: "[::1]:9870", host: "b", rack: "", alive: false },
   ],
 };
-const inodeReply = { attributes, lease: "write", target: bytesOf("../t"), blocks: [block] } as const;
+const inodeReply = {
+  attributes,
+  lease: "write",
+  target: bytesOf("../t"),
+  blocks: [block],
+  inline: body,
+} as const;
 const entryReply = { ...inodeReply, directory: "read" } as const;
 const acquireReply = { ...inodeReply, blocks: [block, block], blocksComplete: false, isShared: true };
 const directories = [{ ino: 1, version: 7, nlink: 3, mtime: time }];
@@ -135,7 +142,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
   accessed: [{ inodes: [{ ino: 5, version: 3 }], always: false }, { inodes: [acquireReply] }],
   link: [{ retry, ...entry, ino: 5 }, { ...entryReply, directories }],
   acquire: [{ ino: 5, mode: "write" }, acquireReply],
-  blocks: [{ ino: 5, offset: 0, length: 2 ** 53 - 1 }, { blocks: [block], end: 2 ** 53 - 1 }],
+  blocks: [{ ino: 5, offset: 0, length: 2 ** 53 - 1 }, { blocks: [block], end: 2 ** 53 - 1, inline: body }],
   allocateBlock: [{ retry, ino: 5, offset: 9, host: "h", avoid: [1, 2], extend: 7 }, { block }],
   commit: [
     {
@@ -145,6 +152,9 @@ const nameserver: Samples<typeof NAMESERVER> = {
       mtime: time,
       written: [{ block: 7, start: 0, allocated: 4096 }],
       reserved: [{ block: 8, start: 10, allocated: 8192 }],
+      inline: [{ offset: 0, length: 3 }],
+      body,
+      outgrown: true,
       durable: true,
       killSuidGid: false,
     },
@@ -153,7 +163,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
   replicaFailed: [{ ino: 5, start: 0, block: 7, generation: 3, failed: [2, 3], hasData: true }, { block }],
   punch: [{ retry, ino: 5, offset: 0, length: 100 }, inodeReply],
   readDirectory: [
-    { ino: 1, cookie: 0, limit: 1024, withInodes: true },
+    { ino: 1, cookie: 0, limit: 1024, withInodes: true, inlineBytes: 4096 },
     {
       parent: 1,
       directory: "read",
@@ -174,6 +184,8 @@ const nameserver: Samples<typeof NAMESERVER> = {
     inodes: 1,
     blocks: 2,
     replicas: 3,
+    inlineFiles: 5,
+    inlineBytes: 700,
     underReplicated: 4,
     missing: 5,
     misplaced: 7,
@@ -236,6 +248,7 @@ const leaseserver: Samples<typeof LEASESERVER> = {
       rootSquash: { uid: 65534, gid: 1 },
       run: "r",
       cuts: 2,
+      inlineLimit: 4096,
     },
   ],
   renew: [{ counters }, { now: time }],

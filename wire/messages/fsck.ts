@@ -19,6 +19,7 @@ import type { BlockId, InodeId, VolumeId } from "../ids.ts";
  * - unreachable: a directory whose parents do not lead to the root
  * - extents: the block map of a file is not in order
  * - page: a part of a block map that belongs to no file
+ * - inline: data of a file that is kept beside its inode, and its inode or block map, disagree
  * - index: the index of replicas and the block maps disagree
  * - deletion: a replica that its block lists is to be deleted
  * - xattrs: extended attributes of an inode that is not there, or does not know of them
@@ -43,6 +44,7 @@ export type FsckKind =
   | "unreachable"
   | "extents"
   | "page"
+  | "inline"
   | "index"
   | "deletion"
   | "xattrs"

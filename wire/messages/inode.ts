@@ -28,6 +28,8 @@ export const XATTR_VALUE_BYTES_MAX = 65_536;
 /** Bytes of a name at most, and of a symlink target (limits.h). */
 export const NAME_BYTES_MAX = 255;
 export const SYMLINK_BYTES_MAX = 4095;
+/** Bytes of a file that the nameserver keeps itself at most, however it is set. */
+export const INLINE_BYTES_MAX = 65_536;
 /** Largest file: every offset stays an exact number. */
 export const FILE_BYTES_MAX = Number.MAX_SAFE_INTEGER;
 
@@ -39,8 +41,13 @@ export interface Attributes {
   readonly gid: number;
   readonly nlink: number;
   readonly size: number;
-  /** Bytes that blocks hold, for st_blocks. */
+  /** Bytes that blocks hold, or the nameserver itself, for st_blocks. */
   readonly allocatedBytes: number;
+  /**
+   * Bytes from its start that the nameserver keeps beside the inode; what follows up to the size reads as zeros, and no block
+   * holds data. Absent: none.
+   */
+  readonly inlineBytes?: number;
   readonly atime: Timespec;
   readonly mtime: Timespec;
   readonly ctime: Timespec;
@@ -85,6 +92,8 @@ export interface InodeReply {
   readonly target?: Uint8Array;
   /** All blocks of a small regular file, so that it can be read without another question. */
   readonly blocks?: readonly Block[];
+  /** The `inlineBytes` of a file that has some; absent also where they would make the reply too large. */
+  readonly inline?: Uint8Array;
 }
 
 /** Where one replica lies and how to reach it. */

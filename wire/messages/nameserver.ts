@@ -191,6 +191,8 @@ export interface BlocksReply {
   readonly blocks: readonly Block[];
   /** The range that the reply is complete for: [offset, end). */
   readonly end: number;
+  /** As InodeReply's. */
+  readonly inline?: Uint8Array;
 }
 
 export interface AllocateBlockRequest extends Change {
@@ -218,7 +220,13 @@ export interface AccessedRequest {
   readonly always: boolean;
 }
 
-/** A writer's report: what was written and acknowledged by every replica of the chain. */
+/** Bytes in the body of a CommitRequest: where in the file they belong. The body has them one behind the other. */
+export interface InlineRange {
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** A writer's report: what was written and acknowledged by every replica of the chain, or is kept by the nameserver itself. */
 export interface CommitRequest extends Change {
   readonly ino: InodeId;
   /** End of what was written: the size is raised to it when it is lower, and never lowered by a commit. */
@@ -236,6 +244,11 @@ export interface CommitRequest extends Change {
     readonly start: number;
     readonly allocated: number;
   }[];
+  /** What was written of a file whose data is kept beside its inode: `body` has the bytes. None of its blocks holds data. */
+  readonly inline?: readonly InlineRange[];
+  readonly body?: Uint8Array;
+  /** What was kept beside the inode is in the file's blocks from now on, all of it. */
+  readonly outgrown?: true;
   /** Answer only when it is on disk (fsync). */
   readonly durable: boolean;
   readonly killSuidGid: boolean;
@@ -264,6 +277,8 @@ export interface ReadDirectoryRequest {
   readonly cookie: number;
   readonly limit: number;
   readonly withInodes: boolean;
+  /** So many bytes of files' data may come along (InodeReply.inline). Absent: none. */
+  readonly inlineBytes?: number;
 }
 
 export interface ReadDirectoryReply {
@@ -384,6 +399,9 @@ export interface StatusReply {
   readonly inodes: number;
   readonly blocks: number;
   readonly replicas: number;
+  /** Files whose data lies beside their inodes, and the bytes of it; absent from older servers. */
+  readonly inlineFiles?: number;
+  readonly inlineBytes?: number;
   readonly underReplicated: number;
   readonly missing: number;
   /** Blocks all of whose replicas are in one rack, or two on one host, while there is a better place. */
@@ -427,6 +445,7 @@ export interface RepairStatus {
 export const NAMESERVER = defineService("nameserver", {
   lookup: method<InDirectory, LookupReply>(1),
   getattr: method<{ readonly ino: InodeId }, InodeReply>(2),
+  /** EMSGSIZE: the file is to grow, and its data lies beside its inode: it has to be moved to a block before. */
   setattr: method<SetAttributesRequest, InodeReply>(3),
   /** mknod, mkdir and symlink, by the type in `mode`. */
   make: method<MakeRequest, EntryReply>(4),
@@ -495,6 +514,8 @@ export interface OpenSessionReply {
   readonly resumed: boolean;
   /** Root of that host counts as this user; absent: it is root. */
   readonly rootSquash?: UserIds;
+  /** Data of files up to this size is kept beside their inodes. Absent: of none. */
+  readonly inlineLimit?: number;
   /** Names this run of the server. Another one than before: it has forgotten leases, which are reclaimed. */
   readonly run: string;
   /** How often the server's machine has stopped without warning: what was answered before and not synced may be lost. */

@@ -12,6 +12,7 @@ import {
   TABLE_DELETION,
   TABLE_ENTRY,
   TABLE_EXTENTS,
+  TABLE_INLINE,
   TABLE_INODE,
   TABLE_ORDER,
   TABLE_ORPHAN,
@@ -52,13 +53,35 @@ export function checkNamespace(journal: MemoryJournal): Snapshot {
   checkTree(inodes, entries, journal);
   const { replicas, deletions } = checkReplicas(journal, extents);
   const blocks = [...extents.values()].flat();
-  const totals = decodeNumbers(journal.get(metaKey("totals")) ?? new Uint8Array(24));
-  assert.deepEqual(totals, [inodes.size, blocks.length, replicas.size], "running totals");
+  const totals = decodeNumbers(journal.get(metaKey("totals")) ?? new Uint8Array(40));
+  const inline = checkInline(journal, inodes, extents);
+  assert.deepEqual(totals, [inodes.size, blocks.length, replicas.size, ...inline], "running totals");
   assert.equal(new Set(blocks.map(({ block }) => block)).size, blocks.length, "block ids are unique");
   for (const [key] of journal.list(tableRange(TABLE_XATTRS))) {
     assert.ok(inodes.get(getU64(key, 1))?.hasXattrs, "xattrs belong to an inode that knows them");
   }
   return { inodes, entries, extents, replicas, deletions };
+}
+
+/** Gives how many files have data beside their inodes, and how much. */
+function checkInline(
+  journal: MemoryJournal,
+  inodes: ReadonlyMap<number, InodeRecord>,
+  extents: ReadonlyMap<number, readonly Extent[]>,
+): [number, number] {
+  const kept = new Map(
+    journal.list(tableRange(TABLE_INLINE)).map(([key, { length }]) => [getU64(key, 1), length]),
+  );
+  for (const [ino, { inlineBytes, size }] of inodes) {
+    assert.equal(kept.get(ino) ?? 0, inlineBytes, `inode ${ino} knows what is kept beside it`);
+    if (inlineBytes === 0) continue;
+    assert.ok(inlineBytes <= size, `inode ${ino} has no more data than its size`);
+    assert.ok(!extents.get(ino)?.some(({ written }) => written), `inode ${ino} has its data in one place`);
+  }
+  for (const [ino, length] of kept) {
+    assert.ok(inodes.has(ino) && length > 0, `data belongs to an inode (${ino})`);
+  }
+  return [kept.size, [...kept.values()].reduce((sum, length) => sum + length, 0)];
 }
 
 function readInodes(journal: MemoryJournal): Map<number, InodeRecord> {

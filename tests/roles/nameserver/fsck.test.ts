@@ -1,12 +1,14 @@
 /** Each kind of damage is made on purpose, found by path, and repaired where that is promised. */
 
 import assert from "node:assert/strict";
+import { EMPTY_BYTES } from "../../../base/bytes.ts";
 import type { FsckResult } from "../../../roles/admin/fsck.ts";
 import { extentAt } from "../../../roles/nameserver/extents.ts";
 import {
   deletionKey,
   entryKey,
   extentsKey,
+  inlineKey,
   inodeKey,
   orderKey,
   orphanKey,
@@ -15,6 +17,7 @@ import {
   tableRange,
   xattrsKey,
 } from "../../../roles/nameserver/keys.ts";
+import { commitInline, findInline } from "../../../roles/nameserver/inline_data.ts";
 import * as operations from "../../../roles/nameserver/operations.ts";
 import {
   decodeEntry,
@@ -30,6 +33,7 @@ import {
 import { Totals } from "../../../roles/nameserver/totals.ts";
 import { setXattr } from "../../../roles/nameserver/xattrs.ts";
 import { asBlockId, asInodeId, asSessionId, type InodeId, ROOT_INODE } from "../../../wire/ids.ts";
+import { S_IFREG } from "../../../wire/messages/inode.ts";
 import type { FsckProblem } from "../../../wire/messages/fsck.ts";
 import { checkNamespace } from "./consistency.ts";
 import {
@@ -103,6 +107,25 @@ function spoilExtents(tree: Tree, ino: InodeId, change: (extents: Extent[]) => E
   const { pages } = inodeOf(tree, ino);
   const extents = tree.world.namespace.begin().page(ino, pages[0]!.page);
   damage(tree.world, [extentsKey(ino, pages[0]!.page), encodeExtents(change([...extents]))]);
+}
+
+/** A file of five bytes in the root, which are kept beside its inode. */
+function makeSmall({ world }: Tree, at: string): Promise<InodeId> {
+  return world.namespace.change((tx) => {
+    const what = { credentials: { uid: 0, gid: 0 }, mode: S_IFREG | 0o644, rdev: 0, target: EMPTY_BYTES };
+    const inode = operations.make(tx, ROOT_INODE, name(at), what);
+    const report = {
+      retry: { slot: 0, sequence: 1 },
+      mtime: tx.now,
+      written: [],
+      durable: false,
+      killSuidGid: false,
+    };
+    const inline = [{ offset: 0, length: 5 }];
+    commitInline(tx, inode, { ...report, ino: inode.ino, size: 5, inline, body: name("small") }, 4096);
+    operations.grow(tx, inode, 5);
+    return inode.ino;
+  });
 }
 
 interface Damage {
@@ -331,6 +354,34 @@ const DAMAGES: readonly Damage[] = [
       );
     },
     found: ["xattrs", "xattrs /d/f", "xattrs /d/sub/g"],
+  },
+  {
+    what: "data of small files whose inodes are not there, do not know of it, or are shorter than it",
+    make: async (tree) => {
+      const [unknown, short] = [await makeSmall(tree, "unknown"), await makeSmall(tree, "short")];
+      damage(tree.world, [inlineKey(GONE_INODE), name("rest")]);
+      spoil(tree, unknown, { inlineBytes: 0 });
+      spoil(tree, short, { inlineBytes: 2, size: 1 });
+    },
+    found: ["inline", "inline /short", "inline /short", "inline /unknown", "total", "total"],
+    then: ({ world }) => {
+      const tx = world.namespace.begin();
+      for (const at of ["short", "unknown"]) {
+        const inode = operations.lookup(tx, ROOT_INODE, name(at))!;
+        assert.deepEqual([inode.size, findInline(tx, inode)], [5, name("small")]);
+      }
+      assert.deepEqual(findInline(tx, tx.inode(GONE_INODE)), name("rest"));
+    },
+  },
+  {
+    what: "data of small files that is lost, or that is in blocks as well",
+    make: async (tree) => {
+      damage(tree.world, [inlineKey(await makeSmall(tree, "lost")), null]);
+      damage(tree.world, [inlineKey(tree.g), name("small")]);
+      spoil(tree, tree.g, { inlineBytes: 5 });
+    },
+    found: ["inline /d/sub/g", "inline /lost"],
+    left: ["inline /d/sub/g", "inline /lost"],
   },
   {
     what: "unlinked inodes of a client that is gone, that are not there, or that have a name",

@@ -37,6 +37,7 @@ function randomInode(random: Random): records.InodeRecord {
     target: randomBytes(random, chance(random, 0.5) ? 0 : randomInt(random, 4096)),
     pages: Array.from({ length: randomInt(random, 100) }, () => ({ first: big(random), page: u32(random) })),
     nextPage: u32(random),
+    inlineBytes: u32(random),
     hasXattrs: chance(random, 0.5),
     isLinkable: chance(random, 0.5),
     hasCapability: chance(random, 0.5),
