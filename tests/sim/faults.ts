@@ -242,7 +242,12 @@ export class Faults {
     const beside = dice < 0.6 || up.length === 0 ? [] : dice < 0.8 ? [simulation.pick(up)] : up;
     for (const host of beside) this.#cutPowerOf(host);
     this.#hasFallenBack = true;
+    const known = new Set(this.#cluster.blocks().map(({ extent }) => extent.block));
     this.#cluster.killNameserver(true);
+    // Of a block whose removal is undone nobody looked whether all that had it have lost their power.
+    for (const { extent } of this.#cluster.blocks()) {
+      if (!known.has(extent.block)) this.#unsafe.add(extent.block);
+    }
     this.#startNameserverLater();
     return true;
   }
