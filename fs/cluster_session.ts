@@ -23,6 +23,8 @@ import { LOCKS } from "../wire/messages/locks.ts";
 import {
   type ClientCounters,
   type CommitRequest,
+  type CreateReply,
+  type CreateRequest,
   type Held,
   LEASE_PUSHES,
   LEASESERVER,
@@ -247,6 +249,12 @@ export class ClusterSession {
     return this.#call(NAMESERVER.methods.commit.op, request, {}, onSend) as Promise<InodeReply>;
   }
 
+  /** The nameserver's `create`. It is given up on only until it is sent: later the file may be open here. */
+  create(request: CreateRequest, interrupt: CallOptions): Promise<CreateReply> {
+    const { op } = NAMESERVER.methods.create;
+    return this.#call(op, request, interrupt, undefined, true) as Promise<CreateReply>;
+  }
+
   /** Tells what is held from now on. Once only: what was not heard must be looked at anew before it is told again. */
   async release(held: readonly Held[], unused: readonly InodeId[]): Promise<void> {
     const link = this.#link;
@@ -276,12 +284,16 @@ export class ClusterSession {
     await this.#renewal;
   }
 
-  /** Sends until it is answered, or `call.signal` aborts: who asked is being killed. */
+  /**
+   * Sends until it is answered, or `call.signal` aborts: who asked is being killed. `mustEnd`: that counts only until it is
+   * sent.
+   */
   async #call(
     op: number,
     request: unknown,
     call: CallOptions = {},
     onSend?: () => void,
+    mustEnd = false,
   ): Promise<unknown> {
     const startMs = this.#options.clock.monotonicMs();
     const isChange = (request as { retry?: RetryTag }).retry !== undefined;
@@ -293,6 +305,11 @@ export class ClusterSession {
         const link = this.#link ?? await this.#reconnected(call);
         if (isChange && sentIn !== undefined && sentIn !== link.session) {
           throw new FsError("EIO", "the session ended while a change was under way; it may have been made");
+        }
+        if (mustEnd && call.signal !== undefined) {
+          if (call.signal.aborted && sentIn === undefined) throw new FsError("EINTR", "interrupted");
+          const { signal: _, ...rest } = call;
+          call = rest;
         }
         sentIn = link.session;
         const sentMs = this.#options.clock.monotonicMs();

@@ -82,6 +82,12 @@ export interface Handle {
   errorsTold: number;
 }
 
+interface Created {
+  readonly handle: Handle;
+  readonly found: Found;
+  readonly isNew: boolean;
+}
+
 export class Files {
   readonly #options: FilesOptions;
   /** Those that are open, or closing. */
@@ -162,14 +168,29 @@ export class Files {
     request: Omit<CreateRequest, "retry" | "host">,
     options: Pick<OpenOptions, "truncate" | "append">,
     interrupt: Interruptible,
-  ): Promise<{ readonly handle: Handle; readonly found: Found; readonly isNew: boolean }> {
+  ): Promise<Created> {
+    const creating = this.#create(request, options, interrupt);
+    try {
+      return await withSignal(creating, interrupt);
+    } catch (error) {
+      // Who gives up waiting leaves us to close what may be made all the same.
+      creating.then(({ handle }) => this.close(handle)).catch(() => {}); // `error` says why, or nobody waits for it
+      throw error;
+    }
+  }
+
+  async #create(
+    request: Omit<CreateRequest, "retry" | "host">,
+    options: Pick<OpenOptions, "truncate" | "append">,
+    interrupt: Interruptible,
+  ): Promise<Created> {
     const { session, releases, host } = this.#options;
     const { write, parent, name } = request;
     const askedAt = this.#names.beginChange(parent, name);
     const known = releases.beginCreate();
     try {
       const reply = await session.change((retry) =>
-        session.nameserver.create({ ...request, retry, ...write ? { host } : {} }, interrupt)
+        session.create({ ...request, retry, ...write ? { host } : {} }, interrupt)
       );
       const inode = this.#table.adopt(reply, askedAt);
       const found = this.#names.madeEntry(parent, name, inode, reply, askedAt);

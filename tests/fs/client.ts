@@ -47,6 +47,8 @@ import type { Attributes, Block, InodeReply, LeaseMode } from "../../wire/messag
 import type {
   AcquireReply,
   CommitRequest,
+  CreateReply,
+  CreateRequest,
   EntryReply,
   Held,
   LookupReply,
@@ -273,6 +275,10 @@ export class FakeSession {
     await this.connected;
     onSend();
     return await this.nameserver.commit(request);
+  }
+
+  create(request: CreateRequest): Promise<CreateReply> {
+    return this.nameserver.create(request);
   }
 
   release(held: readonly Held[], unused: readonly InodeId[]): Promise<void> {

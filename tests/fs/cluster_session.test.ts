@@ -641,6 +641,35 @@ Deno.test("session: a release is sent once; what was not heard is told as failed
   await started.end();
 });
 
+Deno.test("session: a create that was sent is answered, whoever gives up, also over a new connection", async () => {
+  const started = await start();
+  const { server, session, clock, events } = started;
+  const make = (signal: AbortSignal) =>
+    watch(
+      session.change((retry) => {
+        const name = new Uint8Array([0x61]);
+        const request = { retry, parent: INO, name, mode: 0o644, umask: 0, exclusive: false, write: true };
+        return session.create({ ...request, credentials: { uid: 0, gid: 0 } }, { signal });
+      }),
+    );
+  server.onCall = (name) => name === "create" ? new Promise(() => {}) : undefined;
+  const giveUp = new AbortController();
+  const sent = make(giveUp.signal);
+  await quiet();
+  giveUp.abort();
+  await quiet();
+  assert.equal(sent.state, "waits");
+  const unsent = make(AbortSignal.abort());
+  await quiet();
+  assert.ok(isErrno(unsent.error, "EINTR"));
+  server.onCall = () => undefined;
+  server.breakAll();
+  await clock.advance(5_000);
+  assert.equal(sent.state, "done");
+  assert.equal(events.filter((event) => event === "create").length, 2);
+  await started.end();
+});
+
 Deno.test("session: an interrupted call ends, wherever it is", async () => {
   const started = await start();
   const { server, clock, events } = started;

@@ -293,6 +293,21 @@ Deno.test("create: a new file is open, its name known, and nothing else is asked
   assert.deepEqual(asked, ["create"]);
 });
 
+Deno.test("create: given up on while it waits it ends, and what was made all the same is closed and released", async () => {
+  const { files, nameserver, session, table } = startKnowing("none");
+  const giveUp = new AbortController();
+  const creating = watch(files.create(CREATE, { truncate: false }, giveUp));
+  const call = await nameserver.next("create");
+  giveUp.abort();
+  await quiet();
+  assert.ok(isErrno(creating.error, "EINTR"));
+  await call.answer({ ...acquireReply(OTHER, "write"), directory: "read", created: true });
+  await quiet();
+  assert.equal(table.get(OTHER)?.file ?? null, null);
+  await files.finish();
+  assert.deepEqual(session.told.flatMap(({ held }) => held), [{ ino: OTHER, lease: "none", open: "no" }]);
+});
+
 Deno.test("create: one that opens what is there takes over its handles and what may be cached, and truncates if asked", async () => {
   for (const truncate of [false, true]) {
     const client = startKnowing("none");

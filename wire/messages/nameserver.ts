@@ -61,6 +61,8 @@ export interface CreateRequest extends Change, InDirectory {
   readonly host?: string;
 }
 
+export type CreateReply = EntryReply & AcquireReply & { readonly created: boolean };
+
 /** O_TMPFILE: a regular file without a name, open for writing by the session, and gone when it is closed unlinked. */
 export interface CreateUnnamedRequest extends Change {
   /** Whose group and replication it gets. */
@@ -449,7 +451,7 @@ export const NAMESERVER = defineService("nameserver", {
   setattr: method<SetAttributesRequest, InodeReply>(3),
   /** mknod, mkdir and symlink, by the type in `mode`. */
   make: method<MakeRequest, EntryReply>(4),
-  create: method<CreateRequest, EntryReply & AcquireReply & { readonly created: boolean }>(5),
+  create: method<CreateRequest, CreateReply>(5),
   remove: method<RemoveRequest, RemoveReply>(6),
   rename: method<RenameRequest, RenameReply>(7),
   link: method<Change & InDirectory & { readonly ino: InodeId }, EntryReply>(8),
