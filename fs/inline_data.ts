@@ -73,7 +73,7 @@ export class InlineData {
   /** A write up to `end` becomes part of it. */
   takes(file: OpenFile, end: number): boolean {
     const { inlineLimit } = this.#options.session;
-    if (file.inlineBytes > 0) return end <= Math.max(inlineLimit, file.size);
+    if (file.inlineBytes > 0) return end <= Math.max(inlineLimit, file.inlineBytes);
     return this.#mayBegin(file, end) && file.blocks.isEmpty(inlineLimit);
   }
 

@@ -155,18 +155,16 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
 
     setattr(context, nodeid, changes) {
       const { mode, uid, gid, size, atime, mtime, killSuidGid } = changes;
-      const set = () =>
-        names.setattr({
-          ino: asInodeId(nodeid),
-          ...(mode === undefined ? {} : { mode }),
-          ...(uid === undefined ? {} : { uid }),
-          ...(gid === undefined ? {} : { gid }),
-          ...(size === undefined ? {} : { size }),
-          ...(atime === undefined ? {} : { atime }),
-          ...(mtime === undefined ? {} : { mtime }),
-          killSuidGid,
-        }, context);
-      const changed = size === undefined ? set() : ranges.resize(asInodeId(nodeid), context, set);
+      const changed = names.setattr({
+        ino: asInodeId(nodeid),
+        ...(mode === undefined ? {} : { mode }),
+        ...(uid === undefined ? {} : { uid }),
+        ...(gid === undefined ? {} : { gid }),
+        ...(size === undefined ? {} : { size }),
+        ...(atime === undefined ? {} : { atime }),
+        ...(mtime === undefined ? {} : { mtime }),
+        killSuidGid,
+      }, context);
       const before = size === undefined ? 0 : table.get(asInodeId(nodeid))?.attributes.size ?? 0;
       return within(
         nodeid,

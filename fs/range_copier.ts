@@ -24,6 +24,8 @@ import type { Writer } from "./writer.ts";
 const COPY_BYTES_MAX = 128 * 1024 * 1024;
 /** Others may wait for a lease on one of the files. */
 const COPY_MS_MAX = 1_000;
+/** At once, of what is read and written here. */
+const INLINE_COPY_BYTES_MAX = 1024 * 1024;
 const PIECE_BYTES = 4 * 1024 * 1024;
 const PIECES_AT_ONCE = 4;
 /** A piece is written in so many steps, each of which waits for the chain. */
@@ -130,11 +132,11 @@ export class RangeCopier {
     const { tenure } = source;
     const bytes = (await inline.copy(source, interrupt)).subarray(from);
     if (source.tenure !== tenure) throw leaseLost();
-    // A hole at its end becomes zeros: no more than INLINE_BYTES_MAX of them.
-    const data = new Uint8Array(length);
-    data.set(bytes.subarray(0, length));
+    // A hole behind becomes zeros, some at a time.
+    const data = new Uint8Array(Math.min(length, INLINE_COPY_BYTES_MAX));
+    data.set(bytes.subarray(0, data.length));
     await writer.write(target, to, data, false);
-    return length;
+    return data.length;
   }
 
   async #nextPiece(

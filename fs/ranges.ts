@@ -27,9 +27,6 @@ import type { Dataservers } from "./dataservers.ts";
 import type { Reader } from "./reader.ts";
 import type { Writer } from "./writer.ts";
 
-/** Of a truncate, where others make the file small again and again. */
-const RESIZE_TRIES = 10;
-const RESIZE_MS = 2_000;
 /** Less is not worth the requests: a truncate may leave so much on the disks. */
 const TRIM_BYTES_MIN = 1024 * 1024;
 
@@ -302,51 +299,6 @@ export class Ranges {
     } catch (error) {
       if (isErrno(error, "EAGAIN")) throw new FsError("EOPNOTSUPP", error.message, { cause: error });
       throw error;
-    }
-  }
-
-  /** A truncate to `size`, before which what the nameserver keeps of the file is moved to blocks if that is called for. */
-  async resize<T>(ino: InodeId, interrupt: Interruptible, truncate: () => Promise<T>): Promise<T> {
-    for (let tries = 1;; tries++) {
-      try {
-        return await truncate();
-      } catch (error) {
-        if (!isErrno(error, "EMSGSIZE") || tries === RESIZE_TRIES) throw error;
-        await this.#outgrow(ino, interrupt);
-      }
-    }
-  }
-
-  /**
-   * EAGAIN when others do not let us have the file for RESIZE_MS: they may wait for pages of it, of which the kernel writes none
-   * until the truncate is answered.
-   */
-  async #outgrow(ino: InodeId, interrupt: Interruptible): Promise<void> {
-    const { files, writer, names, clock } = this.#options;
-    const done = new AbortController();
-    const late = new AbortController();
-    void clock.sleep(RESIZE_MS, done.signal).then(() => late.abort());
-    const patience = { signal: AbortSignal.any([interrupt.signal, late.signal]) };
-    try {
-      const handle = await files.open(ino, { write: true, truncate: false, killSuidGid: false }, patience);
-      try {
-        const { file } = handle;
-        await this.#exclusively(handle, true, patience, async () => {
-          if (!file.inode.isFresh) await names.refresh(ino, patience);
-          await writer.outgrow(file);
-          await writer.commit(file, false);
-        });
-      } finally {
-        await files.close(handle);
-      }
-    } catch (error) {
-      if (!isErrno(error, "EINTR") || interrupt.signal.aborted) throw error;
-      throw new FsError("EAGAIN", "others use the file, which is to move to a block", {
-        op: "truncate",
-        cause: error,
-      });
-    } finally {
-      done.abort();
     }
   }
 

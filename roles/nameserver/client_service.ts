@@ -163,7 +163,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
     setattr: (request, context) => {
       const isCut = request.size !== undefined;
       const write = isCut && request.write === true;
-      const operation = (tx: Transaction) => operations.setAttributes(tx, request, inlineLimit);
+      const operation = (tx: Transaction) => operations.setAttributes(tx, request);
       return changeInode(context, request, isCut ? "none" : "read", operation, { write });
     },
 

@@ -6,7 +6,7 @@
  * - `inode.inlineBytes` is the length of the record, and there is none when it is 0.
  * - It is at most the file's size, and what follows it reads as zeros.
  * - A file that has some has no block with data: a commit that says so of a block (`outgrown`) drops it in the same batch.
- * - A size over the limit is given only to a file without: its writer moves the data to a block before.
+ * - It grows up to the limit only: its writer moves it to a block before. The size may be any: a truncate makes a hole behind.
  */
 
 import { copyBytes, EMPTY_BYTES } from "../../base/bytes.ts";
@@ -45,12 +45,8 @@ export function dropInline(tx: Transaction, inode: InodeRecord): void {
   setInline(tx, inode, EMPTY_BYTES);
 }
 
-/** The file has `size` from now on. EMSGSIZE: too large for what has its data here; the inode is not changed then. */
-export function resizeInline(tx: Transaction, inode: InodeRecord, size: number, limit: number): void {
-  if (inode.inlineBytes > 0 && size > Math.max(limit, inode.size)) {
-    const message = `inode ${inode.ino} has its data beside it: it must be moved to a block first`;
-    throw new FsError("EMSGSIZE", message, { op: "inline" });
-  }
+/** The file has `size` from now on. */
+export function resizeInline(tx: Transaction, inode: InodeRecord, size: number): void {
   if (size < inode.inlineBytes) setInline(tx, inode, copyBytes(inlineData(tx, inode).subarray(0, size)));
 }
 
@@ -64,17 +60,17 @@ export function commitInline(
   { inline = [], body = EMPTY_BYTES, outgrown, size, written }: CommitRequest,
   limit: number,
 ): void {
-  const sizeMax = Math.min(Math.max(limit, inode.size), INLINE_BYTES_MAX);
+  const endMax = Math.min(Math.max(limit, inode.inlineBytes), INLINE_BYTES_MAX);
   if (outgrown === true) dropInline(tx, inode);
   if (inline.length > 0) {
     const hasBlocks = written.length > 0 ||
       extentsIn(tx, inode, 0, Infinity, Infinity).some((extent) => extent.written);
     if (hasBlocks) throw refused(inode, "has its data in blocks");
-    setInline(tx, inode, patched(inode, inlineData(tx, inode), inline, body, Math.min(sizeMax, size)));
+    setInline(tx, inode, patched(inode, inlineData(tx, inode), inline, body, Math.min(endMax, size)));
   }
   if (inode.inlineBytes === 0) return;
   if (written.length > 0) throw refused(inode, "has its data beside it");
-  if (size > sizeMax) {
+  if (size > Math.max(endMax, inode.size)) {
     throw refused(inode, `has its data beside it, which a size of ${size} is too large for`);
   }
 }

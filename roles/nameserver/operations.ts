@@ -166,16 +166,11 @@ function touchDirectory(tx: Transaction, parent: InodeRecord): void {
   parent.ctime = tx.now;
 }
 
-/** `inlineLimit`: size of a file that may have its data beside its inode. */
-export function setAttributes(
-  tx: Transaction,
-  request: SetAttributesRequest,
-  inlineLimit = 0,
-): InodeRecord {
+export function setAttributes(tx: Transaction, request: SetAttributesRequest): InodeRecord {
   const inode = tx.inode(request.ino);
   refuseAttributes(inode, request);
   tx.change(inode);
-  if (request.size !== undefined) resize(tx, inode, request.size, inlineLimit);
+  if (request.size !== undefined) resize(tx, inode, request.size);
   if (request.mode !== undefined) {
     inode.mode = (inode.mode & S_IFMT) | (request.mode & 0o7777);
     followMode(tx, inode);
@@ -209,12 +204,12 @@ export function killSuidGid(inode: InodeRecord): void {
 }
 
 /** truncate(2): EINVAL on what has no data, EISDIR, EFBIG. Data past a smaller size is cut or dropped. */
-function resize(tx: Transaction, inode: InodeRecord, size: number, inlineLimit: number): void {
+function resize(tx: Transaction, inode: InodeRecord, size: number): void {
   if (isDirectory(inode)) throw new FsError("EISDIR", "a directory has no size");
   if ((inode.mode & S_IFMT) !== S_IFREG) throw new FsError("EINVAL", "only regular files have a size");
   if (size < 0 || !Number.isSafeInteger(size)) throw new FsError("EFBIG", `size ${size}`);
   if (size > FILE_BYTES_MAX) throw new FsError("EFBIG", `size ${size}`);
-  resizeInline(tx, inode, size, inlineLimit);
+  resizeInline(tx, inode, size);
   if (size < inode.size) truncateExtents(tx, inode, size);
   const oldSize = inode.size;
   inode.size = size;

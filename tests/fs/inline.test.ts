@@ -5,10 +5,8 @@ import { concatBytes, textOf } from "../../base/bytes.ts";
 import { InlineBuffer } from "../../fs/inline_buffer.ts";
 import { InlineCache } from "../../fs/inline_cache.ts";
 import { Inode } from "../../fs/inode.ts";
-import { FsError } from "../../wire/errno.ts";
 import { asInodeId } from "../../wire/ids.ts";
 import {
-  acquireReply,
   attributesOf,
   blockOf,
   INO,
@@ -130,27 +128,17 @@ Deno.test("inline cache: its bytes are bounded, and what was used last stays", (
   assert.deepEqual(inodes.map(({ inline }) => inline !== null), [true, false, false, false, true]);
 });
 
-Deno.test("inline: a truncate over the limit moves the data first, and is not held up for long by others", async () => {
+Deno.test("inline: what a truncate has made longer than the limit keeps its data there, until a write goes past it", async () => {
   const client = limited();
-  const { changes, inline } = some("abc");
-  const handle = await opened(client, READ_ONLY, changes, { inline });
-  const tooLarge = () => Promise.reject(new FsError("EMSGSIZE", "to a block first"));
-  const resizing = watch(client.ranges.resize(INO, PATIENT, tooLarge));
-  const { request } = await client.nameserver.next("acquire");
-  assert.equal(request.mode, "write");
-  await client.clock.advance(2_000);
+  const { inline } = some("abc");
+  const handle = await opened(client, WRITING, { size: 5_000, inlineBytes: 3 }, { inline });
+  const { file } = handle;
+  const read = await client.files.read(handle, 0, 10_000, false, PATIENT);
+  assert.deepEqual([read.reduce((sum, { length }) => sum + length, 0), textOf(read[0]!)], [5_000, "abc"]);
+  await client.files.write(handle, 1, nameOf("X"), HOW, PATIENT);
+  assert.equal(file.inlineBytes, 3);
+  const growing = watch(client.files.write(handle, 4_000, nameOf("end"), HOW, PATIENT));
+  await client.nameserver.answer("allocateBlock", { block: blockOf(7, 0, 8_192, false) });
   await quiet();
-  assert.deepEqual([resizing.state, (resizing.error as FsError).errno], ["failed", "EAGAIN"]);
-
-  let tries = 0;
-  const again = watch(
-    client.ranges.resize(INO, PATIENT, () => ++tries === 1 ? tooLarge() : Promise.resolve("done")),
-  );
-  await client.nameserver.answer("acquire", acquireReply(INO, "write", changes, { inline }));
-  await client.nameserver.answer("allocateBlock", { block: blockOf(7, 0, 1024, false) });
-  const { request: report, answer } = await client.nameserver.next("commit");
-  assert.equal(report.outgrown, true);
-  await answer(inodeReply(INO, "write", { size: 3, version: 9 }));
-  assert.equal(again.value, "done");
-  assert.equal(handle.file.inlineBytes, 0);
+  assert.deepEqual([growing.state, file.inlineBytes, file.size], ["done", 0, 5_000]);
 });

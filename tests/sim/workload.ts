@@ -340,8 +340,7 @@ class Program {
     const pages = this.#cluster.simulation.below(PAGES);
     const trims = this.#cluster.simulation.chance(0.5);
     await this.#clear("truncate", opened, pages, PAGES, async () => {
-      const cut = () => this.#fs.names.setattr({ ino, size: pages * PAGE }, PATIENT);
-      await this.#fs.ranges.resize(ino, PATIENT, cut);
+      await this.#fs.names.setattr({ ino, size: pages * PAGE }, PATIENT);
       if (trims && pages > 0) await this.#fs.ranges.trim(ino, PATIENT);
     });
   }

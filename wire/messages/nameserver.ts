@@ -447,7 +447,6 @@ export interface RepairStatus {
 export const NAMESERVER = defineService("nameserver", {
   lookup: method<InDirectory, LookupReply>(1),
   getattr: method<{ readonly ino: InodeId }, InodeReply>(2),
-  /** EMSGSIZE: the file is to grow, and its data lies beside its inode: it has to be moved to a block before. */
   setattr: method<SetAttributesRequest, InodeReply>(3),
   /** mknod, mkdir and symlink, by the type in `mode`. */
   make: method<MakeRequest, EntryReply>(4),

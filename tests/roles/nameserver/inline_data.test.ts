@@ -57,7 +57,7 @@ function dataOf({ namespace }: World, ino: InodeId): string | undefined {
 const retry = { slot: 0, sequence: 1 };
 
 function resize({ namespace }: World, ino: InodeId, size: number) {
-  return namespace.change((tx) => operations.setAttributes(tx, { retry, ino, size }, LIMIT));
+  return namespace.change((tx) => operations.setAttributes(tx, { retry, ino, size }));
 }
 
 /** The file gets a block that holds data. */
@@ -79,14 +79,17 @@ Deno.test("inline: writes go over what is there, gaps read as zeros, and totals 
   checkNamespace(world.journal);
 });
 
-Deno.test("inline: a cut is exact, growing again gives zeros, and over the limit is for files in blocks", async () => {
+Deno.test("inline: a cut is exact, growing again gives zeros, however large", async () => {
   const { world, ino } = await makeFile();
   await write(world, ino, { 0: "abcdef" });
   await resize(world, ino, 3);
   await resize(world, ino, LIMIT);
   assert.equal(dataOf(world, ino), "abc");
-  await assert.rejects(resize(world, ino, LIMIT + 1), refused("EMSGSIZE"));
-  assert.equal(world.namespace.begin().inode(ino).size, LIMIT);
+  await resize(world, ino, LIMIT + 1);
+  await write(world, ino, { 1: "B", [LIMIT - 1]: "z" });
+  assert.equal(dataOf(world, ino), `aBc${".".repeat(LIMIT - 4)}z`);
+  await assert.rejects(write(world, ino, { [LIMIT]: "z" }), refused("EINVAL"));
+  assert.equal(world.namespace.begin().inode(ino).size, LIMIT + 1);
   await resize(world, ino, 0);
   assert.equal(dataOf(world, ino), undefined);
   await resize(world, ino, LIMIT + 1);
