@@ -156,8 +156,11 @@ export class Names {
     request: Omit<SetAttributesRequest, "retry">,
     interrupt: Interruptible,
   ): Promise<Inode> {
-    const file = this.#table.get(request.ino)?.file;
-    // What was written before has its size and time first; the change comes on top.
+    const known = this.#table.get(request.ino);
+    const file = known?.file;
+    // What was written before has its size and time first; the change comes on top. A report that was handed over may have been
+    // lost with its connection, and would come after it when it is sent again.
+    if (known !== undefined && known.handingOver !== null) await known.handingOver;
     if (file?.isUnflushed) await this.#options.writer.commit(file, false);
     const askedAt = this.#table.moment;
     if (file !== null && file !== undefined) file.unsyncedReports++;

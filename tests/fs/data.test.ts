@@ -562,3 +562,20 @@ Deno.test("trim: what another thread has written past the new end meanwhile stay
   assert.equal(trimmed.state, "done");
   assert.deepEqual(client.events, []);
 });
+
+Deno.test("truncate: a report that was handed over comes first, though it may have been lost on its way", async () => {
+  const client = startClient();
+  const handle = await opened(client, WRITING, { size: 4096 }, { blocks: [blockOf(1, 0, 8192)] });
+  const { nameserver, names } = client;
+  const how = { append: false, isWriteback: false, killSuidGid: false };
+  await client.files.write(handle, 4096, new Uint8Array(10), how, PATIENT);
+  const revoked = watch(client.access.revoke(handle.file.inode, "none"));
+  const report = await nameserver.next("commit");
+  assert.equal(revoked.state, "done", "it has left");
+  const cut = watch(names.setattr({ ino: INO, size: 100 }, PATIENT));
+  await quiet();
+  assert.deepEqual(nameserver.calls.map(({ method }) => method), ["commit"]);
+  await report.answer(inodeReply(INO, "none", { size: 4106, version: 2 }));
+  await nameserver.answer("setattr", inodeReply(INO, "none", { size: 100, version: 3 }));
+  assert.equal(cut.state, "done");
+});
