@@ -420,6 +420,7 @@ export class ClusterSession {
           host,
           mountpoint,
           ...(place === undefined ? {} : { place }),
+          readsInline: true,
         });
       this.#measureClock(now, clock.monotonicMs() - sentMs);
       this.#ttlMs = ttlMs;

@@ -99,11 +99,15 @@ export class Leaseserver {
     this.lockHandlers = lockHandlers(this.sessions, this.locks);
     this.handlers = {
       openSession: async (request, { peer }) => {
+        const { rootSquash, inlineLimit } = options;
+        if (inlineLimit !== undefined && request.readsInline !== true) {
+          const message = "this mount is of an older mfs, which would not find the data of small files: " +
+            "install the nameserver's version here";
+          throw new FsError("EPROTO", message, { op: "mount" });
+        }
         const { session, resumed } = await this.sessions.open(request, peer);
-        const { rootSquash } = options;
         const isSquashed = rootSquash !== undefined && !rootSquash.exceptHosts.includes(request.host);
         const squash = isSquashed ? { rootSquash: rootSquash.user } : {};
-        const { inlineLimit } = options;
         const inline = inlineLimit === undefined ? {} : { inlineLimit };
         return { session, resumed, ttlMs, now: clock.now(), run, cuts, ...inline, ...squash };
       },

@@ -227,6 +227,7 @@ Deno.test("session: the first connection says who it is, and fails with the reas
     clientId: "client",
     host: "here",
     mountpoint: "/mnt",
+    readsInline: true,
     place: "boot ns /mnt",
   });
   assert.deepEqual(started.server.requests[1]!.request, { held: [], last: true });

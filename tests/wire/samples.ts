@@ -239,7 +239,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
 
 const leaseserver: Samples<typeof LEASESERVER> = {
   openSession: [
-    { clientId: "c", host: "h", mountpoint: "/m", place: "machine/boot/namespace/m" },
+    { clientId: "c", host: "h", mountpoint: "/m", place: "machine/boot/namespace/m", readsInline: true },
     {
       session: 1,
       ttlMs: 10_000,

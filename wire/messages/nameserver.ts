@@ -503,6 +503,8 @@ export interface OpenSessionRequest {
    * proof that the one before it has died.
    */
   readonly place?: string;
+  /** It knows of data that is kept beside inodes. One that does not would read such files as zeros: EPROTO. */
+  readonly readsInline?: true;
 }
 
 export interface OpenSessionReply {

@@ -13,7 +13,7 @@ const INO = asInodeId(5);
 const OTHER = asInodeId(6);
 const STORED = [{ session: asSessionId(70), clientId: "old", host: "h", mountpoint: "/m" }];
 
-interface StartOptions extends Pick<LeaseserverOptions, "rootSquash"> {
+interface StartOptions extends Pick<LeaseserverOptions, "rootSquash" | "inlineLimit"> {
   readonly stored?: readonly SessionRecord[];
   readonly run?: string;
 }
@@ -64,6 +64,20 @@ Deno.test("leaseserver: hosts are told whom their root counts as, but those whos
   const { open } = start({ rootSquash: { user, exceptHosts: ["admin"] } });
   assert.deepEqual((await open("a", "node1")).reply.rootSquash, user);
   assert.equal((await open("b", "admin")).reply.rootSquash, undefined);
+});
+
+Deno.test("leaseserver: a mount that does not know of data beside inodes gets no session where there may be some", async () => {
+  const { server } = start({ inlineLimit: 0 });
+  const { context } = new FakePeer(() => ({ open: [] }));
+  const request = { clientId: "a", host: "h", mountpoint: "/m" };
+  await assert.rejects(
+    async () => await server.handlers.openSession(request, context),
+    (error) => isErrno(error, "EPROTO") && error.message.includes("install"),
+  );
+  assert.equal(
+    (await server.handlers.openSession({ ...request, readsInline: true }, context)).inlineLimit,
+    0,
+  );
 });
 
 Deno.test("leaseserver: a session is told the TTL, the time, whether it is the same, and the server's run", async () => {
