@@ -1,7 +1,8 @@
 /**
  * Writing: cuts a write along blocks, sends each part down its chain, and reports size, times and written blocks to
- * the nameserver; what is written of a small file goes with the report itself (inline_data.ts). Under a write lease a write is accepted at once and sent behind the application's back, within a
- * bounded window; without one it returns when all replicas and the nameserver have it.
+ * the nameserver; what is written of a small file goes with the report itself (inline_data.ts). Under a write lease a
+ * write is accepted at once and sent behind the application's back, within a bounded window; without one it returns
+ * when all replicas and the nameserver have it.
  *
  * Invariants:
  * - Accepted bytes are bounded (WINDOW_BYTES a file, TOTAL_BYTES a mount).
