@@ -34,8 +34,8 @@ const NONE_FAILED: ChainReply = { failed: [] };
 export interface ChainOptions {
   /** What the replica here takes on its disk afterwards. */
   readonly allocated?: () => number | undefined;
-  /** It was not done everywhere, as far as is known here. */
-  readonly onDifference?: () => void;
+  /** It goes down the chain; what that gives is told whether it was not done everywhere, as far as is known here. */
+  readonly begin?: () => (differs: boolean) => void;
 }
 
 /**
@@ -48,18 +48,19 @@ export async function withChain(
   chain: readonly ChainTarget[],
   stepMs: number,
   step: Step,
-  { allocated, onDifference }: ChainOptions = {},
+  { allocated, begin }: ChainOptions = {},
 ): Promise<ChainReply> {
   // Both start before either is waited for; `forward` never rejects.
+  const end = chain.length === 0 ? undefined : begin?.();
   const downstream = chain.length === 0 ? undefined : forward(pool, chain, stepMs, step);
   try {
     await local;
   } catch (error) {
-    if (downstream !== undefined) onDifference?.();
+    end?.(true);
     throw error;
   }
   const failed = await downstream ?? NONE_FAILED.failed;
-  if (failed.length > 0) onDifference?.();
+  end?.(failed.length > 0);
   const allocatedBytes = allocated?.();
   if (allocatedBytes !== undefined) return { failed, allocatedBytes };
   return failed.length === 0 ? NONE_FAILED : { failed };

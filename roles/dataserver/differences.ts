@@ -25,6 +25,19 @@ interface Noted {
 
 export class Differences {
   readonly #noted = new Map<BlockId, Noted>();
+  /** Operations down the chain of which it is not known yet whether all have done them. */
+  readonly #underWay = new Map<BlockId, number>();
+
+  /** An operation on all replicas of a block begins; what that gives is told whether it was not done by all of them. */
+  begin(block: BlockId): (differs: boolean, nowMs: number) => void {
+    this.#underWay.set(block, (this.#underWay.get(block) ?? 0) + 1);
+    return (differs, nowMs) => {
+      const left = this.#underWay.get(block)! - 1;
+      if (left === 0) this.#underWay.delete(block);
+      else this.#underWay.set(block, left);
+      if (differs) this.note(block, nowMs);
+    };
+  }
 
   note(block: BlockId, nowMs: number): void {
     this.#noted.delete(block);
@@ -37,11 +50,11 @@ export class Differences {
   }
 
   get blocks(): readonly BlockId[] {
-    return [...this.#noted.keys()];
+    return [...new Set([...this.#noted.keys(), ...this.#underWay.keys()])];
   }
 
   has(block: BlockId): boolean {
-    return this.#noted.has(block);
+    return this.#noted.has(block) || this.#underWay.has(block);
   }
 
   /** The replica is gone. */

@@ -231,7 +231,10 @@ export class Volume implements ReplicaHost {
   chainOptions(block: BlockId): ChainOptions {
     return {
       allocated: () => this.allocatedBytes(block),
-      onDifference: () => this.differences.note(block, this.#clock.monotonicMs()),
+      begin: () => {
+        const end = this.differences.begin(block);
+        return (differs) => end(differs, this.#clock.monotonicMs());
+      },
     };
   }
 

@@ -45,6 +45,21 @@ Deno.test("differences: are told after a while, again and again, and at once to 
   equal(differences.has(BLOCK), false);
 });
 
+Deno.test("differences: while it is not known whether all have done it, a replica may differ, but nobody is told", async () => {
+  const differences = new Differences();
+  const first = differences.begin(BLOCK);
+  const second = differences.begin(BLOCK);
+  deepEqual([differences.has(BLOCK), differences.blocks], [true, [BLOCK]]);
+  first(false, 0);
+  equal(differences.has(BLOCK), true);
+  differences.tellAll();
+  await differences.tellDue(60_000, () => Promise.reject(new Error("nothing is known yet")));
+  second(false, 0);
+  equal(differences.has(BLOCK), false);
+  differences.begin(BLOCK)(true, 0);
+  equal(differences.has(BLOCK), true);
+});
+
 Deno.test("differences: what the next in the chain did not get is told, and not finalized until it was compared", () =>
   withDirectory(async (directory) => {
     await using registry = new FakeRegistry();
