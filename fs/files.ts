@@ -27,6 +27,7 @@ import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { LocalReplicas } from "./local_replicas.ts";
 import type { Names } from "./names.ts";
+import { beforeGrowth, pagesRead, pagesWritten } from "./past_the_end.ts";
 import type { Reader } from "./reader.ts";
 import type { Releases } from "./releases.ts";
 import type { Writer } from "./writer.ts";
@@ -290,7 +291,10 @@ export class Files {
     if (!access.isFree(file)) return null;
     checkUsable(handle);
     const bytes = reader.readNow(file, offset, size);
-    if (bytes !== null && !isDirect) file.inode.hasPages = true;
+    if (bytes !== null && !isDirect) {
+      file.inode.hasPages = true;
+      pagesRead(file, pagesOf(offset, size));
+    }
     return bytes;
   }
 
@@ -309,6 +313,7 @@ export class Files {
       isPaged: !isDirect,
       isWriteback: false,
     };
+    if (!isDirect) pagesRead(file, access);
     return this.#options.access.use(
       file,
       access,
@@ -344,6 +349,8 @@ export class Files {
     let position = offset;
     const { mode } = file.shown();
     if (file.inode.attributes.hasCapability === true) await this.#dropCapability(file, interrupt);
+    if (isWriteback) pagesWritten(file, offset, data);
+    else if (!append) await beforeGrowth(this.#options.kernelCache, file, offset);
     await this.#options.access.use(file, access, interrupt, async () => {
       if (!isWriteback) checkUsable(handle);
       const { attributes } = file.inode;

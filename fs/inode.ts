@@ -279,6 +279,8 @@ export class OpenFile {
   /** Accesses that wait for a lease. */
   readonly held = new Set<Access>();
   revocation: Revocation | null = null;
+  /** Bytes that are zeros, whatever a page that the kernel still has says; see past_the_end.ts. */
+  stale: ByteRange | null = null;
   acquiring: Promise<void> | null = null;
   /** Woken when an access has ended or a revocation has come a step further. */
   readonly waiters = new Set<() => void>();

@@ -23,6 +23,7 @@ import type { Files, Handle } from "./files.ts";
 import { flagIoctl } from "./inode_flags.ts";
 import type { Ranges } from "./ranges.ts";
 import type { Names } from "./names.ts";
+import { beforeTruncate } from "./past_the_end.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type {
   AttributesAnswer,
@@ -155,6 +156,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
 
     setattr(context, nodeid, changes) {
       const { mode, uid, gid, size, atime, mtime, killSuidGid } = changes;
+      const truncated = size === undefined ? undefined : beforeTruncate(table.get(asInodeId(nodeid)), size);
       const changed = names.setattr({
         ino: asInodeId(nodeid),
         ...(mode === undefined ? {} : { mode }),
@@ -169,6 +171,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       return within(
         nodeid,
         staleIfGone(changed.then(async (inode) => {
+          truncated?.();
           if (size !== undefined && size > 0) await ranges.tidy(inode, before - size, context);
           return expired(answerOf(inode));
         })),

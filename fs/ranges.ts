@@ -22,6 +22,7 @@ import type { InlineData } from "./inline_data.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { Names } from "./names.ts";
+import { beforeGrowth } from "./past_the_end.ts";
 import { RangeCopier } from "./range_copier.ts";
 import type { Dataservers } from "./dataservers.ts";
 import type { Reader } from "./reader.ts";
@@ -71,10 +72,12 @@ export class Ranges {
     { grow }: RangeOptions,
     interrupt: Interruptible,
   ): Promise<void> {
+    const { file } = handle;
+    if (grow && end > file.size) await beforeGrowth(this.#options.kernelCache, file, Infinity);
     await this.#exclusively(handle, true, interrupt, async () => {
-      await this.#options.writer.outgrow(handle.file);
-      await this.#fill(handle.file, "reserve", offset, end, interrupt);
-      if (grow) await this.#growTo(handle.file, end);
+      await this.#options.writer.outgrow(file);
+      await this.#fill(file, "reserve", offset, end, interrupt);
+      if (grow) await this.#growTo(file, end);
     });
   }
 
@@ -282,6 +285,7 @@ export class Ranges {
     const how = { isPaged: false, isWriteback: false };
     const write: Access = { ...pagesOf(to, length), isWrite: true, ...how };
     const read: Access = { ...pagesOf(from, length), isWrite: false, ...how };
+    await beforeGrowth(this.#options.kernelCache, target.file, to);
     // The lease that allows the write to a file allows a read as well.
     const accesses = [[target.file, write] as const, [source.file, read] as const];
     try {

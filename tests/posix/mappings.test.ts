@@ -23,3 +23,18 @@ Deno.test({
     await cluster.stop();
   },
 });
+
+Deno.test({
+  name: "mappings: what was stored past the end of a file is not seen when it grows",
+  ignore: compiler === undefined,
+  sanitizeOps: false,
+  sanitizeResources: false,
+  async fn() {
+    await using cluster = await SmallCluster.start("tcp", BLOCK_BYTES);
+    const [here, there] = cluster.mountpoints;
+    const program = `${cluster.scratch}/past_the_end`;
+    await sh(`${compiler} -O1 -w -o ${program} ${HERE}past_the_end.c`);
+    assert.equal(await sh(`timeout -s KILL 30 ${program} ${here}/f ${there}/f`), "ok");
+    await cluster.stop();
+  },
+});
