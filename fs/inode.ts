@@ -29,6 +29,7 @@ import {
 } from "../wire/messages/inode.ts";
 import { BlockMap } from "./block_map.ts";
 import type { InlineBuffer } from "./inline_buffer.ts";
+import type { RemovedXattrs } from "./removed_xattrs.ts";
 
 export interface ByteRange {
   readonly start: number;
@@ -80,6 +81,8 @@ export class Inode {
   /** Values by bytesKey of the name, null: there is none; while a lease is held. */
   xattrs: Map<string, Uint8Array | null> | null = null;
   xattrNames: readonly Uint8Array[] | null = null;
+  /** After its removal, of what the nameserver has forgotten then. */
+  removedXattrs: RemovedXattrs | null = null;
   /** Counts leases that came when there was none: others may have changed everything before each. */
   grants = 0;
   /** Regular files: operations of ours that change its replicas, begun so far and under way. */

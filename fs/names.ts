@@ -10,7 +10,7 @@ import { bytesKey } from "../base/bytes.ts";
 import type { Clock, Timespec } from "../base/clock.ts";
 import { FsError, isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
-import { type Attributes, type InodeReply, S_IFDIR, S_IFMT } from "../wire/messages/inode.ts";
+import { type Attributes, type InodeReply, S_IFDIR, S_IFMT, S_IFREG } from "../wire/messages/inode.ts";
 import type {
   Credentials,
   DirectoryChange,
@@ -25,6 +25,7 @@ import { DirectoryStream } from "./directory_stream.ts";
 import { ABSENT, type Found, type Inode, type Interruptible, UNKNOWN } from "./inode.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
+import { RemovedXattrs, type Xattr, xattrsOfRemoved } from "./removed_xattrs.ts";
 import type { Writer } from "./writer.ts";
 
 const RENAME_EXCHANGE = 2;
@@ -171,7 +172,7 @@ export class Names {
       );
     } catch (error) {
       const removed = this.#table.get(request.ino);
-      if (!isErrno(error, "ENOENT") || removed === undefined || !isRemovedDirectory(removed)) throw error;
+      if (!isErrno(error, "ENOENT") || removed === undefined || !isForgotten(removed)) throw error;
       // The server has forgotten it; whoever still works in it goes on to see what they have set.
       removed.attributes = changed(removed.attributes, request, this.#options.clock.now());
       return removed;
@@ -279,6 +280,7 @@ export class Names {
     interrupt: Interruptible,
   ): Promise<void> {
     const known = this.#removed(parent, name);
+    if (losesXattrs(known)) await this.#keepXattrs(known, interrupt);
     const askedAt = this.beginChange(parent, name);
     if (known !== undefined) known.removing++;
     try {
@@ -306,6 +308,7 @@ export class Names {
     owner?: Credentials,
   ): Promise<void> {
     const known = this.#removed(newParent, newName);
+    if (losesXattrs(known)) await this.#keepXattrs(known, interrupt);
     if (known !== undefined) known.removing++;
     // The kernel moves its entry, and its time-out with it, whatever our answer lets it keep.
     this.beginChange(newParent, newName);
@@ -368,17 +371,51 @@ export class Names {
     killSetgid = false,
   ): Promise<void> {
     const kill = killSetgid ? { killSetgid } : {};
-    await this.#changeXattrs(
+    await this.#unlessForgotten(
       ino,
-      (retry) => this.#session.nameserver.setXattr({ retry, ino, name, value, flags, ...kill }, interrupt),
+      this.#changeXattrs(
+        ino,
+        (retry) => this.#session.nameserver.setXattr({ retry, ino, name, value, flags, ...kill }, interrupt),
+      ),
+      (xattrs) => xattrs.set(name, value, flags),
     );
   }
 
   async removeXattr(ino: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<void> {
-    await this.#changeXattrs(
+    await this.#unlessForgotten(
       ino,
-      (retry) => this.#session.nameserver.removeXattr({ retry, ino, name }, interrupt),
+      this.#changeXattrs(
+        ino,
+        (retry) => this.#session.nameserver.removeXattr({ retry, ino, name }, interrupt),
+      ),
+      (xattrs) => xattrs.remove(name),
     );
+  }
+
+  /** What `asked` brings, or `local` if the nameserver has forgotten the inode with its last name. */
+  async #unlessForgotten<T>(
+    ino: InodeId,
+    asked: Promise<T>,
+    local: (xattrs: RemovedXattrs) => T,
+  ): Promise<T> {
+    try {
+      return await asked;
+    } catch (error) {
+      const inode = this.#table.get(ino);
+      if (!isErrno(error, "ENOENT") || inode === undefined || !isHeld(inode)) throw error;
+      if (isRegular(inode.attributes)) throw error;
+      return local(xattrsOfRemoved(inode));
+    }
+  }
+
+  /** Before its removal. */
+  async #keepXattrs(inode: Inode, interrupt: Interruptible): Promise<void> {
+    const kept: Xattr[] = [];
+    for (const name of await this.listXattrs(inode.ino, interrupt)) {
+      const value = await this.getXattr(inode.ino, name, interrupt);
+      if (value !== null) kept.push({ name, value });
+    }
+    inode.removedXattrs = new RemovedXattrs(kept);
   }
 
   async #changeXattrs(
@@ -403,7 +440,7 @@ export class Names {
       const known = inode.xattrs?.get(bytesKey(name));
       if (known !== undefined) return known;
     }
-    return this.#fetchXattr(ino, name, interrupt);
+    return this.#unlessForgotten(ino, this.#fetchXattr(ino, name, interrupt), (xattrs) => xattrs.get(name));
   }
 
   async #fetchXattr(ino: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<Uint8Array | null> {
@@ -432,7 +469,7 @@ export class Names {
       if (!inode.attributes.hasXattrs) return [];
       if (inode.xattrNames !== null) return inode.xattrNames;
     }
-    return this.#fetchXattrNames(ino, interrupt);
+    return this.#unlessForgotten(ino, this.#fetchXattrNames(ino, interrupt), (xattrs) => xattrs.list());
   }
 
   async #fetchXattrNames(ino: InodeId, interrupt: Interruptible): Promise<readonly Uint8Array[]> {
@@ -457,15 +494,28 @@ const NOT_THERE: Found = { inode: null, isKept: true };
 
 /** Somebody here has it open, or works in it. */
 function isHeld(inode: Inode): boolean {
-  return inode.directoryHandles > 0 || isOpen(inode) || isRemovedDirectory(inode);
+  return inode.directoryHandles > 0 || isOpen(inode) || isForgotten(inode);
 }
 
-/** Its name went by our doing or knowledge, so that the kernel can't come to it by one. */
-function isRemovedDirectory({ isUnlinked, attributes }: Inode): boolean {
-  return isUnlinked && (attributes.mode & S_IFMT) === S_IFDIR;
+/**
+ * The nameserver forgets all but regular files with their last name, whoever has them open. This one went by our doing or
+ * knowledge, so that the kernel can't come to it by a name.
+ */
+function isForgotten({ isUnlinked, attributes }: Inode): boolean {
+  return isUnlinked && !isRegular(attributes);
 }
 
-/** What a removed directory's attributes are after a change. */
+/** Attributes that somebody may look for when it was removed, as it is open here or may be. */
+function losesXattrs(inode: Inode | undefined): inode is Inode {
+  if (inode === undefined || isRegular(inode.attributes) || !inode.attributes.hasXattrs) return false;
+  return inode.directoryHandles > 0 || (inode.attributes.mode & S_IFMT) !== S_IFDIR;
+}
+
+function isRegular({ mode }: Attributes): boolean {
+  return (mode & S_IFMT) === S_IFREG;
+}
+
+/** What the attributes of something that was removed are after a change. */
 function changed(
   attributes: Attributes,
   { mode, uid, gid, atime, mtime }: Omit<SetAttributesRequest, "retry">,
@@ -474,7 +524,7 @@ function changed(
   return {
     ...attributes,
     nlink: 0,
-    mode: mode === undefined ? attributes.mode : (mode & ~S_IFMT) | S_IFDIR,
+    mode: mode === undefined ? attributes.mode : (mode & ~S_IFMT) | (attributes.mode & S_IFMT),
     uid: uid ?? attributes.uid,
     gid: gid ?? attributes.gid,
     atime: atime === "now" ? now : atime ?? attributes.atime,

@@ -38,7 +38,7 @@ Deno.test({
     try {
       if (ext4 === undefined) return console.log("not compared: there is no loop device for ext4");
       await using cluster = await SmallCluster.start("local", BLOCK_BYTES);
-      for (const script of ["namespace.py", "times.py"]) {
+      for (const script of ["namespace.py", "times.py", "removed.py"]) {
         const compare = async () => {
           const [here, there] = await Promise.all([
             transcript(script, `${cluster.mountpoints[0]}/${script}`),
