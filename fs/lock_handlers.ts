@@ -1,9 +1,8 @@
 /** The kernel's handlers for locks: convert, and call locks.ts. */
 
 import type { LockedRange } from "../base/lock_ranges.ts";
-import { ERRNO } from "../wire/errno.ts";
 import { asInodeId } from "../wire/ids.ts";
-import { LOCK_START_MAX, type LockKind } from "../wire/messages/locks.ts";
+import type { LockKind } from "../wire/messages/locks.ts";
 import type { FileSystemHandlers, LockRange } from "./kernel/handlers.ts";
 import type { Locks } from "./locks.ts";
 
@@ -15,7 +14,6 @@ const F_UNLCK = 2;
 export function lockHandlers(locks: Locks): Required<Pick<FileSystemHandlers, "getlk" | "setlk">> {
   return {
     async getlk(context, nodeid, _fh, owner, lock) {
-      if (lock.start > LOCK_START_MAX) return -ERRNO.EOVERFLOW;
       const caller = { ino: asInodeId(nodeid), kind: "posix", owner: lockOwner(owner) } as const;
       const conflict = await locks.test(caller, wantedOf(lock), context);
       if (conflict === undefined) return { ...lock, type: F_UNLCK };
@@ -24,7 +22,6 @@ export function lockHandlers(locks: Locks): Required<Pick<FileSystemHandlers, "g
     },
 
     async setlk(context, nodeid, fh, owner, lock, { wait, flock }) {
-      if (lock.start > LOCK_START_MAX) return -ERRNO.EOVERFLOW;
       const kind: LockKind = flock ? "flock" : "posix";
       const { pid } = lock;
       const caller = { ino: asInodeId(nodeid), kind, owner: lockOwner(owner), fh, pid };

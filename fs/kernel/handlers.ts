@@ -121,10 +121,10 @@ export interface FilePosition {
 }
 
 export interface LockRange {
-  /** First byte. */
-  readonly start: number;
+  /** First byte: a number up to 2^53-1, a bigint from there on. */
+  readonly start: number | bigint;
   /** Last byte, or Infinity for "to the end". */
-  readonly end: number;
+  readonly end: number | bigint;
   /** F_RDLCK 0, F_WRLCK 1, F_UNLCK 2. */
   readonly type: number;
   readonly pid: number;

@@ -6,6 +6,7 @@
  */
 
 import type { Timespec } from "../../base/clock.ts";
+import { asOffset } from "../../base/lock_ranges.ts";
 import { ERRNO } from "../../wire/errno.ts";
 import type {
   Answer,
@@ -186,11 +187,11 @@ function readChanges(reader: RequestReader): AttributeChanges {
 
 function readLock(reader: RequestReader): LockRange {
   const at = P.LK_IN.lk;
-  const end = reader.u64(at + P.FILE_LOCK.end);
+  const start = reader.opaque(at + P.FILE_LOCK.start);
+  const end = reader.opaque(at + P.FILE_LOCK.end);
   return {
-    start: reader.u64(at + P.FILE_LOCK.start),
-    // "To the end" is 2^63-1; beyond 2^53 no file has bytes.
-    end: end > Number.MAX_SAFE_INTEGER ? Infinity : end,
+    start: asOffset(start),
+    end: end >= P.OFFSET_MAX ? Infinity : asOffset(end),
     type: reader.u32(at + P.FILE_LOCK.type),
     pid: reader.u32(at + P.FILE_LOCK.pid),
   };

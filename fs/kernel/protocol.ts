@@ -302,6 +302,8 @@ export const SETXATTR_IN = { bytes: 16, size: 0, flags: 4, setxattr_flags: 8 } a
 export const SETXATTR_IN_COMPAT_BYTES = 8;
 export const GETXATTR_IN = { bytes: 8, size: 0 } as const;
 export const GETXATTR_OUT = { bytes: 8, size: 0 } as const;
+/** The last byte of a lock that has no end. */
+export const OFFSET_MAX = 2n ** 63n - 1n;
 export const FILE_LOCK = { bytes: 24, start: 0, end: 8, type: 16, pid: 20 } as const;
 export const LK_IN = { bytes: 48, fh: 0, owner: 8, lk: 16, lk_flags: 40 } as const;
 export const LK_OUT = { bytes: 24, lk: 0 } as const;

@@ -22,6 +22,7 @@ import {
   ENTRY_OUT,
   FILE_LOCK,
   KSTATFS,
+  OFFSET_MAX,
   OPEN_OUT,
   OUT_HEADER,
   STATX,
@@ -248,13 +249,8 @@ export class ReplyBuffer {
   lock(lock: LockRange): void {
     const at = this.reserve(FILE_LOCK.bytes);
     const view = this.view;
-    setU64(view, at + FILE_LOCK.start, lock.start);
-    if (lock.end === Infinity) {
-      view.setUint32(at + FILE_LOCK.end, 0xffffffff, true);
-      view.setUint32(at + FILE_LOCK.end + 4, 0x7fffffff, true);
-    } else {
-      setU64(view, at + FILE_LOCK.end, lock.end);
-    }
+    view.setBigUint64(at + FILE_LOCK.start, BigInt(lock.start), true);
+    view.setBigUint64(at + FILE_LOCK.end, lock.end === Infinity ? OFFSET_MAX : BigInt(lock.end), true);
     view.setUint32(at + FILE_LOCK.type, lock.type, true);
     view.setUint32(at + FILE_LOCK.pid, lock.pid, true);
   }

@@ -1,9 +1,9 @@
 /** The RPC service for locks: checks what comes in, waits out the time after a restart, and calls the table. */
 
-import type { ByteSpan, LockType } from "../../base/lock_ranges.ts";
+import { type ByteSpan, isOffset, type LockType } from "../../base/lock_ranges.ts";
 import { FsError } from "../../wire/errno.ts";
 import type { SessionId } from "../../wire/ids.ts";
-import { LOCK_RANGES_MAX, LOCK_START_MAX, type LockOwner, LOCKS } from "../../wire/messages/locks.ts";
+import { LOCK_RANGES_MAX, type LockOwner, LOCKS } from "../../wire/messages/locks.ts";
 import type { Handlers, Peer } from "../../wire/service.ts";
 import type { LockTable } from "./locks.ts";
 import type { SessionTable } from "./sessions.ts";
@@ -70,8 +70,7 @@ function checkLock(
   { kind }: LockOwner,
   { start, end, type = "read" }: ByteSpan & { readonly type?: LockType },
 ): void {
-  const isSpan = Number.isSafeInteger(start) && start >= 0 && start <= LOCK_START_MAX &&
-    (end === Infinity || Number.isSafeInteger(end)) && end >= start;
+  const isSpan = isOffset(start) && (end === Infinity || isOffset(end)) && end >= start;
   const isWhole = start === 0 && end === Infinity;
   if (!isSpan || (kind === "flock" && !isWhole)) throw invalid(`bytes ${start} to ${end}`);
   if (type !== "read" && type !== "write") throw invalid(`type ${type}`);

@@ -130,7 +130,28 @@ Deno.test({
         [c, "get posix w f 4 0", `w 0 5 ${a.pid}`],
         [c, "posix r f 5 3", "ok"],
         [a, "get posix w f 0 10", "r 5 3 " + c.pid],
-        [a, "posix w f 9223372036854775807 0", "EOVERFLOW"],
+      ]);
+    });
+
+    await step("ranges: up to the last byte that there can be", async () => {
+      const [last, safe] = ["9223372036854775807", "9007199254740991"]; // 2^63-1, 2^53-1
+      await play([
+        [a, `posix w f ${last} 1`, "ok"],
+        [b, `posix w f ${last} 0`, "EAGAIN"],
+        [b, "posix w f 9223372036854775806 1", "ok"],
+        [c, "get posix r f 9223372036854775806 1", "w 9223372036854775806 1 0"],
+        [b, "posix w f 9007199254740988 8", "ok"],
+        [b, `posix u f ${safe} 2`, "ok"],
+        [a, `posix r f ${safe} 2`, "ok"],
+        [c, `get posix w f ${safe} 0`, `r ${safe} 2 ${a.pid}`],
+        [c, "get posix w f 9007199254740993 1", "w 9007199254740993 3 0"],
+        [c, "get posix w f 9007199254740996 9", "free"],
+        [b, "posix u f 0 0", "ok"],
+        [a, "posix w f 5 0", "ok"],
+        [b, "get posix r f 9007199254740993 1", "w 5 0 0"],
+        [a, "posix u f 9007199254740993 0", "ok"],
+        [b, "posix w f 9007199254740993 0", "ok"],
+        [c, `get posix r f ${last} 0`, "w 9007199254740993 0 0"],
       ]);
     });
 

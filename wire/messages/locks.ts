@@ -61,6 +61,3 @@ export const LOCKS = defineService("locks", {
    */
   setLocks: method<{ readonly owners: readonly OwnedLocks[] }, { readonly held: readonly boolean[] }>(49),
 });
-
-/** Bytes from here on can't be locked by themselves; a lock that ends beyond has no end. */
-export const LOCK_START_MAX = Number.MAX_SAFE_INTEGER - 1;

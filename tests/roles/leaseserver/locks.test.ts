@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { LockedRange, LockType } from "../../../base/lock_ranges.ts";
+import type { ByteSpan, LockedRange, LockType, Offset } from "../../../base/lock_ranges.ts";
 import { randomInt } from "../../../base/random.ts";
 import { FAIR_MS, LockTable, type LockTableOptions } from "../../../roles/leaseserver/locks.ts";
 import { FsError } from "../../../wire/errno.ts";
@@ -33,8 +33,8 @@ class Table {
   lock(
     session: SessionId,
     type: LockType,
-    start: number,
-    end: number,
+    start: Offset,
+    end: Offset,
     more: Partial<LockRequest> = {},
   ): Outcome {
     try {
@@ -52,8 +52,8 @@ class Table {
 
   unlock(
     session: SessionId,
-    start = 0,
-    end = Infinity,
+    start: Offset = 0,
+    end: Offset = Infinity,
     kind: LockKind = "posix",
     owner = "1",
     ino = INO,
@@ -283,7 +283,7 @@ seededTest("locks: any operations of any owners, against a table of single bytes
   const waits = new Map<string, { session: SessionId; request: LockRequest & { readonly wait: number } }>();
   let nextWait = 1;
   let deadlocks = 0;
-  const bytesIn = ({ start, end }: { start: number; end: number }) =>
+  const bytesIn = ({ start, end }: ByteSpan) =>
     Array.from({ length: BYTES }, (_, byte) => byte).filter((byte) => byte >= start && byte <= end);
   const who = (session: SessionId, owner: string) => `${session}-${owner}`;
   const allWho = sessions.flatMap((session) => ["1", "2"].map((owner) => who(session, owner)));
