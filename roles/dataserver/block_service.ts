@@ -10,7 +10,9 @@ import {
   type ReadBlockReply,
   type ReadBlockRequest,
   type TruncateBlockRequest,
+  WRITE_RANGES_MAX,
   type WriteBlockRequest,
+  type WriteRangesRequest,
 } from "../../wire/messages/dataserver.ts";
 import { addHandlers, type CallContext, type HandlerTable } from "../../wire/service.ts";
 import { SYNC_STEP_MS, withChain, WRITE_STEP_MS } from "./chain.ts";
@@ -51,6 +53,20 @@ export function blockHandlers(findVolume: (id: VolumeId) => Volume, pool: Channe
         WRITE_STEP_MS,
         (client, { volume }, chain, options) =>
           client.writeBlock({ block, generation, volume, offset, chain, create, body }, options),
+        own.chainOptions(block),
+      );
+    },
+    writeRanges: (request) => {
+      const { block, generation, ranges, body, create, durable } = checkWriteRanges(request);
+      const own = findVolume(request.volume);
+      const written = own.writeRanges(block, generation, ranges, body, create === true);
+      return withChain(
+        durable ? written.then(() => own.sync(block, generation)) : written,
+        pool,
+        request.chain,
+        durable ? SYNC_STEP_MS : WRITE_STEP_MS,
+        (client, { volume }, chain, options) =>
+          client.writeRanges({ block, generation, volume, chain, create, ranges, body, durable }, options),
         own.chainOptions(block),
       );
     },
@@ -97,6 +113,19 @@ function readBlock(
 
 function checkWrite(request: WriteBlockRequest): WriteBlockRequest {
   demand(isOffset(request.offset) && request.body instanceof Uint8Array, "range");
+  return checkChained(request);
+}
+
+function checkWriteRanges(request: WriteRangesRequest): WriteRangesRequest {
+  const { ranges, body } = request;
+  demand(Array.isArray(ranges) && ranges.length > 0 && ranges.length <= WRITE_RANGES_MAX, "ranges");
+  demand(body instanceof Uint8Array, "ranges");
+  let bytes = 0;
+  for (const [offset, length] of ranges) {
+    demand(isOffset(offset) && isCount(length), "ranges");
+    bytes += length;
+  }
+  demand(bytes === body.length, "ranges");
   return checkChained(request);
 }
 

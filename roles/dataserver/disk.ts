@@ -117,8 +117,29 @@ async function readRest(
   return filled;
 }
 
+/**
+ * So little goes into the page cache in less time than it takes to wake another thread. Unless the kernel holds writers up, as
+ * its cache is full of what the disk has not taken yet, or the disk stands still: then a write of ours stops the whole
+ * server, so after one that took long they go to threads for a while.
+ */
+const QUICK_BYTES = 64 * 1024;
+const SLOW_MS = 5;
+const SLOW_FOR_MS = 1_000;
+let quickFromMs = 0;
+
+/** Bytes written at once, or 0 where a thread is to do it. */
+function writeQuickly(fd: number, bytes: Uint8Array<ArrayBuffer>, offset: number): number {
+  if (bytes.length > QUICK_BYTES) return 0;
+  const startMs = performance.now();
+  if (startMs < quickFromMs) return 0;
+  const count = libc.pwrite(fd, bytes, offset);
+  const endMs = performance.now();
+  if (endMs - startMs > SLOW_MS) quickFromMs = endMs + SLOW_FOR_MS;
+  return Math.max(0, count); // a thread tries again, and tells the failure
+}
+
 async function writeFully(fd: number, bytes: Uint8Array, offset: number, path: string): Promise<void> {
-  let done = 0;
+  let done = writeQuickly(fd, bytes as Uint8Array<ArrayBuffer>, offset);
   while (done < bytes.length) {
     const rest = (done === 0 ? bytes : bytes.subarray(done)) as Uint8Array<ArrayBuffer>;
     const count = await libc.pwriteAsync(fd, rest, offset + done);

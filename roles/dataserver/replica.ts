@@ -186,28 +186,43 @@ export class Replica {
     }
   }
 
-  /** Writes `body` at `offset`. */
-  async write(generation: Generation, offset: number, body: Uint8Array): Promise<void> {
-    const end = offset + body.length;
-    const hold = await this.lock.acquire(offset, end, true);
+  /** Writes ranges, offset and length each, which don't overlap, with what is one after the other in `body`. */
+  async write(
+    generation: Generation,
+    ranges: readonly (readonly [number, number])[],
+    body: Uint8Array,
+  ): Promise<void> {
+    const from = Math.min(...ranges.map(([offset]) => offset));
+    const to = Math.max(...ranges.map(([offset, length]) => offset + length));
+    const hold = await this.lock.acquire(from, to, true);
     try {
       this.#check(generation);
       if (body.length === 0) return;
       if (this.#state !== "writing") await this.#startWriting();
-      if (this.#content.mustProveEdges(offset, end)) await this.#content.proveEdges(offset, end);
-      // What lies between the old end and `offset` comes as zeros.
-      this.#changed.note(
-        Math.floor(Math.min(offset, this.length) / CHUNK_BYTES),
-        chunkCount(end),
-        ++this.#version,
-      );
-      try {
-        await this.#content.write(offset, body);
-      } finally {
-        this.#changes++;
+      let at = 0;
+      for (const [offset, length] of ranges) {
+        await this.#write(offset, body.subarray(at, at + length));
+        at += length;
       }
     } finally {
       this.lock.release(hold);
+    }
+  }
+
+  /** With the range held. */
+  async #write(offset: number, bytes: Uint8Array): Promise<void> {
+    const end = offset + bytes.length;
+    if (this.#content.mustProveEdges(offset, end)) await this.#content.proveEdges(offset, end);
+    // What lies between the old end and `offset` comes as zeros.
+    this.#changed.note(
+      Math.floor(Math.min(offset, this.length) / CHUNK_BYTES),
+      chunkCount(end),
+      ++this.#version,
+    );
+    try {
+      await this.#content.write(offset, bytes);
+    } finally {
+      this.#changes++;
     }
   }
 

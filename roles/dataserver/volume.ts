@@ -159,22 +159,33 @@ export class Volume implements ReplicaHost {
   }
 
   /** Writes `body`; `create` makes a missing replica. */
-  async write(
+  write(
     block: BlockId,
     generation: Generation,
     offset: number,
     body: Uint8Array,
     create: boolean,
   ): Promise<void> {
+    return this.writeRanges(block, generation, [[offset, body.length]], body, create);
+  }
+
+  /** Writes ranges, offset and length each, with what is one after the other in `body`; `create` makes a missing replica. */
+  async writeRanges(
+    block: BlockId,
+    generation: Generation,
+    ranges: readonly (readonly [number, number])[],
+    body: Uint8Array,
+    create: boolean,
+  ): Promise<void> {
     this.#checkWritable(block);
-    if (offset + body.length > BLOCK_BYTES_MAX) {
+    if (ranges.some(([offset, length]) => offset + length > BLOCK_BYTES_MAX)) {
       throw new FsError("EFBIG", `a block has at most ${BLOCK_BYTES_MAX} bytes`, { op: "write" });
     }
-    await this.#withRoom(block, offset, body.length, async () => {
+    await this.#withRoom(block, ranges, async () => {
       await this.#with(
         block,
         create ? generation : null,
-        (replica) => replica.write(generation, offset, body),
+        (replica) => replica.write(generation, ranges, body),
         { isChange: true },
       );
     });
@@ -204,17 +215,23 @@ export class Volume implements ReplicaHost {
       );
     };
     if (change === "punch") await run();
-    else await this.#withRoom(block, offset, length, run);
+    else await this.#withRoom(block, [[offset, length]], run);
   }
 
-  /** Runs what writes to a range; where there is no room, once more with what trash has held. */
-  async #withRoom(block: BlockId, offset: number, length: number, run: () => Promise<void>): Promise<void> {
+  /** Runs what writes to ranges; where there is no room, once more with what trash has held. */
+  async #withRoom(
+    block: BlockId,
+    ranges: readonly (readonly [number, number])[],
+    run: () => Promise<void>,
+  ): Promise<void> {
+    const bytes = ranges.reduce((sum, [, length]) => sum + length, 0);
     const attempt = async () => {
       try {
-        this.#space.demand(length);
+        this.#space.demand(bytes);
       } catch (error) {
         // What has its place already needs none: files are changed in place, and reserved room is used, on full disks.
-        if (this.open.get(block)?.hasRoom(offset, offset + length) !== true) throw error;
+        const open = this.open.get(block);
+        if (!ranges.every(([offset, length]) => open?.hasRoom(offset, offset + length) === true)) throw error;
       }
       await run();
     };
@@ -222,7 +239,7 @@ export class Volume implements ReplicaHost {
       await attempt();
     } catch (error) {
       if (!isErrno(error, "ENOSPC") || this.trash.bytes === 0) throw error;
-      await this.#emptyTrash(length);
+      await this.#emptyTrash(bytes);
       await attempt();
     }
   }

@@ -270,6 +270,19 @@ const dataserver: Samples<typeof DATASERVER> = {
     { block: 7, generation: 3, volume: 2, offset: 0, chain, create: true, body },
     { failed: [{ volume: 2, errno: "ENOSPC", message: "full" }], allocatedBytes: 8192 },
   ],
+  writeRanges: [
+    {
+      block: 7,
+      generation: 3,
+      volume: 2,
+      ranges: [[0, 2], [9, 1]],
+      chain,
+      create: true,
+      durable: true,
+      body,
+    },
+    { failed: [], allocatedBytes: 8192 },
+  ],
   readBlock: [{ block: 7, generation: 3, volume: 2, offset: 0, length: 100 }, { body }],
   syncBlock: [{ block: 7, generation: 3, volume: 2, chain }, { failed: [], allocatedBytes: 0 }],
   truncateBlock: [

@@ -24,6 +24,17 @@ export interface WriteBlockRequest {
   readonly body: Uint8Array;
 }
 
+/** Several ranges of a block, which don't overlap. */
+export interface WriteRangesRequest extends Omit<WriteBlockRequest, "offset"> {
+  /** Offset within the block and length, in bytes; `body` has one after the other. */
+  readonly ranges: readonly (readonly [number, number])[];
+  /** As if a syncBlock came after it. */
+  readonly durable: boolean;
+}
+
+/** Ranges of one writeRanges. */
+export const WRITE_RANGES_MAX = 1_024;
+
 /** Replicas of the chain that did not take the bytes, with why; empty: every replica has them. */
 export interface ChainReply {
   readonly failed: readonly { readonly volume: VolumeId; readonly errno: string; readonly message: string }[];
@@ -165,6 +176,7 @@ export const DATASERVER = defineService("dataserver", {
    * block, whatever becomes of the replica, until the lease is given back.
    */
   locateReplica: method<ReplicaRequest, LocateReplicaReply>(109),
+  writeRanges: method<WriteRangesRequest, ChainReply>(110),
 });
 
 export interface VolumeRegistration {

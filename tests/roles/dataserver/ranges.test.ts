@@ -1,7 +1,7 @@
 /** Ranges of blocks: holes and reserved room on the disk, and copies from one block to another. */
 
 import { deepEqual, equal, ok, rejects } from "node:assert/strict";
-import { bytesEqual } from "../../../base/bytes.ts";
+import { bytesEqual, concatBytes } from "../../../base/bytes.ts";
 import { FsError } from "../../../wire/errno.ts";
 import { asBlockId, asGeneration } from "../../../wire/ids.ts";
 import { connectTo, FakeRegistry, GENERATION, pattern, start, targetOf, withDirectory } from "./harness.ts";
@@ -43,6 +43,46 @@ Deno.test("a punched range takes no room on any disk of the chain, and reads as 
     equal((await client.call.changeRange(reserve)).allocatedBytes! >= punched.allocatedBytes! + MIB, true);
     equal((await client.call.replicaState(at)).length, 4 * MIB, "the length stays");
     for (const file of files) ok(blocksOnDisk(file) >= 3 * MIB, file);
+  }));
+
+Deno.test("ranges of one message are written on every disk of the chain, in any order, and synced if it says so", () =>
+  withDirectory(async (directory) => {
+    await using registry = new FakeRegistry();
+    await using a = await start(registry, [`${directory}/a`]);
+    await using b = await start(registry, [`${directory}/b`]);
+    using client = await connectTo(a);
+    const volume = a.volumes[0]!.volume;
+    const at = { block: BLOCK, generation: GENERATION, volume, chain: [targetOf(b)] };
+    const expected = new Uint8Array(300_010);
+    const ranges = [[300_000, 10], [5, 70_000], [100_000, 1], [100_001, 65_536]] as const;
+    const parts = ranges.map(([offset, length], i) => {
+      const bytes = pattern(length, i + 1);
+      expected.set(bytes, offset);
+      return bytes;
+    });
+    const request = { ...at, ranges, body: concatBytes(parts), durable: true };
+    await rejects(client.call.writeRanges({ ...request, create: false }), { errno: "ENOENT" });
+    deepEqual((await client.call.writeRanges({ ...request, create: true })).failed, []);
+    for (const [server, name] of [[a, "a"], [b, "b"]] as const) {
+      using reader = await connectTo(server);
+      const there = { ...at, volume: server.volumes[0]!.volume, chain: [] };
+      const { body } = await reader.call.readBlock({ ...there, offset: 0, length: 400_000 });
+      ok(bytesEqual(body, expected), name);
+      ok(bytesEqual(Deno.readFileSync(`${directory}/${name}/blocks/07/7.blk`), expected), name);
+    }
+    const bad = [
+      { ranges: [] },
+      { ranges: [[0, 1] as const] },
+      { ranges: [[-1, parts[1]!.length] as const] },
+      { ranges: "x" as never },
+      { body: "x" as never },
+      { ranges: Array.from({ length: 1_025 }, () => [0, 0] as const), body: new Uint8Array(0) },
+    ];
+    for (const change of bad) {
+      await rejects(client.call.writeRanges({ ...request, create: true, ...change }), { errno: "EINVAL" });
+    }
+    const { body } = await client.call.readBlock({ ...at, offset: 0, length: 400_000 });
+    ok(bytesEqual(body, expected), "nothing was touched");
   }));
 
 Deno.test("a range is copied down the target's chain, from another server's replica, with its holes", () =>
