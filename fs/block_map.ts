@@ -99,6 +99,16 @@ export class BlockMap {
     return Math.min(this.nextStart(offset), this.#to);
   }
 
+  /** All of [start, end) is in blocks that hold data. */
+  isWritten(start: number, end: number): boolean {
+    for (let at = start; at < end;) {
+      const block = this.at(at);
+      if (block?.written !== true) return false;
+      at = block.start + block.length;
+    }
+    return true;
+  }
+
   byId(id: BlockId): Block | undefined {
     return this.#blocks.find((block) => block.id === id);
   }

@@ -57,6 +57,13 @@ type ChainCall = (
   block: Block,
 ) => Promise<ChainReply>;
 
+interface ChainOptions {
+  /** `OpenFile.tenure` when the operation began. */
+  readonly tenure: number;
+  /** Nodes one of which should come first in the chain. */
+  readonly headOn?: readonly NodeId[];
+}
+
 export class Blocks {
   readonly #options: BlocksOptions;
   /** Nodes that failed a moment ago; new blocks avoid them until the nameserver knows better. */
@@ -81,29 +88,33 @@ export class Blocks {
     }
   }
 
-  /** The block that covers `offset`, allocated if there is a hole, near `host`. The map must know `offset`. */
-  allocate(file: OpenFile, offset: number, host = this.#options.host): Promise<Block> {
+  /**
+   * The block that covers `offset`, allocated if there is a hole, near `host`. The map must know `offset`. `tenure` as in
+   * `onChain`.
+   */
+  allocate(file: OpenFile, offset: number, tenure: number, host = this.#options.host): Promise<Block> {
     // One after the other: extending a cut block truncates its replicas, which must not meet another's new data.
-    const run = file.allocating.then(() => this.#allocate(file, offset, host));
+    const run = file.allocating.then(() => this.#allocate(file, offset, tenure, host));
     file.allocating = run.catch(() => {});
     return run;
   }
 
-  async #allocate(file: OpenFile, offset: number, host: string): Promise<Block> {
+  async #allocate(file: OpenFile, offset: number, tenure: number, host: string): Promise<Block> {
     const known = file.blocks.at(offset);
     if (known !== undefined) return known;
-    const extend = await this.#prepareExtension(file, offset);
+    const extend = await this.#prepareExtension(file, offset, tenure);
     const { session } = this.#options;
-    const { block } = await session.flushChange((retry) =>
-      session.nameserver.allocateBlock({
+    const { block } = await session.flushChange((retry) => {
+      if (file.tenure !== tenure) throw leaseLost();
+      return session.nameserver.allocateBlock({
         retry,
         ino: file.ino,
         offset,
         host,
         avoid: this.#avoided(),
         ...(extend === undefined ? {} : { extend: extend.id }),
-      })
-    );
+      });
+    });
     file.blocks.put(block);
     return block;
   }
@@ -112,7 +123,7 @@ export class Blocks {
    * A block that a truncate cut short, made ready to grow again over `offset`: its replicas lose what lies past the
    * cut. Only under a write lease, when nobody else can grow it meanwhile.
    */
-  async #prepareExtension(file: OpenFile, offset: number): Promise<Block | undefined> {
+  async #prepareExtension(file: OpenFile, offset: number, tenure: number): Promise<Block | undefined> {
     const before = file.blocks.before(offset);
     if (before === undefined || file.inode.lease !== "write" || !file.hasData(before)) return undefined;
     // Another block starts before `offset`'s own cell ends only if the cut one lies in the same cell; the
@@ -121,7 +132,7 @@ export class Blocks {
       return undefined;
     }
     try {
-      return await this.cut(file, before);
+      return await this.cut(file, before, tenure);
     } catch (error) {
       this.#options.log.debug("a cut block is not extended", { block: before.id, error });
       return undefined;
@@ -129,12 +140,13 @@ export class Blocks {
   }
 
   /** A block's replicas lose what lies past its end. Only under a write lease. */
-  cut(file: OpenFile, block: Block): Promise<Block> {
+  cut(file: OpenFile, block: Block, tenure: number): Promise<Block> {
     return this.onChain(
       file,
       block,
       (client, volume, chain, { id, generation, length }) =>
         client.truncateBlock({ block: id, generation, volume, chain, length }),
+      { tenure },
     );
   }
 
@@ -149,17 +161,14 @@ export class Blocks {
   /**
    * Runs an operation on all replicas of a block through a chain. Replicas that fail are taken off the block and the
    * rest goes on; returns the block as it is afterwards. Fails with ENOSPC when the volumes are full, `isDropped`
-   * when the block is gone, EIO when the disks of all replicas refuse, or when the session of `tenure` is over.
+   * when the block is gone, EIO when the disks of all replicas refuse, or when the session is over in which the whole of what
+   * is being done began (`tenure`): others may change the file by now.
    */
   async onChain(
     file: OpenFile,
     block: Block,
     call: ChainCall,
-    options: {
-      readonly tenure?: number;
-      /** Nodes one of which should come first in the chain. */
-      readonly headOn?: readonly NodeId[];
-    } = {},
+    options: ChainOptions,
   ): Promise<Block> {
     const { inode } = file;
     inode.changes++;
@@ -175,7 +184,7 @@ export class Blocks {
     file: OpenFile,
     block: Block,
     call: ChainCall,
-    { tenure = file.tenure, headOn = [] }: { readonly tenure?: number; readonly headOn?: readonly NodeId[] },
+    { tenure, headOn = [] }: ChainOptions,
   ): Promise<Block> {
     const { clock, dataservers, softTimeoutMs, session } = this.#options;
     const startMs = clock.monotonicMs();

@@ -18,7 +18,8 @@ import { LEASE_RANK, type LeaseMode } from "../wire/messages/inode.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
-import type { Access, ByteRange, Inode, Interruptible, OpenFile, Revocation } from "./inode.ts";
+import type { Access, Inode, Interruptible, OpenFile, Revocation } from "./inode.ts";
+import type { ByteRange } from "./pending_write.ts";
 
 /** Rounds of an invalidation in which new accesses are served as if nothing was going on. */
 const ROUNDS_FREE = 2;
@@ -303,6 +304,7 @@ export class DataAccess {
   /** The session is lost, and with it every lease: what was accepted is not sent any more, what waits asks anew. */
   lose(file: OpenFile): void {
     file.tenure++;
+    file.gathered?.send(); // nothing of the next one is added to it
     file.wake();
   }
 }

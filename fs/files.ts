@@ -14,14 +14,8 @@ import type { CreateRequest, CreateUnnamedRequest } from "../wire/messages/names
 import type { Blocks } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import { type DataAccess, pagesOf, withSignal } from "./data_access.ts";
-import {
-  type Access,
-  type ByteRange,
-  type Found,
-  type Inode,
-  type Interruptible,
-  OpenFile,
-} from "./inode.ts";
+import { type Access, type Found, type Inode, type Interruptible, OpenFile } from "./inode.ts";
+import type { ByteRange } from "./pending_write.ts";
 import { isAppendOnly, refuseOpen, refuseWrite } from "./inode_flags.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
@@ -381,8 +375,9 @@ export class Files {
     await this.#tellFailure(handle, isReported ? undefined : this.#options.writer.commit(file, false));
   }
 
-  async fsync(handle: Handle): Promise<void> {
-    await this.#tellFailure(handle, this.#options.writer.sync(handle.file));
+  /** `dataOnly`: fdatasync(2). */
+  async fsync(handle: Handle, dataOnly = false): Promise<void> {
+    await this.#tellFailure(handle, this.#options.writer.sync(handle.file, dataOnly));
   }
 
   /** Waits for `work`, then fails if it did, or if something that was accepted could not be stored; once a handle. */

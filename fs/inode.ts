@@ -28,13 +28,10 @@ import {
   S_ISUID,
 } from "../wire/messages/inode.ts";
 import { BlockMap } from "./block_map.ts";
+import type { GatheredWrite } from "./gathered_write.ts";
 import type { InlineBuffer } from "./inline_buffer.ts";
+import type { ByteRange, PendingWrite } from "./pending_write.ts";
 import type { RemovedXattrs } from "./removed_xattrs.ts";
-
-export interface ByteRange {
-  readonly start: number;
-  readonly end: number;
-}
 
 /** A name that leads nowhere. */
 export const ABSENT = 0 as InodeId;
@@ -208,14 +205,6 @@ export interface BlockNote {
   readonly allocated: number | undefined;
 }
 
-/** A write that was accepted but not yet acknowledged by all replicas, or another change of a range that is under way. */
-export interface PendingWrite {
-  readonly start: number;
-  readonly end: number;
-  /** Never rejects; failures are kept by the file (`fail`). */
-  readonly done: Promise<void>;
-}
-
 /** A read or write of data that is under way, or waits for its lease. */
 export interface Access extends ByteRange {
   readonly isWrite: boolean;
@@ -268,6 +257,8 @@ export class OpenFile {
   /** `Inode.grants` when the blocks that others may have written to were synced last. */
   restSyncedAt = 0;
   readonly pending = new Set<PendingWrite>();
+  /** Of those, the one that more can be added to. */
+  gathered: GatheredWrite | null = null;
   pendingBytes = 0;
   /** The last failure of a write after it was accepted, and how many there were; each handle tells of new ones once. */
   writeError: FsError | null = null;
@@ -359,9 +350,26 @@ export class OpenFile {
     const notes = isWritten || this.hasData(block) ? this.written : this.reserved;
     if (notes === this.written) this.reserved.delete(id);
     const noted = notes.get(id);
+    if (noted === undefined && this.#isReported(block, allocated)) return;
     if (noted === undefined || noted.allocated !== allocated || noted.length !== length) {
       notes.set(id, { start, length, allocated });
     }
+  }
+
+  /** The nameserver knows that the block holds data, and what it takes. */
+  #isReported({ id, start }: Block, allocated: number | undefined): boolean {
+    const known = this.blocks.at(start);
+    return known?.id === id && known.written && known.allocated === allocated;
+  }
+
+  /** Nothing is to be reported but times and room: all data is found with what the nameserver knows. */
+  get isFindable(): boolean {
+    if (this.inline !== null || this.isOutgrown || this.killSuidGid) return false;
+    if (this.dirty && this.reach > this.inode.attributes.size) return false;
+    for (const { start } of [...this.written.values(), ...this.reserved.values()]) {
+      if (this.blocks.at(start)?.written !== true) return false;
+    }
+    return true;
   }
 
   /** Notes that bytes up to `end` were written now. */
@@ -381,7 +389,7 @@ export class OpenFile {
   }
 
   #overlapping(start: number, end: number): PendingWrite[] {
-    return [...this.pending].filter((write) => write.start < end && write.end > start);
+    return [...this.pending].filter((write) => write.overlaps(start, end));
   }
 
   /** True while an accepted write overlaps [start, end). */
@@ -389,18 +397,27 @@ export class OpenFile {
     return this.pending.size > 0 && this.#overlapping(start, end).length > 0;
   }
 
-  /** Resolves when no accepted write overlaps [start, end) any more. */
-  async settled(start: number, end: number): Promise<void> {
-    while (this.hasPending(start, end)) {
-      await Promise.all(this.#overlapping(start, end).map((write) => write.done));
+  /** Resolves when no accepted write but `except` overlaps [start, end) any more. */
+  async settled(start: number, end: number, except?: PendingWrite): Promise<void> {
+    for (;;) {
+      const writes = this.#overlapping(start, end).filter((write) => write !== except);
+      if (writes.length === 0) return;
+      for (const write of writes) write.send();
+      await Promise.all(writes.map((write) => write.done));
     }
   }
 
   /** Waits until nothing overlaps [start, end), and takes it; what it gives ends that. */
   async occupy(start: number, end: number): Promise<() => void> {
     while (this.hasPending(start, end)) await this.settled(start, end);
+    return this.begin(start, end);
+  }
+
+  /** As `occupy`, of a range that nothing overlaps. */
+  begin(start: number, end: number): () => void {
     const { promise: done, resolve } = Promise.withResolvers<void>();
-    const pending: PendingWrite = { start, end, done };
+    const overlaps = (from: number, to: number) => start < to && from < end;
+    const pending: PendingWrite = { overlaps, done, send: () => {} };
     this.pending.add(pending);
     return () => {
       this.pending.delete(pending);

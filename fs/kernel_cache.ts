@@ -19,7 +19,8 @@ import type { Logger } from "../base/log.ts";
 import { isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
 import type { KernelNotifier } from "./kernel/notify.ts";
-import type { ByteRange, Inode } from "./inode.ts";
+import type { Inode } from "./inode.ts";
+import type { ByteRange } from "./pending_write.ts";
 
 /** Longer than a lookup or listing takes that nobody holds up. */
 const ENTRY_MS_MAX = 50;

@@ -312,8 +312,8 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       return 0;
     },
 
-    async fsync(_context, _nodeid, fh) {
-      await staleIfGone(files.fsync(handle(fh)));
+    async fsync(_context, _nodeid, fh, dataOnly) {
+      await staleIfGone(files.fsync(handle(fh), dataOnly));
       return 0;
     },
 

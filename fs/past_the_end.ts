@@ -9,7 +9,8 @@
  */
 
 import { pagesOf } from "./data_access.ts";
-import type { ByteRange, Inode, OpenFile } from "./inode.ts";
+import type { Inode, OpenFile } from "./inode.ts";
+import type { ByteRange } from "./pending_write.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 
 /**

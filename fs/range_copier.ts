@@ -92,7 +92,7 @@ export class RangeCopier {
         let piece: Piece;
         try {
           if (target.tenure !== tenure) throw leaseLost();
-          piece = await this.#nextPiece(source, target, from + at, to + at, limit - at);
+          piece = await this.#nextPiece(source, target, from + at, to + at, limit - at, tenure);
         } catch (error) {
           failedAt = at;
           failure = error;
@@ -145,6 +145,7 @@ export class RangeCopier {
     from: number,
     to: number,
     length: number,
+    tenure: number,
   ): Promise<Piece> {
     const { blocks } = this.#options;
     await blocks.know(source, from, from + 1);
@@ -155,7 +156,7 @@ export class RangeCopier {
     let there = target.blocks.at(to);
     if (hasData && there === undefined) {
       const [near] = this.#options.dataservers.nearestFirst(block.replicas);
-      there = await blocks.allocate(target, to, near?.host);
+      there = await blocks.allocate(target, to, tenure, near?.host);
     }
     size = Math.min(size, target.blocks.endOf(to) - to, hasData ? PIECE_BYTES : Infinity);
     return { from, to, length: size };
@@ -168,7 +169,7 @@ export class RangeCopier {
     const block = source.blocks.at(from);
     if (block === undefined || !source.hasData(block)) {
       if (there === undefined || !target.hasData(there)) return;
-      return await writer.changeRange(target, there, "punch", to, to + length);
+      return await writer.changeRange(target, there, "punch", to, to + length, tenure);
     }
     if (there === undefined) throw new FsError("EAGAIN", "the target's block was dropped");
     await this.#copyBlock(source, block, target, there, piece, tenure);

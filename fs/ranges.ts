@@ -12,7 +12,7 @@ import { FsError, isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
 import { type Block, FILE_BYTES_MAX, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
 import type { RangeChange } from "../wire/messages/dataserver.ts";
-import { type Blocks, isDropped } from "./blocks.ts";
+import { type Blocks, isDropped, leaseLost } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import { type DataAccess, pagesOf } from "./data_access.ts";
 import { checkUsable, type Files, type Handle } from "./files.ts";
@@ -114,14 +114,15 @@ export class Ranges {
   /** Whole blocks go; what others have of the range becomes a hole in their replicas. */
   async #punch(file: OpenFile, offset: number, end: number, interrupt: Interruptible): Promise<void> {
     const { session, table, blocks } = this.#options;
-    const { ino } = file;
+    const { ino, tenure } = file;
     const askedAt = table.moment;
     const release = await file.occupy(offset, end);
     try {
       // As data on its way out: a recall waits for us.
-      const reply = await session.flushChange((retry) =>
-        session.nameserver.punch({ retry, ino, offset, length: end - offset }, interrupt)
-      );
+      const reply = await session.flushChange((retry) => {
+        if (file.tenure !== tenure) throw leaseLost();
+        return session.nameserver.punch({ retry, ino, offset, length: end - offset }, interrupt);
+      });
       file.blocks.clear();
       table.adopt(reply, askedAt);
       await blocks.know(file, offset, offset + 1);
@@ -130,7 +131,7 @@ export class Ranges {
         const block = file.blocks.at(at);
         const stop = Math.min(end, file.blocks.endOf(at));
         if (block !== undefined && (file.hasData(block) || block.allocated !== 0)) {
-          await this.#change(file, block, "punch", at, stop);
+          await this.#change(file, block, "punch", at, stop, tenure);
         }
         at = stop;
       }
@@ -148,18 +149,21 @@ export class Ranges {
     interrupt: Interruptible,
   ): Promise<void> {
     const { blocks } = this.#options;
+    const { tenure } = file;
     await this.#demandRoom(file, offset, end);
     for (let at = offset; at < end;) {
       if (interrupt.signal.aborted) throw new FsError("EINTR", "interrupted");
       await blocks.know(file, at, at + 1);
-      const block = file.blocks.at(at) ?? await blocks.allocate(file, at);
+      const block = file.blocks.at(at) ?? await blocks.allocate(file, at, tenure);
       const stop = Math.min(end, block.start + block.length);
       const release = await file.occupy(at, stop);
       try {
-        await this.#change(file, block, change, at, stop);
+        await this.#change(file, block, change, at, stop, tenure);
       } catch (error) {
         // Some replicas may have zeros now, and all should.
-        if (change === "zero" && isErrno(error, "ENOSPC")) await this.#change(file, block, "punch", at, stop);
+        if (change === "zero" && isErrno(error, "ENOSPC")) {
+          await this.#change(file, block, "punch", at, stop, tenure);
+        }
         throw error;
       } finally {
         release();
@@ -169,9 +173,16 @@ export class Ranges {
   }
 
   /** A block that is dropped under us by another's truncate has nothing there any more. */
-  async #change(file: OpenFile, block: Block, change: RangeChange, at: number, end: number): Promise<void> {
+  async #change(
+    file: OpenFile,
+    block: Block,
+    change: RangeChange,
+    at: number,
+    end: number,
+    tenure: number,
+  ): Promise<void> {
     try {
-      await this.#options.writer.changeRange(file, block, change, at, end);
+      await this.#options.writer.changeRange(file, block, change, at, end, tenure);
     } catch (error) {
       if (!isDropped(error)) throw error;
       file.blocks.clear();
@@ -332,7 +343,7 @@ export class Ranges {
         const { file } = handle;
         await this.#exclusively(handle, true, interrupt, async () => {
           if (!file.inode.isFresh) await names.refresh(ino, interrupt);
-          const { size } = file;
+          const { size, tenure } = file;
           if (size === 0) return;
           const release = await file.occupy(size - 1, Infinity);
           try {
@@ -340,7 +351,7 @@ export class Ranges {
             const block = file.blocks.at(size - 1);
             // Where it reaches further it has grown again, after its replicas were cut: maybe by a write we waited for.
             const isCut = block !== undefined && file.hasData(block) && block.start + block.length === size;
-            if (isCut && file.size === size) await blocks.cut(file, block);
+            if (isCut && file.size === size) await blocks.cut(file, block, tenure);
           } finally {
             release();
           }

@@ -42,8 +42,10 @@ async function start(blocks: readonly Block[] = [BLOCK]): Promise<{ client: Test
 /** What the nameserver says when no other replica is left. */
 const NONE_ANSWERS = new FsError("EAGAIN", "no replica answers");
 
-function write(client: TestClient, handle: Handle, offset: number, length: number) {
-  return client.files.write(handle, offset, new Uint8Array(length), HOW, PATIENT);
+/** A write to which nothing is added: it is sent at once. */
+async function write(client: TestClient, handle: Handle, offset: number, length: number) {
+  await client.files.write(handle, offset, new Uint8Array(length), HOW, PATIENT);
+  handle.file.gathered?.send();
 }
 
 Deno.test("chain: a report that comes second gets replicas that do not have the write: it is sent to them", async () => {

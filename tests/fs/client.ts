@@ -42,6 +42,7 @@ import type {
   LocateReplicaReply,
   ReplicaRequest,
   SeekBlockRequest,
+  WriteRangesRequest,
 } from "../../wire/messages/dataserver.ts";
 import type { Attributes, Block, InodeReply, LeaseMode } from "../../wire/messages/inode.ts";
 import type {
@@ -378,6 +379,19 @@ export class FakeDataservers {
         this.writes.push({ block, offset, length: body.length });
         this.#events.push(`data ${block} ${offset}+${body.length}`);
         await this.onWrite();
+        return { failed: this.onChain() };
+      },
+      writeRanges: async ({ block, generation, ranges, durable }: WriteRangesRequest) => {
+        for (const [offset, length] of ranges) {
+          this.writes.push({ block, offset, length });
+          this.#events.push(`data ${block} ${offset}+${length}`);
+        }
+        await this.onWrite();
+        if (durable) {
+          this.syncs.push(block);
+          this.#events.push(`sync ${block}`);
+          await this.onSync(generation);
+        }
         return { failed: this.onChain() };
       },
       syncBlock: async ({ block, generation }: { block: number; generation: number }) => {

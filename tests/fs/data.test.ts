@@ -45,7 +45,10 @@ function write(
   length: number,
   how: Partial<typeof HOW> = {},
 ) {
-  return watch(client.files.write(handle, offset, new Uint8Array(length), { ...HOW, ...how }, PATIENT));
+  const data = new Uint8Array(length);
+  // Nothing is added to it: it is sent at once.
+  const written = client.files.write(handle, offset, data, { ...HOW, ...how }, PATIENT);
+  return watch(written.then(() => handle.file.gathered?.send()));
 }
 
 /** Answers a commit with what it reported. */
@@ -74,7 +77,7 @@ Deno.test("write: is accepted at once under a lease, sent behind, and shown befo
   assert.deepEqual([call.request.size, call.request.durable, call.request.written], [
     20 * PAGE + 10,
     false,
-    [{ block: BLOCKS[0]!.id, start: 0 }],
+    [], // it was known to hold data
   ]);
   await commit(client);
   assert.equal(flushing.state, "done");
@@ -88,7 +91,7 @@ Deno.test("write: what the caller does with its buffer afterwards does not matte
   const seen: number[] = [];
   dataservers.client = () =>
     Promise.resolve({
-      writeBlock: ({ body }: { body: Uint8Array }) => {
+      writeRanges: ({ body }: { body: Uint8Array }) => {
         seen.push(body[0]!);
         return Promise.resolve({ failed: [] });
       },
@@ -96,6 +99,7 @@ Deno.test("write: what the caller does with its buffer afterwards does not matte
   const data = new Uint8Array(10).fill(1);
   await client.files.write(handle, 0, data, HOW, PATIENT);
   data.fill(2);
+  handle.file.gathered!.send();
   await quiet();
   assert.deepEqual(seen, [1]);
 });
@@ -135,12 +139,14 @@ Deno.test("write: at the end of the file, wherever that is now", async () => {
   const { dataservers, table, nameserver } = client;
   await write(client, handle, 0, 10, { append: true }).promise;
   await write(client, handle, 0, 10, { append: true }).promise;
+  await quiet();
   assert.deepEqual(dataservers.writes.map(({ offset }) => offset), [10 * PAGE, 10 * PAGE + 10]);
   handle.file.dirty = false;
   table.get(INO)!.forgetAttributes(); // by a change of ours
   const appending = write(client, handle, 0, 10, { append: true });
   await nameserver.answer("getattr", inodeReply(INO, "write", { version: 5, size: 20 * PAGE }));
   await appending.promise;
+  await quiet();
   assert.equal(dataservers.writes.at(-1)!.offset, 20 * PAGE);
 });
 
@@ -256,6 +262,7 @@ Deno.test("fsync: a write that is acknowledged while it runs is synced by the ne
   const { client, handle } = await start();
   const { files, dataservers, nameserver } = client;
   write(client, handle, 0, 10);
+  await quiet();
   const sync = gate();
   dataservers.onSync = () => sync.opened;
   const first = watch(files.fsync(handle));
@@ -341,7 +348,8 @@ Deno.test("write: of a synced descriptor is on the disks when it returns, and te
   assert.equal(writing.state, "waits");
   await commit(client);
   assert.equal(writing.state, "done");
-  assert.deepEqual(events, ["data 1 0+10", "sync 1", "commit"]);
+  // In place: the nameserver's disk does not wait for the replicas'.
+  assert.deepEqual(events.slice(0, 3), ["data 1 0+10", "commit", "sync 1"]);
   dataservers.onWrite = () => Promise.reject(new FsError("ENOSPC", "full"));
   const failing = write(client, handle, 0, 10, { isSynced: true });
   await commit(client);
@@ -497,6 +505,41 @@ Deno.test("punch: whole blocks go, the rest becomes a hole, and the kernel's pag
   assert.equal(kernel.taken().at(-1), `pages ${INO} 0+`);
 });
 
+Deno.test("ranges: nothing of an operation goes on after the session in which it began", async () => {
+  const blocks = [blockOf(1, 0, 10 * PAGE), blockOf(2, 10 * PAGE, 10 * PAGE)];
+  const how = { grow: false, keepsRoom: true };
+  const work = {
+    zero: (client: TestClient, handle: Handle) => client.ranges.zero(handle, 0, 20 * PAGE, how, PATIENT),
+    reserve: (client: TestClient, handle: Handle) =>
+      client.ranges.reserve(handle, 0, 20 * PAGE, how, PATIENT),
+  };
+  for (const [change, run] of Object.entries(work)) {
+    const { client, handle } = await start({ size: 20 * PAGE }, blocks);
+    const { dataservers, access, events } = client;
+    dataservers.onWrite = () => {
+      access.lose(handle.file); // and others may hold the lease by now
+      return Promise.resolve();
+    };
+    const working = watch(run(client, handle));
+    await quiet();
+    assert.ok(isErrno(working.error, "EIO"), change);
+    assert.deepEqual(events, [`${change} 1 0+${10 * PAGE}`]);
+  }
+});
+
+Deno.test("write: no block is made for what was accepted in a session that is over", async () => {
+  const { client, handle } = await start({ size: 0 }, []);
+  const { nameserver, access } = client;
+  await client.files.write(handle, 0, new Uint8Array(10), HOW, PATIENT);
+  await client.files.write(handle, 8 * MIB, new Uint8Array(MIB), HOW, PATIENT);
+  const first = await nameserver.next("allocateBlock"); // for one of them; the other waits for it
+  access.lose(handle.file);
+  await first.answer({ block: blockOf(1, first.request.offset, 4 * MIB, false) });
+  await client.clock.advance(10);
+  assert.deepEqual(nameserver.calls.map(({ method }) => method), []);
+  assert.deepEqual(client.dataservers.writes, []);
+});
+
 Deno.test("read-only handles share what a writer's has buffered", async () => {
   const { client, handle } = await start();
   const reader = await opened(client, READ_ONLY);
@@ -552,6 +595,7 @@ Deno.test("trim: what another thread has written past the new end meanwhile stay
   dataservers.onWrite = () => write.promise;
   const how = { append: false, isWriteback: false, killSuidGid: false };
   await files.write(handle, 4096, new Uint8Array(10), how, PATIENT);
+  handle.file.gathered!.send();
   await nameserver.answer("allocateBlock", { block: { ...block, length: 8192 } });
   client.events.length = 0;
   const trimmed = watch(ranges.trim(INO, PATIENT));

@@ -395,7 +395,7 @@ Deno.test("recall of all: what was accepted but not sent yet is sent and committ
   assert.deepEqual([recalled.state, nameserver.calls.length], ["waits", 0]);
   await sent.open();
   const commit = await nameserver.next("commit");
-  assert.deepEqual(commit.request.written, [{ block: BLOCKS[0]!.id, start: 0 }]);
+  assert.deepEqual(commit.request.written, [], "it was known to hold data");
   const { mtime } = commit.request;
   await commit.answer(inodeReply(INO, "write", { version: 2, size: 64 * PAGE, mtime, ctime: mtime }));
   await quiet();

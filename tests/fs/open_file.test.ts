@@ -75,10 +75,8 @@ Deno.test("open file: a block has data once it was written here, before the name
 
 Deno.test("open file: pending writes are waited for where they overlap", async () => {
   const file = newFile();
-  const first = Promise.withResolvers<void>();
-  const write = { start: 10, end: 20, done: first.promise };
   assert.equal(file.isUnflushed, false);
-  file.pending.add(write);
+  const end = file.begin(10, 20);
   assert.equal(file.isUnflushed, true);
   assert.deepEqual([[0, 10], [20, 30], [19, 20], [0, 11]].map(([a, b]) => file.hasPending(a!, b!)), [
     false,
@@ -91,8 +89,7 @@ Deno.test("open file: pending writes are waited for where they overlap", async (
   const settled = file.settled(0, Infinity).then(() => isSettled = true);
   await Promise.resolve();
   assert.equal(isSettled, false);
-  file.pending.delete(write);
-  first.resolve();
+  end();
   await settled;
 });
 

@@ -309,7 +309,9 @@ class Program {
   async #sync(opened: OpenHandle): Promise<void> {
     const { handle, ino } = opened;
     const noted = [...this.#unsyncedOf(ino)].filter((one) => one.opened === opened);
-    if (!await this.#stores("fsync", opened, () => this.#fs.files.fsync(handle))) return;
+    const dataOnly = this.#cluster.simulation.random.next() < 0.5;
+    const sync = () => this.#fs.files.fsync(handle, dataOnly);
+    if (!await this.#stores(dataOnly ? "fdatasync" : "fsync", opened, sync)) return;
     const at = this.#tick;
     this.#workload.synced(ino, opened.from);
     for (const one of noted) {

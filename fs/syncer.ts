@@ -1,0 +1,146 @@
+/**
+ * fsync and fdatasync: what was written to a file is on the disks of all its replicas, and what is needed to find it on the
+ * nameserver's.
+ *
+ * Invariant: whatever is not known to be on all these disks is synced, whoever wrote it. That all machines which had something
+ * stopped before it was synced is told as a failure of it.
+ */
+
+import type { Logger } from "../base/log.ts";
+import { FsError } from "../wire/errno.ts";
+import type { BlockId } from "../wire/ids.ts";
+import type { Block } from "../wire/messages/inode.ts";
+import { type Blocks, isDropped } from "./blocks.ts";
+import type { OpenFile } from "./inode.ts";
+import type { Reports } from "./reports.ts";
+
+/** A disk may have gigabytes to write down; a server that hangs is noticed by its silence. */
+export const SYNC_TIMEOUT_MS = 10 * 60_000;
+/** Blocks of one file that are synced at once. */
+const SYNCS_AT_ONCE = 32;
+
+export interface SyncerOptions {
+  readonly blocks: Blocks;
+  readonly reports: Reports;
+  readonly log: Logger;
+}
+
+export class Syncer {
+  readonly #options: SyncerOptions;
+
+  constructor(options: SyncerOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * fsync(2) and fdatasync(2): every replica's disk, then the nameserver's. Whoever wrote it: what another descriptor or
+   * another mount has written before is synced as well. `dataOnly`: what is needed to find the data, but no times.
+   */
+  async sync(file: OpenFile, dataOnly = false): Promise<void> {
+    const { inode } = file;
+    // Alone on its way, it comes after all that was written before.
+    const last = file.pending.size === 1 ? file.gathered : null;
+    last?.send(true);
+    // What it changes is found already: the nameserver's disk and the replicas' need not wait for one another.
+    const isFound = last !== null && file.isFindable &&
+      last.ranges.every(({ start, end }) => file.blocks.isWritten(start, end));
+    const hasAll = () => isFindableFromDisk(file, dataOnly);
+    const reported = isFound && !hasAll() ? this.#options.reports.commit(file, true, last) : undefined;
+    reported?.catch(() => {}); // it may fail while something else does; that is told below
+    await file.settled(0, Infinity);
+    const { grants } = inode;
+    const ours = new Map(file.unsynced);
+    if (file.restSyncedAt !== grants || inode.lease === "none") {
+      for await (const blocks of this.#writtenBlocks(file)) {
+        const others = blocks.filter(({ id }) => !ours.has(id) && last?.synced.has(id) !== true);
+        await Promise.all(others.map((block) => this.#syncOfOthers(file, block)));
+      }
+    }
+    for (const block of await this.syncOurs(file, ours)) this.lost(file, block);
+    if (reported !== undefined) await reported;
+    else if (hasAll()) return;
+    else await this.#options.reports.commit(file, true);
+    file.restSyncedAt = grants;
+  }
+
+  /** Blocks that we have written to are on their replicas' disks. Gives those that all machines may have lost before. */
+  async syncOurs(file: OpenFile, ours = new Map(file.unsynced)): Promise<BlockId[]> {
+    const lost: BlockId[] = [];
+    for (let i = 0; i < ours.size; i += SYNCS_AT_ONCE) {
+      await Promise.all(
+        [...ours].slice(i, i + SYNCS_AT_ONCE).map(async ([id, mark]) => {
+          const block = file.blocks.at(mark.start);
+          const current = block?.id === id ? block : await this.#find(file, mark.start);
+          const used = current?.id === id ? await this.#syncBlock(file, current) : undefined; // truncated away since
+          // A write that came meanwhile has put another mark: it may have missed the disk.
+          if (file.unsynced.get(id) === mark) file.unsynced.delete(id);
+          if ((used?.chosenAt ?? 0) > mark.since) lost.push(id);
+        }),
+      );
+    }
+    return lost;
+  }
+
+  /** All machines that had the block stopped after something was written to it here, and before it was synced. */
+  lost(file: OpenFile, block: BlockId): void {
+    this.#options.log.error("machines stopped before what was written was synced", { ino: file.ino, block });
+    const message = "what was written may be lost: all machines that had it stopped before it was synced";
+    file.fail(new FsError("EIO", message, { op: "fsync" }));
+  }
+
+  /** The block as it is afterwards. */
+  #syncBlock(file: OpenFile, block: Block): Promise<Block> {
+    return this.#options.blocks.onChain(file, block, (client, volume, chain, used) =>
+      client.syncBlock(
+        { block: used.id, generation: used.generation, volume, chain },
+        { timeoutMs: SYNC_TIMEOUT_MS },
+      ), { tenure: file.tenure });
+  }
+
+  /** A block that we have not changed: a replica that can't be reached has nothing of ours to lose. */
+  async #syncOfOthers(file: OpenFile, block: Block): Promise<void> {
+    const { blocks } = this.#options;
+    if (
+      !await blocks.onReachable(block, (client, volume) =>
+        client.syncBlock(
+          { block: block.id, generation: block.generation, volume, chain: [] },
+          { timeoutMs: SYNC_TIMEOUT_MS },
+        ))
+    ) {
+      try {
+        await this.#syncBlock(file, block);
+      } catch (error) {
+        if (!isDropped(error)) throw error;
+      }
+    }
+  }
+
+  /** The file's blocks that hold data, some at a time. */
+  async *#writtenBlocks(file: OpenFile): AsyncGenerator<Block[]> {
+    if (file.inlineBytes > 0) return;
+    let found: Block[] = [];
+    for (let at = 0; at < file.size;) {
+      await this.#options.blocks.know(file, at, at + 1);
+      const block = file.blocks.at(at);
+      const next = block === undefined ? file.blocks.nextStart(at) : block.start + block.length;
+      if (block !== undefined && file.hasData(block)) found.push(block);
+      // Past the known range there may be more.
+      at = block === undefined && next === Infinity ? file.blocks.knownTo : next;
+      if (found.length < SYNCS_AT_ONCE && at < file.size) continue;
+      yield found;
+      found = [];
+    }
+  }
+
+  async #find(file: OpenFile, start: number): Promise<Block | undefined> {
+    await this.#options.blocks.know(file, start, start + 1);
+    return file.blocks.at(start);
+  }
+}
+
+/** What the nameserver's disk has is enough to find all data. Times are left out if `dataOnly`. */
+function isFindableFromDisk(file: OpenFile, dataOnly: boolean): boolean {
+  const { inode } = file;
+  return dataOnly && file.isFindable && file.unsyncedReports === 0 && inode.lease !== "none" &&
+    file.restSyncedAt === inode.grants;
+}
