@@ -6,7 +6,6 @@
 
 import { bytesKey } from "../base/bytes.ts";
 import { FsError } from "../wire/errno.ts";
-import type { Inode } from "./inode.ts";
 
 const XATTR_CREATE = 1;
 const XATTR_REPLACE = 2;
@@ -56,6 +55,6 @@ export class RemovedXattrs {
 }
 
 /** Those of a removed inode; made when they are first asked for. */
-export function xattrsOfRemoved(inode: Inode): RemovedXattrs {
+export function xattrsOfRemoved(inode: { removedXattrs: RemovedXattrs | null }): RemovedXattrs {
   return inode.removedXattrs ??= new RemovedXattrs();
 }
