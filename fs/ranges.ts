@@ -23,6 +23,7 @@ import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { Names } from "./names.ts";
 import { beforeGrowth } from "./past_the_end.ts";
+import type { ByteRange } from "./pending_write.ts";
 import { RangeCopier } from "./range_copier.ts";
 import type { Dataservers } from "./dataservers.ts";
 import type { Reader } from "./reader.ts";
@@ -30,6 +31,7 @@ import type { Writer } from "./writer.ts";
 
 /** Less is not worth the requests: a truncate may leave so much on the disks. */
 const TRIM_BYTES_MIN = 1024 * 1024;
+const WHOLE: ByteRange = { start: 0, end: Infinity };
 
 export interface RangesOptions {
   readonly session: ClusterSession;
@@ -102,7 +104,7 @@ export class Ranges {
       if (grow) await this.#growTo(file, end);
     });
     // Zeros were written under the kernel's pages.
-    await this.#options.kernelCache.dropRanges(file.inode, [{ start: 0, end: Infinity }]);
+    await this.#options.kernelCache.dropRanges(file.inode, [WHOLE]);
   }
 
   /** Of data that the nameserver keeps: it takes its room all the same. */
@@ -244,15 +246,17 @@ export class Ranges {
   }
 
   /** SEEK_DATA and SEEK_HOLE, as the replicas' disks have it; undefined past the end (ENXIO). */
-  seek(
+  async seek(
     handle: Handle,
     offset: number,
     wantsData: boolean,
     interrupt: Interruptible,
   ): Promise<number | undefined> {
-    const { blocks, reader, names } = this.#options;
+    const { blocks, reader, names, kernelCache } = this.#options;
     const { file } = handle;
-    return this.#exclusively(handle, false, interrupt, async () => {
+    // What a mapping has stored is data as well.
+    if (file.writers > 0 && file.inode.hasPages) await kernelCache.dropRanges(file.inode, [WHOLE]);
+    return await this.#exclusively(handle, false, interrupt, async () => {
       await file.settled(0, Infinity);
       if (!file.inode.isFresh) await names.refresh(file.ino);
       const { size, inlineBytes } = file;

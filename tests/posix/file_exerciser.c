@@ -220,6 +220,42 @@ static void mapped(bool writes, off_t offset, size_t length) {
   for (int side = 0; side < SIDES; side++) munmap(map[side], length);
 }
 
+/* ---- a mapping that stays while the file is cut, grows, is punched, and is opened anew */
+
+static uint8_t *kept[SIDES];
+static size_t kept_bytes;
+
+static void keep_mapping(size_t bytes) {
+  for (int side = 0; side < SIDES; side++) {
+    if (kept[side] != NULL) munmap(kept[side], kept_bytes);
+    kept[side] = NULL;
+  }
+  kept_bytes = bytes;
+  if (!map_both(kept, 0, bytes, PROT_READ | PROT_WRITE)) kept[MOUNTED] = kept[REFERENCE] = NULL;
+}
+
+/* What is stored past the file's end in its last page is lost, on both sides. */
+static void use_kept(bool writes, off_t offset, size_t length) {
+  if (kept[MOUNTED] == NULL || size_before == 0) return;
+  off_t end = size_before < (off_t)kept_bytes ? size_before : (off_t)kept_bytes;
+  off_t at = offset % end;
+  off_t stop = writes ? (end + PAGE - 1) & ~(off_t)(PAGE - 1) : end;
+  if (length > (size_t)(stop - at)) length = (size_t)(stop - at);
+  if (writes) {
+    if (random_below(3) == 0 && stop - at < 2 * PAGE) length = (size_t)(stop - at);
+    fill_data(length);
+    for (int side = 0; side < SIDES; side++) memcpy(kept[side] + at, data, length);
+  }
+  if (at + (off_t)length > end) length = (size_t)(end - at);
+  compare_bytes(writes ? "kept mapping after a write" : "kept mapping", kept[MOUNTED] + at, kept[REFERENCE] + at, at,
+                length);
+}
+
+static void sync_kept(void) {
+  if (kept[MOUNTED] == NULL) return;
+  ON_BOTH("msync", msync(kept[side], kept_bytes, MS_SYNC));
+}
+
 /* Modes of fallocate(2), and whether the local disk has them. */
 static struct { const char *name; int mode; bool is_supported; } allocations[] = {
   {"fallocate", 0, true},
@@ -292,6 +328,31 @@ static void copy(off_t offset, size_t length) {
   ON_BOTH("copy_file_range", copy_all(side, from, to, length));
 }
 
+/* To another file, by way of which it comes back elsewhere; that may make the file longer. */
+static long copy_by_way(enum side side, off_t from, off_t to, size_t length) {
+  char other[4096];
+  snprintf(other, sizeof other, "%s.other", path[side]);
+  int fd = open(other, O_RDWR | O_CREAT, 0644);
+  if (fd < 0) return -1;
+  off_t out = from % 10000, in = out;
+  long done = 0, count = 0;
+  while ((size_t)done < length && (count = copy_file_range(file[side], &from, fd, &out, length - (size_t)done, 0)) > 0)
+    done += count;
+  long back = 0;
+  while (count >= 0 && back < done && (count = copy_file_range(fd, &in, file[side], &to, (size_t)(done - back), 0)) > 0)
+    back += count;
+  int error = errno;
+  close(fd);
+  errno = error;
+  return count < 0 ? -1 : back;
+}
+
+static void copy_out(off_t offset, size_t length) {
+  if (size_before == 0) return;
+  off_t from = (off_t)random_below((uint64_t)size_before);
+  ON_BOTH("copy_file_range out and in", copy_by_way(side, from, offset, length));
+}
+
 static void reopen(int flags) {
   ON_BOTH("close", close(file[side]));
   for (int side = 0; side < SIDES; side++) {
@@ -304,7 +365,8 @@ static void read_all(const char *what) { read_range(what, 0, (size_t)size_of(REF
 
 enum kind {
   WRITE, READ, TRUNCATE, TRUNCATE_BY_NAME, MAPPED_READ, MAPPED_WRITE, FALLOCATE, KEEP, PUNCH, ZERO, ZERO_KEEP, REOPEN,
-  REOPEN_EMPTY, FSYNC, APPEND, READ_ALL, SEEK_FOR_DATA, SEEK_FOR_HOLE, DIRECT_READ, DIRECT_WRITE, COPY, KINDS
+  REOPEN_EMPTY, FSYNC, APPEND, READ_ALL, SEEK_FOR_DATA, SEEK_FOR_HOLE, DIRECT_READ, DIRECT_WRITE, COPY,
+  KEPT_READ, KEPT_WRITE, KEPT_SYNC, KEEP_MAPPING, COPY_OUT, KINDS
 };
 
 static const struct { const char *name; int weight; } kinds[KINDS] = {
@@ -315,6 +377,8 @@ static const struct { const char *name; int weight; } kinds[KINDS] = {
   [REOPEN_EMPTY] = {"open with O_TRUNC", 1}, [FSYNC] = {"fsync", 2}, [APPEND] = {"append", 4},
   [READ_ALL] = {"read all", 3}, [SEEK_FOR_DATA] = {"seek for data", 1}, [SEEK_FOR_HOLE] = {"seek for a hole", 1},
   [DIRECT_READ] = {"direct read", 2}, [DIRECT_WRITE] = {"direct write", 2}, [COPY] = {"copy_file_range", 2},
+  [KEPT_READ] = {"kept mapping read", 4}, [KEPT_WRITE] = {"kept mapping write", 5}, [KEPT_SYNC] = {"msync", 1},
+  [KEEP_MAPPING] = {"map anew", 1}, [COPY_OUT] = {"copy_file_range out and in", 2},
 };
 
 static enum kind random_kind(void) {
@@ -366,6 +430,11 @@ static void run_operation(off_t offset_max) {
     case DIRECT_READ: direct_io(false, offset, length); break;
     case DIRECT_WRITE: direct_io(true, offset, length); break;
     case COPY: copy(offset, length); break;
+    case KEPT_READ: use_kept(false, offset, length); break;
+    case KEPT_WRITE: use_kept(true, offset, length); break;
+    case KEPT_SYNC: sync_kept(); break;
+    case KEEP_MAPPING: keep_mapping(kept_bytes); break;
+    case COPY_OUT: copy_out(offset, length); break;
     case KINDS: break;
   }
   off_t size[SIDES] = {size_of(MOUNTED), size_of(REFERENCE)};
@@ -413,6 +482,7 @@ int main(int count, char **arguments) {
   }
   if (posix_memalign((void **)&data, PAGE, LENGTH_MAX + 2 * PAGE) != 0) give_up("memory");
   find_supported();
+  keep_mapping((size_t)offset_max / 2 & ~(size_t)(PAGE - 1));
   int held = -1;
   if (held_path != NULL && (held = open(held_path, O_RDWR)) < 0) give_up(held_path);
 
@@ -427,6 +497,8 @@ int main(int count, char **arguments) {
   for (int side = 0; side < SIDES; side++) {
     close(file[side]);
     unlink(path[side]);
+    snprintf(history[0], sizeof history[0], "%s.other", path[side]);
+    unlink(history[0]);
   }
   printf("ok: %ld operations\n", operations);
   return 0;

@@ -25,16 +25,22 @@ Deno.test({
 });
 
 Deno.test({
-  name: "mappings: what was stored past the end of a file is not seen when it grows",
+  name: "mappings: what was stored is data for lseek, and none where a file grows over what was past its end",
   ignore: compiler === undefined,
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
     await using cluster = await SmallCluster.start("tcp", BLOCK_BYTES);
     const [here, there] = cluster.mountpoints;
-    const program = `${cluster.scratch}/past_the_end`;
-    await sh(`${compiler} -O1 -w -o ${program} ${HERE}past_the_end.c`);
-    assert.equal(await sh(`timeout -s KILL 30 ${program} ${here}/f ${there}/f`), "ok");
+    for (
+      const [name, files] of [["past_the_end", [`${here}/f`, `${there}/f`]], ["holes", [
+        `${here}/h`,
+      ]]] as const
+    ) {
+      const program = `${cluster.scratch}/${name}`;
+      await sh(`${compiler} -O1 -w -o ${program} ${HERE}${name}.c`);
+      assert.equal(await sh(`timeout -s KILL 30 ${program} ${files.join(" ")}`), "ok");
+    }
     await cluster.stop();
   },
 });
