@@ -170,26 +170,6 @@ static void append(size_t length) {
   ON_BOTH("append", append_once(side, length));
 }
 
-/* Direct I/O of whole pages, by a descriptor of its own. Left out where the local disk has none. */
-static void direct_io(bool writes, off_t offset, size_t length) {
-  offset &= ~(off_t)(PAGE - 1);
-  length = (length + PAGE - 1) & ~(size_t)(PAGE - 1);
-  int fd[SIDES];
-  for (int side = 0; side < SIDES; side++) fd[side] = open(path[side], O_RDWR | O_DIRECT);
-  if (fd[REFERENCE] >= 0) {
-    if (fd[MOUNTED] < 0) differ("open with O_DIRECT: %s", strerror(errno));
-    if (writes) {
-      fill_data(length);
-      ON_BOTH("direct write", pwrite(fd[side], data, length, offset));
-    } else {
-      long count = ON_BOTH("direct read", pread(fd[side], buffer[side], length, offset));
-      if (count > 0) compare_bytes("direct read", buffer[MOUNTED], buffer[REFERENCE], offset, (size_t)count);
-    }
-  }
-  for (int side = 0; side < SIDES; side++)
-    if (fd[side] >= 0) close(fd[side]);
-}
-
 /* True when the file can be mapped: under direct I/O it need not be. */
 static bool map_both(uint8_t *map[SIDES], off_t offset, size_t length, int protection) {
   for (int side = 0; side < SIDES; side++) {
@@ -200,24 +180,6 @@ static bool map_both(uint8_t *map[SIDES], off_t offset, size_t length, int prote
     give_up("mmap");
   }
   return true;
-}
-
-static void mapped(bool writes, off_t offset, size_t length) {
-  if (size_before == 0) return;
-  off_t at = (offset % size_before) & ~(off_t)(PAGE - 1);
-  if (length > (size_t)(size_before - at)) length = (size_t)(size_before - at);
-  // The part of the mapping that is touched need not begin with a page.
-  size_t skip = random_below(length), end = skip + 1 + random_below(length - skip);
-  bool syncs = random_below(4) == 0;
-  uint8_t *map[SIDES];
-  if (!map_both(map, at, length, writes ? PROT_READ | PROT_WRITE : PROT_READ)) return;
-  if (writes) {
-    fill_data(end - skip);
-    for (int side = 0; side < SIDES; side++) memcpy(map[side] + skip, data, end - skip);
-    if (syncs) ON_BOTH("msync", msync(map[side], length, MS_SYNC));
-  }
-  compare_bytes(writes ? "mapping after a write" : "mapping", map[MOUNTED], map[REFERENCE], at, length);
-  for (int side = 0; side < SIDES; side++) munmap(map[side], length);
 }
 
 /* ---- a mapping that stays while the file is cut, grows, is punched, and is opened anew */
@@ -254,6 +216,46 @@ static void use_kept(bool writes, off_t offset, size_t length) {
 static void sync_kept(void) {
   if (kept[MOUNTED] == NULL) return;
   ON_BOTH("msync", msync(kept[side], kept_bytes, MS_SYNC));
+}
+
+/* Direct I/O of whole pages, by a descriptor of its own. Left out where the local disk has none. */
+static void direct_io(bool writes, off_t offset, size_t length) {
+  offset &= ~(off_t)(PAGE - 1);
+  length = (length + PAGE - 1) & ~(size_t)(PAGE - 1);
+  int fd[SIDES];
+  for (int side = 0; side < SIDES; side++) fd[side] = open(path[side], O_RDWR | O_DIRECT);
+  if (fd[REFERENCE] >= 0) {
+    if (fd[MOUNTED] < 0) differ("open with O_DIRECT: %s", strerror(errno));
+    if (writes) {
+      // What a mapping has stored past the end ext4 shows when a direct write makes the file longer.
+      if (offset >= size_before) sync_kept();
+      fill_data(length);
+      ON_BOTH("direct write", pwrite(fd[side], data, length, offset));
+    } else {
+      long count = ON_BOTH("direct read", pread(fd[side], buffer[side], length, offset));
+      if (count > 0) compare_bytes("direct read", buffer[MOUNTED], buffer[REFERENCE], offset, (size_t)count);
+    }
+  }
+  for (int side = 0; side < SIDES; side++)
+    if (fd[side] >= 0) close(fd[side]);
+}
+
+static void mapped(bool writes, off_t offset, size_t length) {
+  if (size_before == 0) return;
+  off_t at = (offset % size_before) & ~(off_t)(PAGE - 1);
+  if (length > (size_t)(size_before - at)) length = (size_t)(size_before - at);
+  // The part of the mapping that is touched need not begin with a page.
+  size_t skip = random_below(length), end = skip + 1 + random_below(length - skip);
+  bool syncs = random_below(4) == 0;
+  uint8_t *map[SIDES];
+  if (!map_both(map, at, length, writes ? PROT_READ | PROT_WRITE : PROT_READ)) return;
+  if (writes) {
+    fill_data(end - skip);
+    for (int side = 0; side < SIDES; side++) memcpy(map[side] + skip, data, end - skip);
+    if (syncs) ON_BOTH("msync", msync(map[side], length, MS_SYNC));
+  }
+  compare_bytes(writes ? "mapping after a write" : "mapping", map[MOUNTED], map[REFERENCE], at, length);
+  for (int side = 0; side < SIDES; side++) munmap(map[side], length);
 }
 
 /* Modes of fallocate(2), and whether the local disk has them. */
