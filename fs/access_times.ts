@@ -12,7 +12,7 @@
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import type { InodeId } from "../wire/ids.ts";
-import { S_IFDIR, S_IFMT } from "../wire/messages/inode.ts";
+import { FS_NOATIME_FL, S_IFDIR, S_IFMT } from "../wire/messages/inode.ts";
 import { ACCESSED_MAX } from "../wire/messages/nameserver.ts";
 import { isAccessDue } from "../wire/relatime.ts";
 import type { ClusterSession } from "./cluster_session.ts";
@@ -77,6 +77,7 @@ export class AccessTimes {
   isDue(inode: Inode): boolean {
     const { policy, directories, session } = this.#options;
     if (policy === "off") return false;
+    if (((inode.attributes.flags ?? 0) & FS_NOATIME_FL) !== 0) return false;
     if (!directories && (inode.attributes.mode & S_IFMT) === S_IFDIR) return false;
     if (policy === "strict") return true;
     // Somebody has changed attributes: the nameserver knows, and its answer brings them.

@@ -342,7 +342,10 @@ export class Files {
     };
     let position = offset;
     const { mode } = file.shown();
-    if (file.inode.attributes.hasCapability === true) await this.#dropCapability(file, interrupt);
+    // As of a store into memory, which the writeback of a mapping is, local file systems don't.
+    if (!isWriteback && file.inode.attributes.hasCapability === true) {
+      await this.#dropCapability(file, interrupt);
+    }
     if (isWriteback) pagesWritten(file, offset, data);
     else if (!append) await beforeGrowth(this.#options.kernelCache, file, offset);
     await this.#options.access.use(file, access, interrupt, async () => {

@@ -6,7 +6,14 @@
 import { EMPTY_BYTES } from "../base/bytes.ts";
 import { ERRNO, FsError } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
-import { type Attributes, FS_APPEND_FL, FS_IMMUTABLE_FL, FS_NODUMP_FL } from "../wire/messages/inode.ts";
+import {
+  type Attributes,
+  FS_APPEND_FL,
+  FS_IMMUTABLE_FL,
+  FS_NOATIME_FL,
+  FS_NODUMP_FL,
+  FS_SYNC_FL,
+} from "../wire/messages/inode.ts";
 import type { Inode, Interruptible } from "./inode.ts";
 import type { Names } from "./names.ts";
 
@@ -20,7 +27,13 @@ const FLAGS_BYTES = 4;
 /** struct fsxattr: xflags, extsize, nextents, projid, cowextsize, 8 bytes of padding. */
 const FSXATTR = { bytes: 28, xflags: 0, extsize: 4, projid: 12, cowextsize: 16 } as const;
 /** FS_XFLAG_* of each flag. */
-const XFLAGS = [[FS_IMMUTABLE_FL, 0x08], [FS_APPEND_FL, 0x10], [FS_NODUMP_FL, 0x80]] as const;
+const XFLAGS = [
+  [FS_IMMUTABLE_FL, 0x08],
+  [FS_APPEND_FL, 0x10],
+  [FS_SYNC_FL, 0x20],
+  [FS_NOATIME_FL, 0x40],
+  [FS_NODUMP_FL, 0x80],
+] as const;
 
 /** EPERM when the data may not be written. Only of attributes that a write lease keeps true. */
 export function refuseWrite({ flags = 0 }: Attributes): void {
@@ -29,6 +42,11 @@ export function refuseWrite({ flags = 0 }: Attributes): void {
 
 export function isAppendOnly({ flags = 0 }: Attributes): boolean {
   return (flags & FS_APPEND_FL) !== 0;
+}
+
+/** What is written is to be on disk when it is answered. */
+export function isSync({ flags = 0 }: Attributes): boolean {
+  return (flags & FS_SYNC_FL) !== 0;
 }
 
 /** EPERM when a file may not be opened, or written, like this. Only of attributes that are true. */

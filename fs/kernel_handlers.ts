@@ -20,7 +20,7 @@ import { type AccessTimes, NO_ACCESS } from "./access_times.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { DirectoryStream } from "./directory_stream.ts";
 import type { Files, Handle } from "./files.ts";
-import { flagIoctl } from "./inode_flags.ts";
+import { flagIoctl, isFlagChange, isSync } from "./inode_flags.ts";
 import type { Ranges } from "./ranges.ts";
 import type { Names } from "./names.ts";
 import { beforeTruncate } from "./past_the_end.ts";
@@ -289,9 +289,11 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     async write(context, nodeid, fh, offset, data, { openFlags, fromPageCache, killSuidGid }) {
       const append = (openFlags & libc.O_APPEND) !== 0 && !fromPageCache;
       // The kernel leaves O_SYNC, O_DSYNC and RWF_DSYNC to us. O_SYNC has O_DSYNC's bit.
-      const isSynced = (openFlags & libc.O_DSYNC) !== 0 && !fromPageCache;
+      const opened = handleOf(nodeid, fh);
+      const isSynced = ((openFlags & libc.O_DSYNC) !== 0 || isSync(opened.file.inode.attributes)) &&
+        !fromPageCache;
       const how = { append, killSuidGid, isSynced, isWriteback: fromPageCache };
-      await staleIfGone(files.write(handleOf(nodeid, fh), offset, data, how, context));
+      await staleIfGone(files.write(opened, offset, data, how, context));
       return data.length;
     },
 
@@ -399,8 +401,13 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       return within(nodeid, staleIfGone(changed.then(() => 0)));
     },
 
-    ioctl: (context, nodeid, cmd, input) =>
-      staleIfGone(flagIoctl(names, asInodeId(nodeid), cmd, input, context)),
+    async ioctl(context, nodeid, cmd, input) {
+      const answer = await staleIfGone(flagIoctl(names, asInodeId(nodeid), cmd, input, context));
+      // The kernel does not know that an ioctl changes times.
+      const inode = isFlagChange(cmd) ? table.get(asInodeId(nodeid)) : undefined;
+      if (inode !== undefined) await kernelCache.dropAttributes(inode);
+      return answer;
+    },
 
     async fallocate(context, _nodeid, fh, offset, length, mode) {
       if ((mode & ~FALLOCATE_SUPPORTED) !== 0) return -ERRNO.EOPNOTSUPP;

@@ -105,7 +105,7 @@ export class Names {
     if (name.length === 1) {
       const inode = await this.getattr(ino, interrupt);
       // It may live on where it is open, or for who was told of it lately (lingering.ts in the nameserver).
-      if (inode.attributes.nlink === 0 && !isHeld(inode)) {
+      if (inode.attributes.nlink === 0 && inode.directoryHandles === 0 && !isOpen(inode)) {
         throw new FsError("ENOENT", "the inode was removed");
       }
       return { inode, isKept: false };

@@ -5,7 +5,7 @@
 
 import { FsError } from "../../wire/errno.ts";
 import type { InodeId, SessionId } from "../../wire/ids.ts";
-import type { InodeReply } from "../../wire/messages/inode.ts";
+import { FS_NOATIME_FL, type InodeReply } from "../../wire/messages/inode.ts";
 import { ACCESSED_MAX, type NAMESERVER } from "../../wire/messages/nameserver.ts";
 import { isAccessDue } from "../../wire/relatime.ts";
 import type { Handlers } from "../../wire/service.ts";
@@ -52,7 +52,8 @@ export function accessHandlers(
         inodes.map(({ ino, version }) => {
           // What the caller knows besides, such as its own writes that are not reported yet, counts as well.
           const isDue = (inode: InodeRecord) =>
-            always || inode.version === version || isAccessDue(inode, now);
+            (inode.flags & FS_NOATIME_FL) === 0 &&
+            (always || inode.version === version || isAccessDue(inode, now));
           return note(ino, isDue, session);
         }),
       );

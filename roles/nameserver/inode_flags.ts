@@ -8,7 +8,7 @@ import { FsError } from "../../wire/errno.ts";
 import {
   FS_APPEND_FL,
   FS_IMMUTABLE_FL,
-  FS_NODUMP_FL,
+  INHERITED_FLAGS,
   INODE_FLAGS,
   S_IFDIR,
   S_IFMT,
@@ -66,7 +66,10 @@ export function setFlags(inode: InodeRecord, flags: number): void {
     throw new FsError("ENOTTY", "only files and directories have flags");
   }
   if ((flags & ~INODE_FLAGS) !== 0) {
-    throw new FsError("EOPNOTSUPP", "of inode flags immutable, append-only and no-dump are possible");
+    throw new FsError(
+      "EOPNOTSUPP",
+      "of inode flags immutable, append-only, no-dump, no-atime and sync are possible",
+    );
   }
   if (flags !== inode.flags && (flags & FS_IMMUTABLE_FL) !== 0) refuseIfImmutable(inode);
   inode.flags = flags;
@@ -74,5 +77,5 @@ export function setFlags(inode: InodeRecord, flags: number): void {
 
 /** The flags of what is made in a directory. */
 export function inheritedFlags(parent: InodeRecord): number {
-  return parent.flags & FS_NODUMP_FL;
+  return parent.flags & INHERITED_FLAGS;
 }

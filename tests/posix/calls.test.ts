@@ -200,6 +200,15 @@ Deno.test({
       },
     );
 
+    await step("a file with chattr +S: each write is on disk when it returns, and reported so", async () => {
+      const open = "import fcntl, struct\nf = os.open(m + '/synced', os.O_CREAT | os.O_WRONLY)\n";
+      const writes = "for i in range(5): os.pwrite(f, b'x' * 100, 0)\n";
+      assert.equal((await taken(cluster, open + writes)).calls["commit"], 1);
+      const setFlags = "fcntl.ioctl(f, 0x40086602, struct.pack('i', 8))\n";
+      const { calls } = await taken(cluster, open + setFlags + writes);
+      assert.ok((calls["commit"] ?? 0) >= 5, JSON.stringify(calls));
+    });
+
     await cluster.stop();
   },
 });

@@ -17,11 +17,17 @@ export const S_ISGID = 0o2000;
 export const S_ISVTX = 0o1000;
 
 // Inode flags, as chattr has them (linux/fs.h FS_*_FL).
+/** What is written is on disk when write(2) returns. */
+export const FS_SYNC_FL = 0x08;
 export const FS_IMMUTABLE_FL = 0x10;
 export const FS_APPEND_FL = 0x20;
 export const FS_NODUMP_FL = 0x40;
+/** Reading it is no access. */
+export const FS_NOATIME_FL = 0x80;
+/** Those that what is made in a directory has from it. */
+export const INHERITED_FLAGS = FS_SYNC_FL | FS_NODUMP_FL | FS_NOATIME_FL;
 /** Those that are kept. */
-export const INODE_FLAGS = FS_IMMUTABLE_FL | FS_APPEND_FL | FS_NODUMP_FL;
+export const INODE_FLAGS = FS_IMMUTABLE_FL | FS_APPEND_FL | INHERITED_FLAGS;
 
 /** Bytes of an extended attribute's value at most (XATTR_SIZE_MAX). */
 export const XATTR_VALUE_BYTES_MAX = 65_536;

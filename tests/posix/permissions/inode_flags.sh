@@ -86,6 +86,23 @@ r as 1001:1001:1001 chattr +i own
 r as 1001:1001:1001 chattr +d own
 ls_ own
 r as 1002:1002:1002 chattr -d own
+# no-atime and sync
+mkdir hush
+chattr +AS hush
+echo x > hush/f
+mkdir hush/d
+ls_ hush hush/f hush/d
+for flag in -A +A; do
+chattr $flag hush/f
+touch -a -d 2001-01-01 hush/f
+before=$(stat -c %z hush/f)
+cat hush/f > /dev/null
+echo "$flag: $(stat -c %x hush/f | sed 's/^2001.*/kept/; s/^20[2-9].*/now/')"
+sleep 0.05
+chattr -S hush/f
+[ "$before" = "$(stat -c %z hush/f)" ] || echo "ctime changed"
+chattr +S hush/f
+done
 r lsattr -d /dev/null
 mkfifo pp
 r sh -c 'chattr +i pp 2>/dev/null'
