@@ -358,7 +358,7 @@ export class Files {
       await this.#options.writer.write(file, position, data, killSuidGid);
     });
     // The kernel takes it that a write leaves the mode as it was.
-    if (file.shown().mode !== mode) await this.#options.kernelCache.dropAttributes(file.inode);
+    if (file.shown().mode !== mode) await this.#options.kernelCache.dropMode(file.inode);
     // Pages that a mapping brought in while the write was on its way. Outside of the access, as a read may hold them.
     if (!isWriteback && file.inode.hasPages) {
       await this.#dropPages(file.inode, pagesOf(position, data.length));

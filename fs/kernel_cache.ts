@@ -69,6 +69,15 @@ export class KernelCache {
     return this.#untilFound(inode, -1, 0);
   }
 
+  /**
+   * The mode has changed by itself. Of who links a file Linux looks at the mode that it heard of last (protected_hardlinks),
+   * without asking again as for other rights; so the name is looked up again, which brings it.
+   */
+  async dropMode(inode: Inode): Promise<void> {
+    await this.dropAttributes(inode);
+    await this.dropAllNames();
+  }
+
   /** All pages (file data, or a directory's listing) and attributes are gone. */
   dropAll(inode: Inode): Promise<void> | undefined {
     if (!inode.hasPages) return this.dropAttributes(inode);

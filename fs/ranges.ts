@@ -242,7 +242,7 @@ export class Ranges {
     }
     if (!killSuidGid || (file.shown().mode & (S_ISUID | S_ISGID)) === 0) return;
     await names.setattr({ ino, killSuidGid }, interrupt);
-    await this.#options.kernelCache.dropAttributes(file.inode);
+    await this.#options.kernelCache.dropMode(file.inode);
   }
 
   /** SEEK_DATA and SEEK_HOLE, as the replicas' disks have it; undefined past the end (ENXIO). */

@@ -175,8 +175,8 @@ Deno.test("write: by who may not keep them takes setuid and setgid off, before i
   assert.equal(call.request.killSuidGid, true);
   await commit(client, 2, { mode: 0o100755 });
   assert.equal(writing.state, "done");
-  // The kernel would go on showing the mode that it knows.
-  assert.deepEqual(client.kernel.taken(), [`attributes ${INO}`]);
+  // The kernel would go on showing the mode that it knows, and go by it where it does not ask.
+  assert.deepEqual(client.kernel.taken(), [`attributes ${INO}`, "epoch"]);
 });
 
 Deno.test("write: by an ordinary user to a file without setuid and setgid is reported as late as root's", async () => {

@@ -98,3 +98,15 @@ for how in 'echo >> fresh' 'truncate -s 5 fresh' 'fallocate -l 100000 fresh' 'dd
   as 1003:1003:1003 sh -c "$how; stat -c %a fresh"
   stat -c %a fresh
 done
+# what was setuid until it was written to may be linked by others
+mkdir -m 777 links
+r as 1001:1001:1001 python3 -c "
+import os
+for name in ('written', 'reserved'):
+    f = os.open('links/' + name, os.O_CREAT | os.O_RDWR, 0o777)
+    os.fchmod(f, 0o4777)
+    os.write(f, b'x') if name == 'written' else os.posix_fallocate(f, 0, 100)
+"
+for name in written reserved; do
+r as 1002:1002:1002 ln links/$name links/$name.2
+done
