@@ -231,9 +231,12 @@ export class DataAccess {
     };
     file.revocation = revocation;
     file.wake();
+    const { tenure } = file;
     try {
       if (keep === "none") await this.#dropPages(file, revocation);
       await this.#flush(file);
+      // The session was lost meanwhile, and all leases with it: none is kept.
+      if (file.tenure !== tenure) return;
       inode.lease = keep;
       // The answer to what was reported may still speak of the lease.
       this.#options.table.noteRecall(inode.ino);

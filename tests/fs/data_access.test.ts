@@ -404,6 +404,22 @@ Deno.test("recall of all: what was accepted but not sent yet is sent and committ
   assert.deepEqual(events, ["data 1 0+10", "commit", `attributes ${INO}`]);
 });
 
+Deno.test("recall: one during which the session is lost leaves no lease, though it was to keep one", async () => {
+  const under = await startUnder("write");
+  const { client, file } = under;
+  const sent = gate();
+  client.dataservers.onWrite = () => sent.opened;
+  const how = { append: false, isWriteback: false, killSuidGid: false };
+  await client.files.write(under.handle, 0, new Uint8Array(10), how, PATIENT);
+  const recalled = recall(client, { keep: "read" });
+  await quiet();
+  await client.recalls.lost();
+  assert.deepEqual([recalled.state, file.inode.lease], ["waits", "none"]);
+  await sent.open();
+  assert.equal(recalled.state, "done");
+  assert.equal(file.inode.lease, "none", "others may change the file, and nobody tells us");
+});
+
 Deno.test("recall of all: paged reads that come meanwhile are served, and their pages go in a round of their own", async () => {
   const under = await startUnder("read");
   const { client, file } = under;
