@@ -306,8 +306,8 @@ export class LeaseTable {
     // Nothing to wait for, and nothing can come between this line and the change.
     if (isQuiet) return (async () => await run(this.#openIn(session, items)))();
     const [item] = items;
-    if (items.length > 1 || item!.names !== undefined) return this.#changeAfterRecalls(session, items, run);
-    return this.#changeInLine(session, item!, run);
+    if (item === undefined || items.length > 1 || item.names !== undefined) return this.#changeAfterRecalls(session, items, run);
+    return this.#changeInLine(session, item, run);
   }
 
   /**

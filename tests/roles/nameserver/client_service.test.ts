@@ -9,7 +9,7 @@ import type { RequestOf } from "../../../wire/service.ts";
 import { settle } from "../../base/fake_clock.ts";
 import { chance, pick, seededTest } from "../../base/seeded.ts";
 import { checkNamespace } from "./consistency.ts";
-import { addDataservers, makeService, ServiceClient, withoutDirectories } from "./service.ts";
+import { addDataservers, makeService, ServiceClient, startService, withoutDirectories } from "./service.ts";
 
 const credentials = { uid: 0, gid: 0 };
 const name = bytesOf;
@@ -389,4 +389,21 @@ Deno.test("sync: all that was answered before is on disk", async () => {
   await client.create("f");
   await client.call("sync", {});
   assert.ok((service.journal.durablePositions.at(-1) ?? 0) >= service.journal.position);
+});
+
+Deno.test("after a restart a listing of names and a file without one wait for all clients, as everything does", async () => {
+  const { service, clients: [a] } = await startService("a", "b");
+  await a.mkdir("d");
+  const restarted = await makeService(service);
+  const again = await ServiceClient.connect(restarted, "a");
+  const how = { parent: ROOT_INODE, credentials: { uid: 0, gid: 0 }, mode: 0o600, linkable: false };
+  let done = 0;
+  const waiting = [
+    again.call("readDirectory", { ino: ROOT_INODE, cookie: 0, limit: 9, withInodes: false }),
+    again.call("createUnnamed", { retry: { slot: 90, sequence: 1 }, ...how }),
+  ].map((one: Promise<unknown>) => one.finally(() => done++));
+  await settle();
+  assert.equal(done, 0);
+  await ServiceClient.connect(restarted, "b");
+  await Promise.all(waiting);
 });
