@@ -4,7 +4,7 @@
  */
 
 import { concatBytes, copyBytes } from "../base/bytes.ts";
-import type { InlineRange } from "../wire/messages/nameserver.ts";
+import type { InlineRange } from "../wire/messages/write_report.ts";
 
 /** More are reported as one, with what lies between: only who may write the file alone writes so many. */
 const RANGES_MAX = 64;

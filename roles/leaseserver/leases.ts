@@ -306,7 +306,9 @@ export class LeaseTable {
     // Nothing to wait for, and nothing can come between this line and the change.
     if (isQuiet) return (async () => await run(this.#openIn(session, items)))();
     const [item] = items;
-    if (item === undefined || items.length > 1 || item.names !== undefined) return this.#changeAfterRecalls(session, items, run);
+    if (item === undefined || items.length > 1 || item.names !== undefined) {
+      return this.#changeAfterRecalls(session, items, run);
+    }
     return this.#changeInLine(session, item, run);
   }
 
@@ -578,6 +580,11 @@ export class LeaseTable {
   /** True while the session has the inode open, as far as it has told. */
   isOpenIn(ino: InodeId, session: SessionId): boolean {
     return (this.#bySession.get(session)?.get(ino)?.open ?? "no") !== "no";
+  }
+
+  /** Other sessions that have the inode open, or may be about to open it (TOLD_LATELY). */
+  openElsewhere(ino: InodeId, session: SessionId): SessionId[] {
+    return this.#openIn(session, [{ ino, keep: "none", removed: true }]);
   }
 
   /** True when nobody but `session` can know anything of the inode, nor come to without a later request. */

@@ -7,7 +7,6 @@
 
 import { FsError } from "../../wire/errno.ts";
 import { EMPTY_BYTES } from "../../base/bytes.ts";
-import { timespecCompare } from "../../base/clock.ts";
 import { type InodeId, type SessionId, type VolumeId } from "../../wire/ids.ts";
 import { type InodeReply, type LeaseMode } from "../../wire/messages/inode.ts";
 import {
@@ -21,19 +20,12 @@ import {
 import type { CallContext, Handlers } from "../../wire/service.ts";
 import type { Own } from "../leaseserver/leases.ts";
 import { accessHandlers } from "./access_service.ts";
-import {
-  allocateBlock,
-  extendBlock,
-  markReserved,
-  markWritten,
-  punchExtents,
-  regularFile,
-} from "./block_operations.ts";
+import { allocateBlock, extendBlock, punchExtents, regularFile } from "./block_operations.ts";
 import type { ClientServiceOptions } from "./client_parts.ts";
+import { deferredHandlers } from "./deferred_service.ts";
 import { directory } from "./entries.ts";
 import { extentAt, extentsIn } from "./extents.ts";
 import { fieldRange, getU64, TABLE_ORDER, writerKey } from "./keys.ts";
-import { commitInline } from "./inline_data.ts";
 import { refuseIfProtected } from "./inode_flags.ts";
 import { openHandlers } from "./open_service.ts";
 import * as operations from "./operations.ts";
@@ -42,6 +34,7 @@ import { removalHandlers } from "./removal_service.ts";
 import { changesOf, inlineOf, nameItem, Replies } from "./replies.ts";
 import { Retries } from "./retries.ts";
 import type { Transaction } from "./transaction.ts";
+import { applyReport } from "./write_reports.ts";
 import { getXattr, listXattrs, removeXattr, setXattr } from "./xattrs.ts";
 
 /** Extents in one page of the block map. */
@@ -128,12 +121,14 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
 
   const handlers: Handlers<typeof NAMESERVER> = {
     ...accessHandlers(parts),
+    ...deferredHandlers(parts),
     ...openHandlers(parts),
     ...removalHandlers(parts),
 
-    lookup: async ({ parent, name }, context) => {
+    lookup: async ({ parent, name, wantsFound }, context) => {
       const session = callerOf(context);
       const find = (tx: Transaction) => operations.lookup(tx, parent, name);
+      if (leases.isExclusiveOfOther(parent, session)) await leases.settleNames(parent, session);
       for (;;) {
         const ino = await namespace.look((tx) => find(tx)?.ino);
         if (ino === undefined) {
@@ -147,7 +142,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
           const inode = find(tx);
           if (inode?.ino !== ino) return undefined; // another by now, whose buffered size may be elsewhere
           return {
-            inode: replies.whole(tx, inode, session, own),
+            inode: replies.whole(tx, inode, session, own, { wantsFound }),
             directory: leases.lease(parent, session),
           };
         });
@@ -169,7 +164,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
 
     make: (request, context) => {
       const session = sessionOf(context);
-      const { parent, name, credentials, mode } = request;
+      const { parent, name, credentials, mode, wantsFound, wantsDirectory } = request;
       return retries.once<EntryReply>(
         session,
         request.retry,
@@ -186,8 +181,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
               const inode = operations.make(tx, parent, name, what);
               record(tx, inode.ino);
               return {
-                ...replies.inode(inode, session),
-                directory: leases.lease(parent, session, "names"),
+                ...replies.inode(inode, session, undefined, wantsFound),
+                directory: replies.names(parent, session, wantsDirectory),
                 directories: changesOf(tx, parent),
               };
             })),
@@ -261,16 +256,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
 
     commit: (request, context) => {
       const operation = (tx: Transaction) => {
-        const inode = regularFile(tx, request.ino);
-        tx.change(inode);
-        commitInline(tx, inode, request, inlineLimit);
-        operations.grow(tx, inode, request.size);
-        for (const extent of markWritten(tx, inode, request.written)) repair.blockWritten(inode, extent);
-        markReserved(tx, inode, request.reserved ?? []);
-        if (request.killSuidGid) operations.killSuidGid(inode);
-        // As the writer has shown it since: a flush must not look like another change.
-        inode.mtime = request.mtime;
-        if (timespecCompare(request.mtime, inode.ctime) > 0) inode.ctime = request.mtime;
+        const { inode, written } = applyReport(tx, request, inlineLimit);
+        for (const extent of written) repair.blockWritten(inode, extent);
         return inode;
       };
       return flush(context, request, operation, request.durable);
@@ -291,11 +278,10 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         return inode;
       }),
 
-    readDirectory: async (
-      { ino, cookie, limit, withInodes, inlineBytes = 0 },
-      context,
-    ): Promise<ReadDirectoryReply> => {
+    readDirectory: async (request, context): Promise<ReadDirectoryReply> => {
+      const { ino, cookie, limit, withInodes, wantsFound, inlineBytes = 0 } = request;
       const session = callerOf(context);
+      if (leases.isExclusiveOfOther(ino, session)) await leases.settleNames(ino, session);
       const count = Math.min(Math.max(1, limit), ENTRIES_MAX);
       const range = fieldRange(TABLE_ORDER, ino, cookie + 1, Number.MAX_SAFE_INTEGER + 1);
       for (let tries = 1;; tries++) {
@@ -316,7 +302,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
               const entries = !withInodes ? listed : listed.map((entry) => {
                 const found = tx.findInode(entry.ino);
                 if (found === undefined) return entry;
-                return { ...entry, inode: replies.whole(tx, found, session, own, room) };
+                return { ...entry, inode: replies.whole(tx, found, session, own, { room, wantsFound }) };
               });
               const directoryLease: LeaseMode = isSteady ? leases.lease(ino, session) : "none";
               return { parent: inode.parent, entries, end, directory: directoryLease };

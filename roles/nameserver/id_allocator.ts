@@ -81,6 +81,18 @@ export class IdAllocator {
     return id;
   }
 
+  /** The first of `count` ids in a row. */
+  take(counter: Counter, count: number): number {
+    const first = this.#next[counter];
+    this.skip(counter, first + count - 1);
+    return first;
+  }
+
+  /** It was handed out, by this life of the cluster or another. */
+  hasGiven(counter: Counter, id: number): boolean {
+    return id < this.#next[counter];
+  }
+
   /** Never hands out `id` or less: another source (an older life of the cluster) already uses it. */
   skip(counter: Counter, id: number): void {
     if (id < this.#next[counter]) return;

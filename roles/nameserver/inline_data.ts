@@ -12,7 +12,7 @@
 import { copyBytes, EMPTY_BYTES } from "../../base/bytes.ts";
 import { FsError } from "../../wire/errno.ts";
 import { INLINE_BYTES_MAX } from "../../wire/messages/inode.ts";
-import type { CommitRequest } from "../../wire/messages/nameserver.ts";
+import type { WriteReport } from "../../wire/messages/write_report.ts";
 import { extentsIn } from "./extents.ts";
 import { inlineKey } from "./keys.ts";
 import type { InodeRecord } from "./records.ts";
@@ -57,7 +57,7 @@ export function resizeInline(tx: Transaction, inode: InodeRecord, size: number):
 export function commitInline(
   tx: Transaction,
   inode: InodeRecord,
-  { inline = [], body = EMPTY_BYTES, outgrown, size, written }: CommitRequest,
+  { inline = [], body = EMPTY_BYTES, outgrown, size, written }: WriteReport,
   limit: number,
 ): void {
   const endMax = Math.min(Math.max(limit, inode.inlineBytes), INLINE_BYTES_MAX);
@@ -78,7 +78,7 @@ export function commitInline(
 function patched(
   inode: InodeRecord,
   before: Uint8Array,
-  ranges: NonNullable<CommitRequest["inline"]>,
+  ranges: NonNullable<WriteReport["inline"]>,
   body: Uint8Array,
   endMax: number,
 ): Uint8Array {

@@ -73,7 +73,9 @@ export function openHandlers(
     session: SessionId,
     record: (tx: Transaction, ino: number) => void,
   ): Promise<Created> => {
+    const { parent } = request;
     for (let tries = 0; tries < 100; tries++) {
+      if (leases.isExclusiveOfOther(parent, session)) await leases.settleNames(parent, session);
       // What is there is opened, and nobody's names change.
       const existing = await namespace.look((tx) => openable(tx, request));
       try {
@@ -106,7 +108,8 @@ export function openHandlers(
         }
         const reply = replies.acquired(tx, inode, session, false);
         const directories = changesOf(tx, parent);
-        return { ...reply, directories, directory: leases.lease(parent, session, "names"), created: true };
+        const directory = replies.names(parent, session, request.wantsDirectory);
+        return { ...reply, directories, directory, created: true };
       }));
   };
 

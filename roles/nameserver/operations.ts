@@ -60,6 +60,8 @@ export interface NewInode {
   readonly umask?: number;
   readonly rdev: number;
   readonly target: Uint8Array;
+  /** Its number, if that was given out before (reserveInodes). */
+  readonly ino?: InodeId;
 }
 
 /** The root directory of a new file system; it belongs to whoever makes it. */
@@ -140,7 +142,7 @@ export function make(tx: Transaction, parentIno: InodeId, name: Uint8Array, what
 export function newInode(tx: Transaction, parent: InodeRecord, what: NewInode): InodeRecord {
   const type = what.mode & S_IFMT;
   const setgid = (parent.mode & S_ISGID) !== 0;
-  const inode = blankInode(asInodeId(tx.ids.next("inode")), what.mode, tx.now);
+  const inode = blankInode(what.ino ?? asInodeId(tx.ids.next("inode")), what.mode, tx.now);
   inode.uid = what.credentials.uid;
   inode.gid = setgid ? parent.gid : what.credentials.gid;
   inode.rdev = what.rdev;

@@ -112,7 +112,8 @@ export function removalHandlers(
                 afterRemoval(inode, openIn);
                 const { ino, nlink } = inode;
                 const directories = changesOf(tx, parent);
-                return { ino, nlink, directories, directory: leases.lease(parent, session, "names") };
+                const directory = parts.replies.names(parent, session, request.wantsDirectory);
+                return { ino, nlink, directories, directory };
               }),
           ),
         ({ ino }) =>

@@ -4,7 +4,14 @@
  */
 
 import type { InodeId, SessionId } from "../../wire/ids.ts";
-import { type Block, type InodeReply, S_IFLNK, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
+import {
+  type Block,
+  type InodeReply,
+  type LeaseMode,
+  S_IFLNK,
+  S_IFMT,
+  S_IFREG,
+} from "../../wire/messages/inode.ts";
 import type { AcquireReply, DirectoryChange, RecallItem } from "../../wire/messages/nameserver.ts";
 import type { LeaseTable, Own } from "../leaseserver/leases.ts";
 import { extentsIn } from "./extents.ts";
@@ -45,20 +52,30 @@ export class Replies {
     };
   }
 
-  inode(inode: InodeRecord, session: SessionId, own?: Own): InodeReply {
-    const reply = { attributes: attributesOf(inode), lease: this.#leases.lease(inode.ino, session, own) };
+  /** `isWanted`: the session would rather have it alone. */
+  inode(inode: InodeRecord, session: SessionId, own?: Own, isWanted = false): InodeReply {
+    const lease = isWanted
+      ? this.#leases.leaseExclusive(inode.ino, session, own)
+      : this.#leases.lease(inode.ino, session, own);
+    const reply = { attributes: attributesOf(inode), lease };
     return (inode.mode & S_IFMT) === S_IFLNK ? { ...reply, target: inode.target } : reply;
   }
 
-  /** As `inode`, and of a small file its blocks, or its data if there is room, so that it can be read without another question. */
+  /**
+   * As `inode`, and of a small file its blocks, or its data if there is `room`, so that it can be read without another
+   * question. `wantsFound`: the session would rather have it alone.
+   */
   whole(
     tx: Transaction,
     inode: InodeRecord,
     session: SessionId,
     own?: Own,
-    room: InlineRoom = { bytes: Infinity },
+    { room = { bytes: Infinity }, wantsFound = false }: {
+      readonly room?: InlineRoom;
+      readonly wantsFound?: boolean | undefined;
+    } = {},
   ): InodeReply {
-    const reply = this.inode(inode, session, own);
+    const reply = this.inode(inode, session, own, wantsFound);
     if ((inode.mode & S_IFMT) !== S_IFREG || reply.lease === "none" || inode.pages.length > 1) return reply;
     if (inode.inlineBytes > 0) {
       if (inode.inlineBytes > room.bytes) return reply;
@@ -69,6 +86,13 @@ export class Replies {
     return extents.length > SMALL_BLOCKS
       ? reply
       : { ...reply, blocks: extents.map((extent) => this.block(extent)) };
+  }
+
+  /** What may be kept of a directory by who changes names of it; `isWanted` as in `inode`. */
+  names(parent: InodeId, session: SessionId, isWanted = false): LeaseMode {
+    return isWanted
+      ? this.#leases.leaseExclusive(parent, session, "names")
+      : this.#leases.lease(parent, session, "names");
   }
 
   /** To who opens the file, within its turn. */

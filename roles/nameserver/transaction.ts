@@ -21,6 +21,13 @@ import {
 } from "./records.ts";
 import type { TotalName, Totals } from "./totals.ts";
 
+interface LoadedInode {
+  readonly inode: InodeRecord;
+  dirty: boolean;
+  /** The operation that has given it a new version. */
+  versionOf: number;
+}
+
 interface LoadedPage {
   readonly key: Key;
   extents: Extent[];
@@ -30,13 +37,15 @@ interface LoadedPage {
 export class Transaction {
   readonly #journal: Journal;
   readonly #writes = new Map<string, Write>();
-  readonly #inodes = new Map<InodeId, { readonly inode: InodeRecord; dirty: boolean }>();
+  readonly #inodes = new Map<InodeId, LoadedInode>();
   readonly #pages = new Map<string, LoadedPage>();
   readonly ids: IdAllocator;
   readonly #totals: Totals;
   readonly #differences: Partial<Record<TotalName, number>> = {};
   readonly #clock: Clock;
   #now: Timespec | undefined;
+  /** Counts the operations that are gathered. */
+  #operation = 1;
 
   constructor(journal: Journal, ids: IdAllocator, totals: Totals, clock: Clock) {
     this.#journal = journal;
@@ -48,6 +57,12 @@ export class Transaction {
   /** The time of this operation: one for all that it touches. */
   get now(): Timespec {
     return this.#now ??= this.#clock.now();
+  }
+
+  /** What follows is another operation of the same batch, which took place at `now`. */
+  nextOperation(now: Timespec): void {
+    this.#operation++;
+    this.#now = now;
   }
 
   get(key: Key): Value | undefined {
@@ -73,7 +88,7 @@ export class Transaction {
     const bytes = this.get(inodeKey(ino));
     if (bytes === undefined) return undefined;
     const inode = decodeInode(ino, bytes);
-    this.#inodes.set(ino, { inode, dirty: false });
+    this.#inodes.set(ino, { inode, dirty: false, versionOf: 0 });
     return inode;
   }
 
@@ -85,15 +100,16 @@ export class Transaction {
   }
 
   addInode(inode: InodeRecord): void {
-    this.#inodes.set(inode.ino, { inode, dirty: true });
+    this.#inodes.set(inode.ino, { inode, dirty: true, versionOf: this.#operation });
     this.count("inodes", 1);
   }
 
-  /** Marks an inode changed: it gets a new version and is written at commit. */
+  /** Marks an inode changed: it gets a new version, one an operation, and is written at commit. */
   change(inode: InodeRecord): InodeRecord {
     const loaded = this.#inodes.get(inode.ino)!;
-    if (!loaded.dirty) {
-      loaded.dirty = true;
+    loaded.dirty = true;
+    if (loaded.versionOf !== this.#operation) {
+      loaded.versionOf = this.#operation;
       inode.version++;
     }
     return inode;

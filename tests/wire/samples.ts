@@ -97,8 +97,10 @@ type Samples<S extends Service> = {
   ];
 };
 
+const wishes = { wantsDirectory: true, wantsFound: true } as const;
+
 const nameserver: Samples<typeof NAMESERVER> = {
-  lookup: [entry, { inode: inodeReply, directory: "read" }],
+  lookup: [{ ...entry, wantsFound: true }, { inode: inodeReply, directory: "read" }],
   getattr: [{ ino: 5 }, inodeReply],
   setattr: [
     {
@@ -118,14 +120,24 @@ const nameserver: Samples<typeof NAMESERVER> = {
     inodeReply,
   ],
   make: [
-    { retry, ...entry, credentials, mode: 0o120777, umask: 0o22, rdev: 5, target: bytesOf("x") },
+    { retry, ...entry, ...wishes, credentials, mode: 0o120777, umask: 0o22, rdev: 5, target: bytesOf("x") },
     { ...inodeReply, lease: "none", directory: "none", directories },
   ],
   create: [
-    { retry, ...entry, credentials, mode: 0o600, umask: 0o77, exclusive: true, write: true, host: "a" },
+    {
+      retry,
+      ...entry,
+      credentials,
+      mode: 0o600,
+      umask: 0o77,
+      exclusive: true,
+      write: true,
+      host: "a",
+      wantsDirectory: true,
+    },
     { ...acquireReply, directory: "read", directories, created: true },
   ],
-  remove: [{ retry, ...entry, directory: false, removed }, {
+  remove: [{ retry, ...entry, directory: false, removed, wantsDirectory: true }, {
     ino: 4,
     nlink: 0,
     directory: "read",
@@ -140,6 +152,22 @@ const nameserver: Samples<typeof NAMESERVER> = {
     acquireReply,
   ],
   accessed: [{ inodes: [{ ino: 5, version: 3 }], always: false }, { inodes: [acquireReply] }],
+  defer: [
+    {
+      retry,
+      changes: [
+        {
+          ...{ kind: "make", time, ino: 9, ...entry, uid: 1, gid: 2, mode: 0o100644, umask: 0o22, rdev: 5 },
+          ...{ target: bytesOf("x"), write: true, host: "a" },
+        },
+        { kind: "remove", time, ino: 9, ...entry, directory: false, told: true },
+        { kind: "rename", time, ino: 9, ...entry, newParent: 2, newName: name, replaced: 8, told: true },
+        { kind: "setattr", time, ino: 9, mode: 0o600, uid: 1, gid: 2, atime: time, mtime: time },
+      ],
+    },
+    { applied: 3, refusal: "why", blocks: [{ ino: 9, block }], isFull: true },
+  ],
+  reserveInodes: [{ count: 1000 }, { first: 10, count: 1000 }],
   link: [{ retry, ...entry, ino: 5 }, { ...entryReply, directories }],
   acquire: [{ ino: 5, mode: "write" }, acquireReply],
   blocks: [{ ino: 5, offset: 0, length: 2 ** 53 - 1 }, { blocks: [block], end: 2 ** 53 - 1, inline: body }],
@@ -163,7 +191,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
   replicaFailed: [{ ino: 5, start: 0, block: 7, generation: 3, failed: [2, 3], hasData: true }, { block }],
   punch: [{ retry, ino: 5, offset: 0, length: 100 }, inodeReply],
   readDirectory: [
-    { ino: 1, cookie: 0, limit: 1024, withInodes: true, inlineBytes: 4096 },
+    { ino: 1, cookie: 0, limit: 1024, withInodes: true, wantsFound: true, inlineBytes: 4096 },
     {
       parent: 1,
       directory: "read",

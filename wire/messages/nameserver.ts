@@ -11,6 +11,8 @@ import type { UserIds } from "../../base/user_ids.ts";
 import type { BlockId, Generation, InodeId, SessionId, VolumeId } from "../ids.ts";
 import { defineService, method } from "../service.ts";
 import type { ScrubStatus } from "./dataserver.ts";
+import type { DeferredChange, DeferReply, ReservedInodes } from "./deferred.ts";
+import type { WriteReport } from "./write_report.ts";
 import type { Block, DirectoryEntry, InodeReply, LeaseMode, OpenMode } from "./inode.ts";
 
 /** Slots of a session: the changes that it may have in flight at once. */
@@ -37,7 +39,19 @@ interface InDirectory {
   readonly name: Uint8Array;
 }
 
-export interface MakeRequest extends Change, InDirectory {
+/** What the caller would rather have alone (EXCLUSIVE) than share: it gets that where nobody else has anything of it. */
+interface Wishes {
+  /** The directory whose names it changes. */
+  readonly wantsDirectory?: true;
+  /** What it makes or finds. */
+  readonly wantsFound?: true;
+}
+
+export interface DeferRequest extends Change {
+  readonly changes: readonly DeferredChange[];
+}
+
+export interface MakeRequest extends Change, InDirectory, Wishes {
   readonly credentials: Credentials;
   /** Type and permission bits. */
   readonly mode: number;
@@ -48,7 +62,7 @@ export interface MakeRequest extends Change, InDirectory {
   readonly target?: Uint8Array;
 }
 
-export interface CreateRequest extends Change, InDirectory {
+export interface CreateRequest extends Change, InDirectory, Pick<Wishes, "wantsDirectory"> {
   readonly credentials: Credentials;
   readonly mode: number;
   /** As MakeRequest's. */
@@ -133,7 +147,7 @@ export interface Removed {
   readonly told?: boolean;
 }
 
-export interface RemoveRequest extends Change, InDirectory {
+export interface RemoveRequest extends Change, InDirectory, Pick<Wishes, "wantsDirectory"> {
   readonly directory: boolean;
   readonly removed?: Removed;
 }
@@ -222,38 +236,10 @@ export interface AccessedRequest {
   readonly always: boolean;
 }
 
-/** Bytes in the body of a CommitRequest: where in the file they belong. The body has them one behind the other. */
-export interface InlineRange {
-  readonly offset: number;
-  readonly length: number;
-}
-
-/** A writer's report: what was written and acknowledged by every replica of the chain, or is kept by the nameserver itself. */
-export interface CommitRequest extends Change {
-  readonly ino: InodeId;
-  /** End of what was written: the size is raised to it when it is lower, and never lowered by a commit. */
-  readonly size: number;
-  readonly mtime: Timespec;
-  /** Blocks that were given data since this writer's last report, and what each takes on a disk, if that is known. */
-  readonly written: readonly {
-    readonly block: BlockId;
-    readonly start: number;
-    readonly allocated?: number;
-  }[];
-  /** Blocks without data for which room was reserved. */
-  readonly reserved?: readonly {
-    readonly block: BlockId;
-    readonly start: number;
-    readonly allocated: number;
-  }[];
-  /** What was written of a file whose data is kept beside its inode: `body` has the bytes. None of its blocks holds data. */
-  readonly inline?: readonly InlineRange[];
-  readonly body?: Uint8Array;
-  /** What was kept beside the inode is in the file's blocks from now on, all of it. */
-  readonly outgrown?: true;
+/** What a writer has to report. */
+export interface CommitRequest extends Change, WriteReport {
   /** Answer only when it is on disk (fsync). */
   readonly durable: boolean;
-  readonly killSuidGid: boolean;
 }
 
 /** Needs no tag: the generation tells a report that was dealt with. */
@@ -273,7 +259,7 @@ export interface PunchRequest extends Change {
   readonly length: number;
 }
 
-export interface ReadDirectoryRequest {
+export interface ReadDirectoryRequest extends Pick<Wishes, "wantsFound"> {
   readonly ino: InodeId;
   /** 0: from the start. */
   readonly cookie: number;
@@ -445,7 +431,7 @@ export interface RepairStatus {
 }
 
 export const NAMESERVER = defineService("nameserver", {
-  lookup: method<InDirectory, LookupReply>(1),
+  lookup: method<InDirectory & Pick<Wishes, "wantsFound">, LookupReply>(1),
   getattr: method<{ readonly ino: InodeId }, InodeReply>(2),
   setattr: method<SetAttributesRequest, InodeReply>(3),
   /** mknod, mkdir and symlink, by the type in `mode`. */
@@ -490,6 +476,10 @@ export const NAMESERVER = defineService("nameserver", {
   createUnnamed: method<CreateUnnamedRequest, AcquireReply>(30),
   /** Sets times of access to now. Answers what the inodes are then; those that are gone are left out. */
   accessed: method<AccessedRequest, { readonly inodes: readonly InodeReply[] }>(31),
+  /** Changes that the caller has made already: applied at once, whatever others wait for, and all in one batch. */
+  defer: method<DeferRequest, DeferReply>(32),
+  /** Numbers for inodes that the caller makes. */
+  reserveInodes: method<{ readonly count: number }, ReservedInodes>(33),
 });
 
 /** What a client says to keep its session, and what the leaseserver asks of it. */
