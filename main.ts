@@ -83,7 +83,7 @@ function withMountOptions(target: Command): Command {
     .option(
       "-o <options>",
       "comma-separated: ro, nosuid, nodev, noexec, suid, dev, relatime, strictatime, noatime, nodiratime, allow_other, " +
-        "noacl, nolock, root_squash, soft, timeout=SECONDS",
+        "noacl, nolock, nowritebehind, root_squash, soft, timeout=SECONDS",
       joinOptions,
     )
     .option("--read-only", "nothing can be changed through it")

@@ -12,6 +12,7 @@ import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { Dataservers } from "./dataservers.ts";
+import type { DeferredChanges } from "./deferred_changes.ts";
 import type { Interruptible, OpenFile } from "./inode.ts";
 
 /** How far ahead of a needed offset the block map is fetched. */
@@ -30,6 +31,7 @@ export interface BlocksOptions {
   readonly host: string;
   readonly clock: Clock;
   readonly log: Logger;
+  readonly deferred?: DeferredChanges;
   /** As ClusterSession's. */
   readonly softTimeoutMs?: number;
 }
@@ -100,7 +102,7 @@ export class Blocks {
   }
 
   async #allocate(file: OpenFile, offset: number, tenure: number, host: string): Promise<Block> {
-    const known = file.blocks.at(offset);
+    const known = file.blocks.at(offset) ?? await this.#firstOfNew(file, offset, host);
     if (known !== undefined) return known;
     const extend = await this.#prepareExtension(file, offset, tenure);
     const { session } = this.#options;
@@ -117,6 +119,13 @@ export class Blocks {
     });
     file.blocks.put(block);
     return block;
+  }
+
+  /** A file whose making is still to be told gets its first block by that. */
+  async #firstOfNew(file: OpenFile, offset: number, host: string): Promise<Block | undefined> {
+    const { deferred } = this.#options;
+    if (deferred === undefined || file.inode.deferred === 0) return undefined;
+    return await deferred.settleWithBlock(file.ino, host) ? file.blocks.at(offset) : undefined;
   }
 
   /**

@@ -19,6 +19,7 @@ import type { Dialer } from "../wire/dialer.ts";
 import { helloOf } from "../wire/hello.ts";
 import type { InodeId, SessionId } from "../wire/ids.ts";
 import type { InodeReply, LeaseMode } from "../wire/messages/inode.ts";
+import type { DeferredChange, DeferReply, ReservedInodes } from "../wire/messages/deferred.ts";
 import { LOCKS } from "../wire/messages/locks.ts";
 import {
   type ClientCounters,
@@ -77,6 +78,8 @@ export interface ClusterSessionOptions {
   readonly locks: LockKeeper;
   /** The session is no longer valid, as the server was silent. */
   readonly onFenced: () => void;
+  /** Changes that were deferred are told first (deferred_changes.ts); undefined: there are none. Never rejects. */
+  readonly settle?: () => Promise<void> | undefined;
   /** What to tell of this mount with each renewal. */
   readonly counters: () => Omit<ClientCounters, "calls">;
 }
@@ -94,6 +97,8 @@ const CLOCK_TOLERANCE_MS = 50;
 
 /** Slots kept for what a recall waits for: see `change`. */
 const FLUSH_SLOTS = 16;
+/** For deferred changes, which whoever has another slot may wait for. */
+const DEFER_SLOTS = 1;
 
 /** Retry slots that are free, and who waits for one. */
 class SlotPool {
@@ -124,8 +129,9 @@ interface Link {
 
 export class ClusterSession {
   readonly #options: ClusterSessionOptions;
-  readonly #slots = new SlotPool(FLUSH_SLOTS, RETRY_SLOTS - FLUSH_SLOTS);
+  readonly #slots = new SlotPool(FLUSH_SLOTS, RETRY_SLOTS - FLUSH_SLOTS - DEFER_SLOTS);
   readonly #flushSlots = new SlotPool(0, FLUSH_SLOTS);
+  readonly #deferSlots = new SlotPool(RETRY_SLOTS - DEFER_SLOTS, DEFER_SLOTS);
   readonly #stopping = new AbortController();
   #clusterId = "";
   #rootSquash: UserIds | undefined;
@@ -143,8 +149,12 @@ export class ClusterSession {
   /** Changes that were asked for, and those of them that are on the server's disk. */
   #changes = 0;
   #changesSynced = 0;
-  /** Some were lost, and nobody was told. */
-  #isChangeLost = false;
+  /** Some were lost, for this reason, and nobody was told. */
+  #lostChanges: string | undefined;
+  /** How often deferred changes were lost. */
+  #losses = 0;
+  /** Calls that have not been answered, and of which the answer may be taken over. */
+  #unanswered = 0;
   readonly #calls: Record<string, number> = {};
   #renewal: Promise<unknown> | null = null;
   /** The nameserver's operations; changes go through `change`. */
@@ -223,11 +233,10 @@ export class ClusterSession {
     const changes = this.#changes;
     await this.nameserver.sync({});
     this.#changesSynced = Math.max(this.#changesSynced, changes);
-    if (!this.#isChangeLost) return;
-    this.#isChangeLost = false;
-    throw new FsError("EIO", "the nameserver's machine stopped before what was changed was synced", {
-      op: "fsync",
-    });
+    const lost = this.#lostChanges;
+    if (lost === undefined) return;
+    this.#lostChanges = undefined;
+    throw new FsError("EIO", lost, { op: "fsync" });
   }
 
   /**
@@ -253,6 +262,41 @@ export class ClusterSession {
   create(request: CreateRequest, interrupt: CallOptions): Promise<CreateReply> {
     const { op } = NAMESERVER.methods.create;
     return this.#call(op, request, interrupt, undefined, true) as Promise<CreateReply>;
+  }
+
+  /**
+   * No call is under way, nor waits for deferred changes to be told. Only then anything is deferred: so no answer can be
+   * from before what was deferred since it was asked for.
+   */
+  get isQuiet(): boolean {
+    return this.#unanswered === 0;
+  }
+
+  /**
+   * Tells of deferred changes, in order; they come before whatever is asked afterwards. `onSend` is called each time that they
+   * are sent; what it throws ends the call.
+   */
+  defer(changes: readonly DeferredChange[], onSend: () => void): Promise<DeferReply> {
+    this.#changes++;
+    return this.#deferSlots.use((retry) =>
+      this.#send(NAMESERVER.methods.defer.op, { retry, changes }, {}, onSend) as Promise<DeferReply>
+    );
+  }
+
+  /** Deferred changes will never be made: the next sync says so. */
+  noteLostChange(): void {
+    this.#losses++;
+    this.#lostChanges ??= "names that were changed here could not be told to the nameserver";
+  }
+
+  /** Resolves when the nameserver knows all that was done here before; undefined: it does. */
+  settle(): Promise<void> | undefined {
+    return this.#options.settle?.();
+  }
+
+  /** Numbers for new inodes; nothing is known by it, so that it may be under way at any time. */
+  reserveInodes(count: number): Promise<ReservedInodes> {
+    return this.#send(NAMESERVER.methods.reserveInodes.op, { count }) as Promise<ReservedInodes>;
   }
 
   /** Tells what is held from now on. Once only: what was not heard must be looked at anew before it is told again. */
@@ -284,11 +328,34 @@ export class ClusterSession {
     await this.#renewal;
   }
 
+  /** As #send, after what was deferred before. */
+  async #call(
+    op: number,
+    request: unknown,
+    call: CallOptions = {},
+    onSend?: () => void,
+    mustEnd = false,
+  ): Promise<unknown> {
+    this.#unanswered++;
+    try {
+      const losses = this.#losses;
+      const settling = this.#options.settle?.();
+      if (settling !== undefined) await untilAborted(settling, call.signal);
+      // It would be made without what came before it. What written data needs on its way out goes on.
+      if (losses !== this.#losses && isOrdered(request)) {
+        throw new FsError("EIO", "what was changed before could not be told to the nameserver");
+      }
+      return await this.#send(op, request, call, onSend, mustEnd);
+    } finally {
+      this.#unanswered--;
+    }
+  }
+
   /**
    * Sends until it is answered, or `call.signal` aborts: who asked is being killed. `mustEnd`: that counts only until it is
    * sent.
    */
-  async #call(
+  async #send(
     op: number,
     request: unknown,
     call: CallOptions = {},
@@ -431,7 +498,9 @@ export class ClusterSession {
       if (isLost) {
         this.#validUntilMs = -Infinity;
         const isCut = cuts !== this.#cuts;
-        if (isCut && this.#changes > this.#changesSynced) this.#isChangeLost = true;
+        if (isCut && this.#changes > this.#changesSynced) {
+          this.#lostChanges = "the nameserver's machine stopped before what was changed was synced";
+        }
         await this.#options.onLost(isCut);
       }
       this.#cuts = cuts;
@@ -517,6 +586,22 @@ export class ClusterSession {
       this.#options.onFenced();
     }
   }
+}
+
+/** A change that does not belong to written data (`flushChange`). */
+function isOrdered(request: unknown): boolean {
+  return ((request as { retry?: RetryTag }).retry?.slot ?? 0) >= FLUSH_SLOTS;
+}
+
+/** Waits for `work`; EINTR when who waits is being killed. */
+function untilAborted(work: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+  if (signal === undefined) return work;
+  return new Promise((resolve, reject) => {
+    const onAbort = () => reject(new FsError("EINTR", "interrupted"));
+    if (signal.aborted) return onAbort();
+    signal.addEventListener("abort", onAbort, { once: true });
+    void work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+  });
 }
 
 const OPERATION_NAMES: ReadonlyMap<number, string> = new Map(

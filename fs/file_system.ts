@@ -12,12 +12,15 @@ import { Blocks } from "./blocks.ts";
 import { ClusterSession } from "./cluster_session.ts";
 import { DataAccess } from "./data_access.ts";
 import { Dataservers } from "./dataservers.ts";
+import { DeferredChanges } from "./deferred_changes.ts";
 import { Files } from "./files.ts";
 import { InlineData } from "./inline_data.ts";
+import { InodeNumbers } from "./inode_numbers.ts";
 import { InodeTable } from "./inode_table.ts";
 import { KernelCache } from "./kernel_cache.ts";
 import { waitsForOfdLock } from "./lock_caller.ts";
 import { LocalReplicas } from "./local_replicas.ts";
+import { LocalChanges } from "./local_changes.ts";
 import { Locks } from "./locks.ts";
 import { Names } from "./names.ts";
 import { Ranges } from "./ranges.ts";
@@ -48,6 +51,8 @@ export interface FileSystemOptions {
   readonly atime?: AtimePolicy;
   /** Default true. */
   readonly directoryAtime?: boolean;
+  /** Names and attributes are changed here first, where that is possible, and told later. Default false. */
+  readonly writeBehind?: boolean;
   /** Requests of the kernel so far. */
   readonly kernelRequests: () => number;
 }
@@ -93,6 +98,7 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
       connected: () => locks.connected(),
     },
     onFenced: () => recalls.fenced(),
+    settle: () => deferred.settle(),
     counters: () => ({
       kernelRequests: options.kernelRequests(),
       inodes: table.size,
@@ -110,7 +116,16 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
   const clusterId = () => session.clusterId;
   const onGone = (address: string) => localReplicas.gone(address);
   const dataservers = new Dataservers({ dialer, host, rack, clock, clusterId, isLocal, onGone });
-  const blocks = new Blocks({ session, dataservers, host, clock, log, ...soft });
+  const { writeBehind = false } = options;
+  const deferred: DeferredChanges = new DeferredChanges({
+    session,
+    clock,
+    log,
+    onLost: (inodes) => recalls.changesLost(inodes),
+  });
+  const numbers = new InodeNumbers(session, log);
+  const local = writeBehind ? new LocalChanges({ session, table, deferred, numbers, clock }) : undefined;
+  const blocks = new Blocks({ session, dataservers, host, clock, log, deferred, ...soft });
   const inline = new InlineData({ session, table, blocks });
   const localReplicas: LocalReplicas = new LocalReplicas({ dataservers, machine: machineRun(), clock, log });
   const reader: Reader = new Reader({ inline, dataservers, localReplicas, blocks, clock, log, ...soft });
@@ -119,6 +134,7 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
     table,
     blocks,
     inline,
+    local,
     clock,
     log,
     attributesChanged: (inode) => void kernelCache.dropAttributes(inode),
@@ -129,9 +145,9 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
     kernelCache,
     handOver: (file) => writer.handOver(file),
   });
-  const releases = new Releases({ session, table, log });
-  const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log });
-  const names = new Names({ session, table, kernelCache, writer, clock });
+  const releases = new Releases({ session, table, log, keepsExclusive: writeBehind });
+  const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log, deferred, local });
+  const names = new Names({ session, table, kernelCache, writer, clock, local });
   const files = new Files({
     ...{
       session,
@@ -147,6 +163,8 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
       clock,
       log,
       host,
+      local,
+      deferred,
     },
   });
   const virtualXattrs = new VirtualXattrs({ session, names, writer });

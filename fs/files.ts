@@ -7,7 +7,7 @@
 
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
-import type { FsError } from "../wire/errno.ts";
+import { FsError } from "../wire/errno.ts";
 import { type InodeId, ROOT_INODE } from "../wire/ids.ts";
 import { LEASE_RANK } from "../wire/messages/inode.ts";
 import type { CreateRequest, CreateUnnamedRequest } from "../wire/messages/nameserver.ts";
@@ -17,9 +17,11 @@ import { type DataAccess, pagesOf, withSignal } from "./data_access.ts";
 import { type Access, type Found, type Inode, type Interruptible, OpenFile } from "./inode.ts";
 import type { ByteRange } from "./pending_write.ts";
 import { isAppendOnly, refuseOpen, refuseWrite } from "./inode_flags.ts";
+import { type DeferredChanges, refuseAfterLoss } from "./deferred_changes.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { LocalReplicas } from "./local_replicas.ts";
+import type { LocalChanges } from "./local_changes.ts";
 import type { Names } from "./names.ts";
 import { beforeGrowth, pagesRead, pagesWritten } from "./past_the_end.ts";
 import type { Reader } from "./reader.ts";
@@ -45,6 +47,10 @@ export interface FilesOptions {
   readonly log: Logger;
   /** Label of this host: a new file's first block is made near it. */
   readonly host: string;
+  /** Absent: nothing is deferred. */
+  readonly deferred?: DeferredChanges;
+  /** As NamesOptions'. */
+  readonly local?: LocalChanges | undefined;
 }
 
 /** How a file was opened. */
@@ -75,6 +81,8 @@ export interface Handle {
   refusal?: () => FsError | undefined;
   /** Failures of the file's accepted writes that were told here, or came before it was opened. */
   errorsTold: number;
+  /** As errorsTold, of changes that were deferred (`DeferredChanges.losses`). */
+  lossesTold: number;
 }
 
 interface Created {
@@ -98,6 +106,10 @@ export class Files {
 
   get #table(): InodeTable {
     return this.#options.table;
+  }
+
+  get #losses(): number {
+    return this.#options.deferred?.losses ?? 0;
   }
 
   get #names(): Names {
@@ -155,11 +167,26 @@ export class Files {
     const file = inode.file!;
     const isDirect = write || file.writers > 0 || inode.isShared;
     const mustAppend = write && isAppendOnly(inode.attributes);
-    return { file, write, isDirect, keepsPages, mustAppend, isQuiet: false, errorsTold: file.writeErrors };
+    const told = { errorsTold: file.writeErrors, lossesTold: this.#losses };
+    return { file, write, isDirect, keepsPages, mustAppend, isQuiet: false, ...told };
   }
 
   /** creat(2): makes the file, or opens the one that is there (without O_EXCL). */
-  async create(
+  create(
+    request: Omit<CreateRequest, "retry" | "host">,
+    options: Pick<OpenOptions, "truncate" | "append">,
+    interrupt: Interruptible,
+  ): Created | Promise<Created> {
+    refuseAfterLoss(this.#table.get(request.parent));
+    // The close of what is only read would not wait for it (FOPEN_NOFLUSH).
+    const inode = request.write ? this.#options.local?.makeFile(request) : undefined;
+    if (inode === undefined) return this.#createByAsking(request, options, interrupt);
+    inode.isRegistered = true;
+    this.#addHandle(inode, true);
+    return { handle: this.#handle(inode, true), found: { inode, isKept: true }, isNew: true };
+  }
+
+  async #createByAsking(
     request: Omit<CreateRequest, "retry" | "host">,
     options: Pick<OpenOptions, "truncate" | "append">,
     interrupt: Interruptible,
@@ -175,12 +202,13 @@ export class Files {
   }
 
   async #create(
-    request: Omit<CreateRequest, "retry" | "host">,
+    asked: Omit<CreateRequest, "retry" | "host">,
     options: Pick<OpenOptions, "truncate" | "append">,
     interrupt: Interruptible,
   ): Promise<Created> {
     const { session, releases, host } = this.#options;
-    const { write, parent, name } = request;
+    const { write, parent, name } = asked;
+    const request = { ...asked, ...this.#options.local?.wishes(parent) };
     const askedAt = this.#names.beginChange(parent, name);
     const known = releases.beginCreate();
     try {
@@ -373,9 +401,15 @@ export class Files {
 
   /** close(2) of a descriptor: all replicas and the nameserver have what was written; tells a failure once. */
   async flush(handle: Handle): Promise<void> {
-    const { file } = handle;
+    await this.#tellFailure(handle, this.#report(handle));
+  }
+
+  /** What close(2) returned for survives: what was written, that the file is there, and all that was done before. */
+  async #report({ file }: Handle): Promise<void> {
     const isReported = !file.isUnflushed && file.inode.handingOver === null;
-    await this.#tellFailure(handle, isReported ? undefined : this.#options.writer.commit(file, false));
+    if (!isReported) await this.#options.writer.commit(file, false);
+    const settling = this.#session.settle();
+    if (settling !== undefined) await settling;
   }
 
   /** `dataOnly`: fdatasync(2). */
@@ -384,13 +418,19 @@ export class Files {
   }
 
   /** Waits for `work`, then fails if it did, or if something that was accepted could not be stored; once a handle. */
-  async #tellFailure(handle: Handle, work: Promise<void> | undefined): Promise<void> {
+  async #tellFailure(handle: Handle, work: Promise<void>): Promise<void> {
     const { file } = handle;
     try {
       await work;
       if (handle.errorsTold !== file.writeErrors) throw file.writeError!;
+      if (handle.lossesTold !== this.#losses) {
+        throw new FsError("EIO", "what was changed before could not be told to the nameserver", {
+          op: "defer",
+        });
+      }
     } finally {
       handle.errorsTold = file.writeErrors;
+      handle.lossesTold = this.#losses;
     }
   }
 
@@ -427,6 +467,7 @@ export class Files {
         log.error("written data was not committed", { ino: file.ino, error });
       });
     }
+    await this.#session.settle();
     await releases.send();
   }
 }

@@ -56,6 +56,12 @@ export class Inode {
   /** When the kernel was told of it last, and the time before; milliseconds of the monotonic clock. */
   #toldMs = -Infinity;
   #toldBeforeMs = -Infinity;
+  /** Changes of it, or that rest upon it, which the nameserver has not been told of yet (deferred_changes.ts). */
+  deferred = 0;
+  /** Some of those were lost: the next change of it, or in it, fails. */
+  hasLostChange = false;
+  /** Recalls of it that are under way: nothing of it is deferred meanwhile. */
+  yielding = 0;
   /** Removals of it that are under way here: an open then asks the nameserver. */
   removing = 0;
   /** It has lost its last name, or was about to: it goes with the last close, so that an open asks the nameserver. */

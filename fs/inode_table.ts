@@ -82,6 +82,11 @@ export class InodeTable {
     return this.#lost > askedAt;
   }
 
+  /** An inode that was made here, which the nameserver does not know yet. */
+  add(inode: Inode): void {
+    this.#inodes.set(inode.ino, inode);
+  }
+
   /** Takes over what a reply says of an inode. */
   adopt(reply: InodeReply, askedAt: number): Inode {
     const { attributes, lease, target, blocks } = reply;

@@ -170,10 +170,10 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       const before = size === undefined ? 0 : table.get(asInodeId(nodeid))?.attributes.size ?? 0;
       return within(
         nodeid,
-        staleIfGone(changed.then(async (inode) => {
+        staleIfGone(then(changed, (inode) => {
           truncated?.();
-          if (size !== undefined && size > 0) await ranges.tidy(inode, before - size, context);
-          return expired(answerOf(inode));
+          if (size === undefined || size === 0) return expired(answerOf(inode));
+          return then(ranges.tidy(inode, before - size, context), () => expired(answerOf(inode)));
         })),
       );
     },
@@ -187,27 +187,27 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     symlink(context, parent, name, target) {
       const request = { parent: asInodeId(parent), name, mode: S_IFLNK | 0o777, target };
       const made = names.make({ ...request, credentials: credentialsOf(context) }, context);
-      return within(parent, made.then((found) => entryOf(found)));
+      return within(parent, then(made, (found) => entryOf(found)));
     },
 
     mknod(context, parent, name, mode, rdev, umask) {
       const type = (mode & S_IFMT) === 0 ? S_IFREG : mode & S_IFMT;
       const request = { parent: asInodeId(parent), name, mode: type | (mode & 0o7777), umask, rdev };
       const made = names.make({ ...request, credentials: credentialsOf(context) }, context);
-      return within(parent, made.then((found) => entryOf(found)));
+      return within(parent, then(made, (found) => entryOf(found)));
     },
 
     mkdir(context, parent, name, mode, umask) {
       const request = { parent: asInodeId(parent), name, mode: S_IFDIR | (mode & 0o7777), umask };
       const made = names.make({ ...request, credentials: credentialsOf(context) }, context);
-      return within(parent, made.then((found) => entryOf(found)));
+      return within(parent, then(made, (found) => entryOf(found)));
     },
 
     unlink: (context, parent, name) =>
-      within(parent, names.remove(asInodeId(parent), name, false, context).then(() => 0)),
+      within(parent, then(names.remove(asInodeId(parent), name, false, context), () => 0)),
 
     rmdir: (context, parent, name) =>
-      within(parent, names.remove(asInodeId(parent), name, true, context).then(() => 0)),
+      within(parent, then(names.remove(asInodeId(parent), name, true, context), () => 0)),
 
     rename(context, parent, name, newParent, newName, flags) {
       const renamed = names.rename(
@@ -219,7 +219,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         context,
         credentialsOf(context),
       );
-      return within(parent, renamed.then(() => 0), newParent);
+      return within(parent, then(renamed, () => 0), newParent);
     },
 
     link(context, nodeid, newParent, newName) {
@@ -243,10 +243,11 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       );
       return within(
         parent,
-        created.then(async ({ handle: opened, found, isNew }) => ({
-          open: await addHandle(opened, flags),
-          entry: entryOf(found, isNew ? undefined : 0) as EntryAnswer,
-        })),
+        then(created, ({ handle: opened, found, isNew }) =>
+          then(addHandle(opened, flags), (open) => ({
+            open,
+            entry: entryOf(found, isNew ? undefined : 0) as EntryAnswer,
+          }))),
       );
     },
 

@@ -21,10 +21,12 @@ import type {
   StatfsReply,
 } from "../wire/messages/nameserver.ts";
 import type { ClusterSession } from "./cluster_session.ts";
+import { refuseAfterLoss } from "./deferred_changes.ts";
 import { DirectoryStream } from "./directory_stream.ts";
 import { ABSENT, type Found, type Inode, type Interruptible, UNKNOWN } from "./inode.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
+import type { LocalChanges } from "./local_changes.ts";
 import { RemovedXattrs, type Xattr, xattrsOfRemoved } from "./removed_xattrs.ts";
 import type { Writer } from "./writer.ts";
 
@@ -37,6 +39,8 @@ export interface NamesOptions {
   readonly kernelCache: KernelCache;
   readonly writer: Writer;
   readonly clock: Clock;
+  /** Changes that need not be asked for; absent: all are. */
+  readonly local?: LocalChanges | undefined;
 }
 
 export class Names {
@@ -93,7 +97,11 @@ export class Names {
 
   async #lookUp(parent: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<Found> {
     const askedAt = this.#table.moment;
-    const reply = await this.#session.nameserver.lookup({ parent, name }, interrupt);
+    const reply = await this.#session.nameserver.lookup({
+      parent,
+      name,
+      ...this.#options.local?.wishesOf(parent),
+    }, interrupt);
     const inode = reply.inode === undefined ? null : this.#table.adopt(reply.inode, askedAt);
     const ino = inode?.ino ?? ABSENT;
     this.#boundNames(parent);
@@ -153,7 +161,15 @@ export class Names {
     if (inode !== undefined && inode.directoryHandles > 0) inode.directoryHandles--;
   }
 
-  async setattr(
+  setattr(
+    request: Omit<SetAttributesRequest, "retry">,
+    interrupt: Interruptible,
+  ): Inode | Promise<Inode> {
+    refuseAfterLoss(this.#table.get(request.ino));
+    return this.#options.local?.setattr(request) ?? this.#setattr(request, interrupt);
+  }
+
+  async #setattr(
     request: Omit<SetAttributesRequest, "retry">,
     interrupt: Interruptible,
   ): Promise<Inode> {
@@ -162,7 +178,11 @@ export class Names {
     // What was written before has its size and time first; the change comes on top. A report that was handed over may have been
     // lost with its connection, and would come after it when it is sent again.
     if (known !== undefined && known.handingOver !== null) await known.handingOver;
-    if (file?.isUnflushed) await this.#options.writer.commit(file, false);
+    if (file?.isUnflushed) {
+      await this.#options.writer.commit(file, false);
+      const changed = this.#options.local?.setattr(request);
+      if (changed !== undefined) return changed;
+    }
     const askedAt = this.#table.moment;
     if (file !== null && file !== undefined) file.unsyncedReports++;
     let reply: InodeReply;
@@ -191,7 +211,15 @@ export class Names {
     return inode;
   }
 
-  async make(request: Omit<MakeRequest, "retry">, interrupt: Interruptible): Promise<Found> {
+  make(request: Omit<MakeRequest, "retry">, interrupt: Interruptible): Found | Promise<Found> {
+    refuseAfterLoss(this.#table.get(request.parent));
+    const inode = this.#options.local?.make(request);
+    return inode === undefined ? this.#make(request, interrupt) : { inode, isKept: true };
+  }
+
+  async #make(asked: Omit<MakeRequest, "retry">, interrupt: Interruptible): Promise<Found> {
+    const { local } = this.#options;
+    const request = { ...asked, ...local?.wishes(asked.parent), ...local?.wishesOfMaker };
     const askedAt = this.beginChange(request.parent, request.name);
     const reply = await this.#session.change((retry) =>
       this.#session.nameserver.make({ ...request, retry }, interrupt)
@@ -266,6 +294,7 @@ export class Names {
   }
 
   async link(ino: InodeId, parent: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<Found> {
+    refuseAfterLoss(this.#table.get(parent));
     const askedAt = this.beginChange(parent, name);
     const reply = await this.#session.change((retry) =>
       this.#session.nameserver.link({ retry, ino, parent, name }, interrupt)
@@ -273,12 +302,24 @@ export class Names {
     return this.madeEntry(parent, name, this.#table.adopt(reply, askedAt), reply, askedAt);
   }
 
-  async remove(
+  remove(
+    parent: InodeId,
+    name: Uint8Array,
+    directory: boolean,
+    interrupt: Interruptible,
+  ): void | Promise<void> {
+    refuseAfterLoss(this.#table.get(parent));
+    if (this.#options.local?.remove(parent, name, directory) === true) return;
+    return this.#remove(parent, name, directory, interrupt);
+  }
+
+  async #remove(
     parent: InodeId,
     name: Uint8Array,
     directory: boolean,
     interrupt: Interruptible,
   ): Promise<void> {
+    const wishes = this.#options.local?.wishes(parent);
     const known = this.#removed(parent, name);
     if (losesXattrs(known)) await this.#keepXattrs(known, interrupt);
     const askedAt = this.beginChange(parent, name);
@@ -286,7 +327,7 @@ export class Names {
     try {
       const reply = await this.#session.change((retry) =>
         this.#session.nameserver.remove(
-          withHint({ retry, parent, name, directory }, known, this.#options.clock),
+          withHint({ retry, parent, name, directory, ...wishes }, known, this.#options.clock),
           interrupt,
         )
       );
@@ -298,7 +339,21 @@ export class Names {
     }
   }
 
-  async rename(
+  rename(
+    parent: InodeId,
+    name: Uint8Array,
+    newParent: InodeId,
+    newName: Uint8Array,
+    flags: number,
+    interrupt: Interruptible,
+    owner?: Credentials,
+  ): void | Promise<void> {
+    refuseAfterLoss(this.#table.get(parent), this.#table.get(newParent));
+    if (this.#options.local?.rename(parent, name, newParent, newName, flags) === true) return;
+    return this.#rename(parent, name, newParent, newName, flags, interrupt, owner);
+  }
+
+  async #rename(
     parent: InodeId,
     name: Uint8Array,
     newParent: InodeId,

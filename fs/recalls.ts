@@ -11,10 +11,12 @@ import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import { FsError } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
-import { LEASE_RANK, type LeaseMode, type OpenMode } from "../wire/messages/inode.ts";
+import { isExclusive, LEASE_RANK, type LeaseMode, type OpenMode } from "../wire/messages/inode.ts";
 import type { Held, RecallAnswer, RecallItem, RecallPush } from "../wire/messages/nameserver.ts";
 import { leaseLost } from "./blocks.ts";
 import type { DataAccess } from "./data_access.ts";
+import type { DeferredChanges } from "./deferred_changes.ts";
+import type { LocalChanges } from "./local_changes.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { Releases } from "./releases.ts";
@@ -30,6 +32,9 @@ export interface RecallsOptions {
   readonly releases: Releases;
   readonly clock: Clock;
   readonly log: Logger;
+  /** Absent: nothing is deferred. */
+  readonly deferred?: DeferredChanges;
+  readonly local?: LocalChanges | undefined;
 }
 
 export class Recalls {
@@ -55,14 +60,29 @@ export class Recalls {
   }
 
   async #give(item: RecallItem): Promise<OpenMode> {
-    const { table, releases, kernelCache } = this.#options;
-    const { ino, keep } = item;
+    const { table, releases } = this.#options;
+    const { ino } = item;
     table.noteRecall(ino);
     const inode = table.get(ino);
     if (inode === undefined) return releases.mayBeOpening(ino) ? "write" : "no";
+    inode.yielding++;
+    try {
+      return await this.#giveSettled(inode, item);
+    } finally {
+      inode.yielding--;
+    }
+  }
+
+  async #giveSettled(inode: Inode, item: RecallItem): Promise<OpenMode> {
+    const { kernelCache, deferred, local } = this.#options;
+    const { keep } = item;
+    // Whoever asks is to see it. The nameserver takes it without waiting for anybody.
+    while (inode.deferred > 0) await deferred?.settle();
+    if (isExclusive(inode.lease)) local?.noteTaken(inode);
     if (item.removed === true) inode.isUnlinked = true;
     if (item.names !== undefined) {
       await this.#dropNames(inode, item.names);
+      if (isExclusive(inode.lease)) inode.lease = "read";
     } else {
       await this.#lower(inode, keep);
     }
@@ -110,7 +130,9 @@ export class Recalls {
       // A report that left with an acknowledgement may not have arrived: until it is answered nobody else may look. Unless
       // it left in a session that is over.
       const isHandingOver = inode.handingOver !== null && !table.isLost(inode.handedOverAt);
-      const lease = isHandingOver ? "write" : inode.lease;
+      // What has lost its last name here is ours until the nameserver has taken that over as well.
+      const kept = inode.deferred > 0 && !isExclusive(inode.lease) ? "exclusive" : inode.lease;
+      const lease = isHandingOver ? "write" : kept;
       if (lease === "none" && open === "no") continue;
       held.push({ ino: inode.ino, lease, open });
       if (open !== "no") inode.isRegistered = true;
@@ -132,7 +154,8 @@ export class Recalls {
 
   /** The session has ended, and others may have changed everything. `isCut`: as ClusterSessionOptions.onLost's. */
   async lost(isCut = false): Promise<void> {
-    const { table, log } = this.#options;
+    const { table, log, deferred } = this.#options;
+    this.#failMakers(deferred?.lose() ?? []);
     table.noteLoss();
     const inodes = [...table.values()];
     for (const { file } of inodes) {
@@ -143,6 +166,25 @@ export class Recalls {
     }
     log.warn("the session was lost: caches are dropped", { inodes: inodes.length });
     await this.#drop(inodes);
+  }
+
+  /** What was shown of these will not come true: all that is known of them goes. */
+  async changesLost(inodes: readonly Inode[]): Promise<void> {
+    const { table } = this.#options;
+    this.#failMakers(inodes);
+    for (const inode of inodes) {
+      table.noteRecall(inode.ino);
+      inode.attributes = { ...inode.attributes, version: 0 };
+    }
+    await this.#drop(inodes);
+  }
+
+  #failMakers(inodes: readonly Inode[]): void {
+    for (const { file } of inodes) {
+      if (file?.isUnflushed === false) {
+        file.fail(new FsError("EIO", "a change of it could not be told to the nameserver", { op: "defer" }));
+      }
+    }
   }
 
   async #drop(inodes: readonly Inode[]): Promise<void> {

@@ -21,6 +21,8 @@ export interface ReleasesOptions {
   readonly session: ClusterSession;
   readonly table: InodeTable;
   readonly log: Logger;
+  /** What was written here stays this mount's alone, if nobody else asks for it: it may change it without asking. */
+  readonly keepsExclusive?: boolean;
 }
 
 export class Releases {
@@ -86,11 +88,17 @@ export class Releases {
 
   /** Tells what there is to tell; resolves when it was heard. Never rejects. */
   send(): Promise<void> {
+    const early: InodeId[] = [];
     while (this.#queue.size > 0) {
       const batch = [...this.#queue].slice(0, RECLAIM_MAX);
       for (const ino of batch) this.#queue.delete(ino);
       const unused: InodeId[] = [];
-      const held = batch.flatMap((ino) => this.#lower(ino, unused));
+      const held = batch.flatMap((ino) => {
+        // The server may not know it yet.
+        if ((this.#options.table.get(ino)?.deferred ?? 0) === 0) return this.#lower(ino, unused);
+        early.push(ino);
+        return [];
+      });
       if (held.length === 0) continue;
       const sent = this.#options.session.release(held, unused).catch((error) => {
         this.#options.log.debug("releases were not told", { count: held.length, error });
@@ -103,6 +111,7 @@ export class Releases {
       });
       this.#sending = Promise.all([this.#sending, sent]).then(() => {});
     }
+    for (const ino of early) this.#queue.add(ino);
     return this.#sending;
   }
 
@@ -124,7 +133,7 @@ export class Releases {
       inode.forgetAll();
       table.remove(inode);
     } else if (inode.lease === "write") {
-      inode.lease = "read";
+      inode.lease = this.#options.keepsExclusive === true ? "exclusive" : "read";
     }
     if (this.#unusedClosed.delete(ino)) {
       unused.push(ino);

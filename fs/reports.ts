@@ -15,6 +15,7 @@ import { leaseLost } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { InlineData } from "./inline_data.ts";
 import type { InodeTable } from "./inode_table.ts";
+import type { LocalChanges } from "./local_changes.ts";
 import type { BlockNote, Inode, OpenFile } from "./inode.ts";
 import type { PendingWrite } from "./pending_write.ts";
 
@@ -24,6 +25,8 @@ export interface ReportsOptions {
   /** The nameserver made something else of a commit than was shown before. Must not wait. */
   readonly attributesChanged: (inode: Inode) => void;
   readonly inline: InlineData;
+  /** As NamesOptions'. */
+  readonly local?: Pick<LocalChanges, "report"> | undefined;
   readonly log: Logger;
 }
 
@@ -45,8 +48,9 @@ export class Reports {
   }
 
   /**
-   * Everything written so far is on the replicas, and the nameserver knows it. `durable`: on its disk, too. `beside`: does not
-   * wait for that write, which nothing is to be reported of but times.
+   * Everything written so far is on the replicas, and the nameserver knows it, or is told before it is asked for anything else
+   * (`ClusterSession.settle`). `durable`: it is on its disk, too. `beside`: does not wait for that write, which nothing is to be
+   * reported of but times.
    */
   commit(file: OpenFile, durable: boolean, beside?: PendingWrite): Promise<void> {
     const run = file.committing.then(() =>
@@ -123,17 +127,22 @@ export class Reports {
     }));
     const { tenure } = file;
     const shown = file.shown();
+    const told = {
+      ...{ size: reach, mtime, killSuidGid, written },
+      ...reserved.length === 0 ? {} : { reserved },
+      ...report.outgrown ? { outgrown: true as const } : {},
+      ...inline === undefined || inline.ranges.length === 0
+        ? {}
+        : { inline: inline.ranges, body: inline.body },
+    };
+    const mayWait = !durable && onSent === undefined && beside === undefined;
+    if (mayWait && this.#options.local?.report(file, told) === true) {
+      this.#reported(file, report, undefined);
+      return;
+    }
     let isSent = false;
     const reply = await session.flushChange((retry) => {
-      const request = {
-        ...{ retry, ino: file.ino, size: reach, mtime, killSuidGid, durable, written },
-        ...reserved.length === 0 ? {} : { reserved },
-        ...report.outgrown ? { outgrown: true as const } : {},
-        ...inline === undefined || inline.ranges.length === 0
-          ? {}
-          : { inline: inline.ranges, body: inline.body },
-      };
-      return session.commit(request, () => {
+      return session.commit({ retry, ino: file.ino, durable, ...told }, () => {
         if (file.tenure !== tenure) throw leaseLost();
         if (onSent === undefined || isSent) return;
         isSent = true;

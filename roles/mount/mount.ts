@@ -85,6 +85,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     // A read-only mount changes nothing.
     atime: options.readOnly ? "off" : options.atime,
     directoryAtime: options.directoryAtime,
+    writeBehind: options.writeBehind,
     kernelRequests: () => kernelSession?.requestCount ?? 0,
   });
   const { locks, ...withoutLocks } = fileSystem;

@@ -22,7 +22,11 @@ import { Names } from "../../fs/names.ts";
 import type { Access, Interruptible, OpenFile } from "../../fs/inode.ts";
 import { Ranges } from "../../fs/ranges.ts";
 import { Reader } from "../../fs/reader.ts";
+import { DeferredChanges } from "../../fs/deferred_changes.ts";
+import { InodeNumbers } from "../../fs/inode_numbers.ts";
+import { LocalChanges } from "../../fs/local_changes.ts";
 import { Recalls } from "../../fs/recalls.ts";
+import type { DeferredChange, DeferReply, ReservedInodes } from "../../wire/messages/deferred.ts";
 import { Releases } from "../../fs/releases.ts";
 import { Writer } from "../../fs/writer.ts";
 import { FsError } from "../../wire/errno.ts";
@@ -222,9 +226,13 @@ interface Told {
 export class FakeSession {
   isValid = true;
   inlineLimit = 0;
+  deferred: DeferredChanges | undefined;
+  lostChanges = 0;
+  #nextInode = 100;
   /** There is no connection until it resolves. */
   connected: Promise<void> = Promise.resolve();
   readonly nameserver: Client<typeof NAMESERVER>;
+  readonly #nameserver: FakeService<NameserverMethods>;
   /** Releases as they were told. */
   readonly told: Told[] = [];
   /** What becomes of a release; a test may make it wait or fail. */
@@ -236,6 +244,7 @@ export class FakeSession {
 
   constructor(nameserver: FakeService<NameserverMethods>, clock: FakeClock) {
     this.nameserver = nameserver.client as Client<typeof NAMESERVER>;
+    this.#nameserver = nameserver;
     this.#clock = clock;
   }
 
@@ -256,6 +265,30 @@ export class FakeSession {
     this.isValid = true;
     for (const wake of this.#waiting) wake();
     this.#waiting.clear();
+  }
+
+  /** Unlike a session's own, its calls do not wait for what is deferred. */
+  settle(): Promise<void> | undefined {
+    return this.deferred?.settle();
+  }
+
+  get isQuiet(): boolean {
+    return this.#nameserver.calls.every(({ method }) => method === "defer");
+  }
+
+  async defer(changes: readonly DeferredChange[], onSend: () => void): Promise<DeferReply> {
+    onSend();
+    return await this.nameserver.defer({ retry: { slot: 127, sequence: ++this.#sequence }, changes });
+  }
+
+  async reserveInodes(count: number): Promise<ReservedInodes> {
+    const first = asInodeId(this.#nextInode);
+    this.#nextInode += count;
+    return await Promise.resolve({ first, count });
+  }
+
+  noteLostChange(): void {
+    this.lostChanges++;
   }
 
   now(): Timespec {
@@ -449,6 +482,7 @@ export interface TestClient {
   readonly reader: Reader;
   readonly localReplicas: LocalReplicas;
   readonly writer: Writer;
+  readonly deferred: DeferredChanges;
   readonly names: Names;
   readonly files: Files;
   readonly accessTimes: AccessTimes;
@@ -456,7 +490,11 @@ export interface TestClient {
 }
 
 /** Times of access are off unless a test asks for them: whatever is made here has one that is due. */
-export function startClient(policy: AtimePolicy = "off", directories = true): TestClient {
+export function startClient(
+  policy: AtimePolicy = "off",
+  directories = true,
+  writeBehind = false,
+): TestClient {
   const clock = new FakeClock();
   const events: string[] = [];
   const lines: LogLine[] = [];
@@ -479,17 +517,26 @@ export function startClient(policy: AtimePolicy = "off", directories = true): Te
   const table = new InodeTable();
   const kernelCache = new KernelCache({ clock, log });
   kernelCache.attach(kernel);
-  const blocks = new Blocks({ session, dataservers, host, clock, log });
+  const deferred: DeferredChanges = new DeferredChanges({
+    session,
+    clock,
+    log,
+    onLost: (inodes) => recalls.changesLost(inodes),
+  });
+  fakeSession.deferred = deferred;
+  const numbers = new InodeNumbers(session, log);
+  const local = writeBehind ? new LocalChanges({ session, table, deferred, numbers, clock }) : undefined;
+  const blocks = new Blocks({ session, dataservers, host, clock, log, deferred });
   const inline = new InlineData({ session, table, blocks });
   const localReplicas = new LocalReplicas({ dataservers, machine: MACHINE, clock, log });
   const reader = new Reader({ inline, dataservers, localReplicas, blocks, clock, log });
   const attributesChanged = (inode: Inode) => void kernelCache.dropAttributes(inode);
-  const writer = new Writer({ session, table, blocks, inline, clock, log, attributesChanged });
+  const writer = new Writer({ session, table, blocks, inline, local, clock, log, attributesChanged });
   const handOver = (file: OpenFile) => writer.handOver(file);
   const access = new DataAccess({ session, table, kernelCache, handOver });
-  const releases = new Releases({ session, table, log });
-  const recalls = new Recalls({ table, kernelCache, access, releases, clock, log });
-  const names = new Names({ session, table, kernelCache, writer, clock });
+  const releases = new Releases({ session, table, log, keepsExclusive: writeBehind });
+  const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log, deferred, local });
+  const names = new Names({ session, table, kernelCache, writer, clock, local });
   const files = new Files({
     session,
     names,
@@ -504,6 +551,8 @@ export function startClient(policy: AtimePolicy = "off", directories = true): Te
     clock,
     log,
     host,
+    deferred,
+    local,
   });
   const accessTimes = new AccessTimes({ policy, directories, session, table, kernelCache, clock, log });
   const ranges = new Ranges({
@@ -526,6 +575,7 @@ export function startClient(policy: AtimePolicy = "off", directories = true): Te
     reader,
     localReplicas,
     writer,
+    deferred,
     names,
     files,
     accessTimes,
@@ -594,7 +644,8 @@ export interface Watched<T> {
   error?: unknown;
 }
 
-export function watch<T>(promise: Promise<T>): Watched<T> {
+export function watch<T>(work: T | Promise<T>): Watched<T> {
+  const promise = Promise.resolve(work);
   const watched: Watched<T> = { promise, state: "waits" };
   promise.then((value) => {
     watched.state = "done";

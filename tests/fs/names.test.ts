@@ -205,7 +205,7 @@ Deno.test("setattr: a getattr that was answered before it, but comes later, chan
 /** Runs a change of the name "a", and a lookup of it that the server answers before, whose answer comes in last. */
 async function crossed(
   client: TestClient,
-  start: () => Promise<unknown>,
+  start: () => unknown,
   answer: () => Promise<void>,
 ): Promise<Found> {
   const { names, nameserver, table } = client;
@@ -498,7 +498,7 @@ Deno.test("rename: says whether what it replaces is open here, and that is asked
 Deno.test("a change carries a retry tag of its own", async () => {
   const { names, nameserver, session } = startWithName();
   const made = [names.make(MKDIR, PATIENT), names.make({ ...MKDIR, name: B }, PATIENT)].map((one) =>
-    watch(one)
+    watch<Found>(one)
   );
   await quiet();
   const tags = nameserver.calls.map(({ request }) => (request as { retry: unknown }).retry);

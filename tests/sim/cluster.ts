@@ -1,6 +1,7 @@
 /** A simulated cluster: the real nameserver, dataservers and clients on hosts that live, die and come back. */
 
 import type { LogFields, Logger } from "../../base/log.ts";
+import { SESSION_OVER } from "../../fs/deferred_changes.ts";
 import { type FileSystem, makeFileSystem } from "../../fs/file_system.ts";
 import { type Dataserver, startDataserver } from "../../roles/dataserver/dataserver.ts";
 import { LevelJournal } from "../../roles/nameserver/journal.ts";
@@ -86,6 +87,8 @@ export class Cluster {
   onNameserverStart: (life: Life) => void = () => {};
   /** The nameserver does not count on a volume any more. */
   onVolumeLost: (volume: VolumeId) => void = () => {};
+  /** A client has given up changes that it had not told the nameserver of. */
+  onChangesLost: (host: string) => void = () => {};
   /** Things that must never happen, as they are seen. */
   readonly problems: string[] = [];
 
@@ -108,6 +111,7 @@ export class Cluster {
   #logger(host: string): Logger {
     const write = (level: string) => (message: string, fields: LogFields = {}) => {
       if (message === "request failed") this.problems.push(`${host}: ${JSON.stringify(fields)}`);
+      if (message.startsWith("changes of names are lost")) this.#changesLost(host, fields.why);
       if (message.startsWith("volume is lost")) this.onVolumeLost(fields.volume as VolumeId);
       if (this.options.trace === null) return;
       const text = Object.entries(fields).map(([key, value]) =>
@@ -123,6 +127,12 @@ export class Cluster {
       child: () => log,
     };
     return log;
+  }
+
+  #changesLost(host: string, why: unknown): void {
+    this.onChangesLost(host);
+    // It was lent what it changed: nobody may refuse that while its session lasts.
+    if (why !== SESSION_OVER) this.problems.push(`${host}: changes were refused: ${why}`);
   }
 
   /** Runs `work` to its end, whatever time it takes. */
@@ -239,6 +249,7 @@ export class Cluster {
       clock: life.clock,
       log: this.#logger(client.host),
       kernelRequests: () => 0,
+      writeBehind: true,
     });
     for (;;) {
       try {

@@ -2,9 +2,20 @@
 
 import type { Extent } from "../../roles/nameserver/records.ts";
 import type { BlockId, VolumeId } from "../../wire/ids.ts";
-import { type Cluster, type DataserverHost, type PlacedBlock, SESSION_TTL_MS } from "./cluster.ts";
+import {
+  type ClientHost,
+  type Cluster,
+  type DataserverHost,
+  type PlacedBlock,
+  SESSION_TTL_MS,
+} from "./cluster.ts";
 import type { SimFile } from "./disk.ts";
 import { PAGE, PAGES, type Workload } from "./workload.ts";
+
+/** What is disturbed. */
+export type Disturbed =
+  & Pick<Workload, "registers" | "register" | "died" | "mayDie" | "run" | "isStopping">
+  & { unstored(client: ClientHost): { readonly size: number } };
 
 export type Fault =
   | "killDataserver"
@@ -31,7 +42,7 @@ export const ALL_FAULTS: readonly Fault[] = [
 
 export class Faults {
   readonly #cluster: Cluster;
-  readonly #workload: Workload;
+  readonly #workload: Disturbed;
   readonly #kinds: readonly Fault[];
   isStopping = false;
   isOver = false;
@@ -45,7 +56,7 @@ export class Faults {
   /** The namespace has fallen back to what was synced or later, and somebody may yet go by what was lost. */
   #hasFallenBack = false;
 
-  constructor(cluster: Cluster, workload: Workload, kinds: readonly Fault[]) {
+  constructor(cluster: Cluster, workload: Disturbed, kinds: readonly Fault[]) {
     this.#cluster = cluster;
     this.#workload = workload;
     this.#kinds = kinds;
@@ -255,7 +266,9 @@ export class Faults {
   /** Often one whose writes are on their way, and some of them for longer. */
   killClient(): boolean {
     const { simulation, clients, dataservers, network } = this.#cluster;
-    const living = clients.filter(({ life, fs }) => life !== null && fs !== null);
+    const living = clients.filter((client) =>
+      client.life !== null && client.fs !== null && this.#workload.mayDie(client)
+    );
     const writing = living.filter((client) => this.#workload.unstored(client).size > 0);
     if (living.length === 0) return false;
     const client = simulation.pick(writing.length > 0 && simulation.chance(0.8) ? writing : living);

@@ -3,6 +3,7 @@
 import { randomInt, SeededRandom } from "../../base/random.ts";
 import { Cluster } from "./cluster.ts";
 import { ALL_FAULTS, type Fault, Faults } from "./faults.ts";
+import { NamesWorkload } from "./names_workload.ts";
 import { PAGE, PAGES, versionOf, Workload } from "./workload.ts";
 
 export interface Outcome {
@@ -17,6 +18,8 @@ export interface Outcome {
 const WORK_MS = [2_000, 2_000, 4_000, 4_000, 8_000, 20_000];
 /** Files have up to PAGES registers: most grow over the limit where it is in the middle. */
 const INLINE_LIMITS = [3 * PAGE, 5 * PAGE, 0, PAGES * PAGE];
+/** Of so many seeds one is about names. */
+const NAMES_EVERY = 4;
 const PROGRAMS_END_MS = 200_000;
 const SETTLE_MS = 300_000;
 
@@ -91,10 +94,15 @@ async function run(seed: number, trace: Trace | null, only: readonly Fault[]): P
     trace?.(problems.at(-1)!);
   };
   globalThis.addEventListener("unhandledrejection", onRejection);
-  const workload = new Workload(cluster);
+  const isOfNames = seed % NAMES_EVERY === 0;
+  const workload = isOfNames ? new NamesWorkload(cluster) : new Workload(cluster);
   // Most seeds have a few kinds of faults only, which then meet more often.
   const some = ALL_FAULTS.filter(() => simulation.chance(0.4));
-  const kinds = only.length > 0 ? only : some.length > 0 ? some : ALL_FAULTS;
+  const wanted = only.length > 0 ? only : some.length > 0 ? some : ALL_FAULTS;
+  // After a power cut of the nameserver nobody knows which state it fell back to.
+  const kinds = !isOfNames
+    ? wanted
+    : ["slow" as const, ...wanted.filter((kind) => kind !== "cutNameserverPower")];
   const faults = new Faults(cluster, workload, kinds);
   const outcome = (): Outcome => ({
     problems,

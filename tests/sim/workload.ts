@@ -65,6 +65,11 @@ export class Workload {
     return register;
   }
 
+  /** Whatever a client is doing: see `died`. */
+  mayDie(_client: ClientHost): boolean {
+    return true;
+  }
+
   /** The client has died: nobody will say what became of what it wrote. */
   died(client: ClientHost): void {
     for (const { register, operation } of this.#unstored.get(client.host) ?? []) {
@@ -189,11 +194,11 @@ class Program {
   }
 
   /** Runs a call; what it refuses is counted. True: it succeeded. */
-  async #attempt(what: string, call: () => Promise<unknown>): Promise<void> {
+  async #attempt(what: string, call: () => unknown): Promise<void> {
     await this.#succeeds(what, call);
   }
 
-  async #succeeds(what: string, call: () => Promise<unknown>): Promise<boolean> {
+  async #succeeds(what: string, call: () => unknown): Promise<boolean> {
     this.#cluster.trace(`${this.#client.host} ${what} ...`);
     try {
       await call();

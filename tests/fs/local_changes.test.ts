@@ -1,0 +1,370 @@
+/** Changes of names that are made here and told later: what is deferred, when it is told, and what becomes of it. */
+
+import assert from "node:assert/strict";
+import { bytesKey } from "../../base/bytes.ts";
+import type { Handle } from "../../fs/files.ts";
+import { ABSENT, type Found, type Inode } from "../../fs/inode.ts";
+import { FsError, isErrno } from "../../wire/errno.ts";
+import { asInodeId } from "../../wire/ids.ts";
+import type { DeferredChange } from "../../wire/messages/deferred.ts";
+import { S_IFDIR, S_IFLNK } from "../../wire/messages/inode.ts";
+import type { DeferRequest } from "../../wire/messages/nameserver.ts";
+import {
+  blockOf,
+  entryReply,
+  INO,
+  inodeReply,
+  know,
+  nameOf,
+  OTHER,
+  PATIENT,
+  quiet,
+  READ_ONLY,
+  recall,
+  ROOT,
+  startClient,
+  type TestClient,
+  watch,
+} from "./client.ts";
+
+const CREDENTIALS = { uid: 1, gid: 2 };
+const FIRST = 100;
+const [A, B, C] = [nameOf("a"), nameOf("b"), nameOf("c")];
+const DIRECTORY = { mode: S_IFDIR | 0o755, nlink: 2 };
+const WRITING = { append: false, isWriteback: false, killSuidGid: false };
+
+/** A client that has the root to itself, and knows all its names. */
+async function startAlone(): Promise<TestClient & { readonly root: Inode }> {
+  const client = startClient("off", true, true);
+  client.session.inlineLimit = 4096;
+  const root = know(client, ROOT, "exclusive", DIRECTORY);
+  root.isComplete = true;
+  const first = watch(client.names.make(mkdir(nameOf("first")), PATIENT));
+  await client.nameserver.answer("make", entryReply(OTHER, "read", "exclusive"));
+  assert.equal(first.state, "done");
+  know(client, ROOT, "exclusive", DIRECTORY);
+  client.nameserver.asked.length = 0;
+  return { ...client, root };
+}
+
+function mkdir(name: Uint8Array, parent = ROOT) {
+  return { parent, name, mode: S_IFDIR | 0o777, umask: 0o22, credentials: CREDENTIALS };
+}
+
+function symlink(name: Uint8Array) {
+  return { parent: ROOT, name, mode: S_IFLNK | 0o777, target: nameOf("x"), credentials: CREDENTIALS };
+}
+
+function atOnce<T>(value: T | Promise<T>): T {
+  assert.ok(!(value instanceof Promise), "made without a call");
+  return value;
+}
+
+function made(client: TestClient, request: ReturnType<typeof mkdir | typeof symlink>): Inode {
+  const inode = atOnce<Found>(client.names.make(request, PATIENT)).inode!;
+  inode.lookups++;
+  return inode;
+}
+
+function create({ files }: TestClient, name: Uint8Array): Handle {
+  const request = { parent: ROOT, name, mode: 0o666, umask: 0o22, credentials: CREDENTIALS };
+  const creating = files.create({ ...request, exclusive: true, write: true }, { truncate: false }, PATIENT);
+  return atOnce(creating).handle;
+}
+
+function textOf(change: DeferredChange): string {
+  const name = "name" in change ? ` ${new TextDecoder().decode(change.name)}` : "";
+  return `${change.kind}${name} ${change.ino}`;
+}
+
+async function told(
+  { nameserver }: TestClient,
+): Promise<{ readonly changes: string[]; answer(applied?: number): Promise<void> }> {
+  const call = await nameserver.next("defer");
+  const { changes } = call.request as DeferRequest;
+  return {
+    changes: changes.map(textOf),
+    answer: (applied = changes.length) =>
+      call.answer({ applied, ...applied < changes.length ? { refusal: "why" } : {} }),
+  };
+}
+
+Deno.test("local changes: made at once, shown as they will be, and told in order within 100 ms", async () => {
+  const client = await startAlone();
+  const { names, root, nameserver, clock, table } = client;
+  const { version } = root.attributes;
+  const directory = made(client, mkdir(A));
+  assert.deepEqual([directory.ino, directory.attributes.mode, directory.attributes.uid, directory.lease], [
+    ...[asInodeId(FIRST), S_IFDIR | 0o755, 1, "exclusive"],
+  ]);
+  assert.deepEqual([root.attributes.nlink, root.attributes.version], [3, version + 1]);
+  const link = made(client, symlink(B));
+  assert.deepEqual([link.attributes.size, link.attributes.mode & 0o777], [1, 0o777]);
+  atOnce(names.rename(ROOT, B, ROOT, C, 0, PATIENT));
+  assert.equal(atOnce(names.lookup(ROOT, C, PATIENT)).inode, link);
+  assert.equal(atOnce(names.lookup(ROOT, B, PATIENT)).inode, null);
+  assert.equal(atOnce(names.setattr({ ino: link.ino, uid: 7 }, PATIENT)).attributes.uid, 7);
+  atOnce(names.remove(ROOT, A, true, PATIENT));
+  assert.deepEqual([root.attributes.nlink, directory.attributes.nlink, directory.isUnlinked], [2, 0, true]);
+  assert.deepEqual(nameserver.asked, []);
+  await clock.advance(99);
+  const batch = await told(client);
+  assert.deepEqual(batch.changes, [
+    ...[`make a ${FIRST}`, `make b ${FIRST + 1}`, `rename b ${FIRST + 1}`, `setattr ${FIRST + 1}`],
+    `remove a ${FIRST}`,
+  ]);
+  assert.ok(root.deferred > 0);
+  await batch.answer();
+  assert.deepEqual([root.deferred, link.deferred, client.deferred.isEmpty], [0, 0, true]);
+  assert.equal(table.get(link.ino), link);
+});
+
+Deno.test("local changes: what the nameserver must decide, or others may have a part in, is asked for", async () => {
+  const cases: [string, (client: TestClient & { root: Inode }, file: Inode) => unknown][] = [
+    [
+      "the directory is not ours alone",
+      ({ names, root }) => (root.lease = "read", names.make(mkdir(A), PATIENT)),
+    ],
+    ["it is being taken back", ({ names, root }) => (root.yielding = 1, names.make(mkdir(A), PATIENT))],
+    [
+      "its attributes are not known",
+      ({ names, root }) => (root.forgetAttributes(), names.make(mkdir(A), PATIENT)),
+    ],
+    ["it may have a default ACL", ({ names, root }) => {
+      root.attributes = { ...root.attributes, hasXattrs: true };
+      return names.make(mkdir(A), PATIENT);
+    }],
+    ["it is append-only", ({ names, root }) => {
+      root.attributes = { ...root.attributes, flags: 0x20 };
+      return names.make(mkdir(A), PATIENT);
+    }],
+    ["the name may be taken", ({ names, root }) => (root.isComplete = false, names.make(mkdir(A), PATIENT))],
+    ["the name is taken", ({ names }) => names.make(mkdir(C), PATIENT)],
+    ["the name is too long", ({ names }) => names.make(mkdir(new Uint8Array(256).fill(65)), PATIENT)],
+    [
+      "the session may be over",
+      ({ names, session }) => (session.isValid = false, names.make(mkdir(A), PATIENT)),
+    ],
+    ["another question is under way", ({ names, session }) => {
+      void session.nameserver.statfs({});
+      return names.make(mkdir(A), PATIENT);
+    }],
+    [
+      "the file is not ours alone",
+      ({ names }, file) => (file.lease = "read", names.remove(ROOT, C, false, PATIENT)),
+    ],
+    ["it is open here", async ({ names, files }, file) => {
+      file.lease = "read"; // for the open
+      await files.open(file.ino, READ_ONLY, PATIENT);
+      file.lease = "exclusive";
+      return names.remove(ROOT, C, false, PATIENT);
+    }],
+    ["rename flags", ({ names }) => names.rename(ROOT, C, ROOT, B, 2, PATIENT)],
+    [
+      "an attribute that goes with data",
+      ({ names }, file) => names.setattr({ ino: file.ino, size: 0 }, PATIENT),
+    ],
+    ["privileges go", ({ names }, file) => {
+      file.attributes = { ...file.attributes, mode: 0o104755 };
+      return names.setattr({ ino: file.ino, uid: 5, killSuidGid: true }, PATIENT);
+    }],
+    ["an ACL follows the mode", ({ names }, file) => {
+      file.attributes = { ...file.attributes, hasXattrs: true };
+      return names.setattr({ ino: file.ino, mode: 0 }, PATIENT);
+    }],
+  ];
+  for (const [why, run] of cases) {
+    const client = await startAlone();
+    const file = know(client, INO, "exclusive");
+    client.root.setEntry(bytesKey(C), INO);
+    const running = run(client, file);
+    await quiet();
+    assert.ok(running instanceof Promise, why);
+    running.catch(() => {});
+    assert.deepEqual(
+      [client.deferred.isEmpty, client.nameserver.asked.includes("defer")],
+      [true, false],
+      why,
+    );
+  }
+});
+
+Deno.test("local changes: only an empty directory goes, or is replaced, and none gets another parent", async () => {
+  const client = await startAlone();
+  const { names, root } = client;
+  const [one, two] = [made(client, mkdir(A)), made(client, mkdir(B))];
+  const inner = atOnce<Found>(names.make(mkdir(C, one.ino), PATIENT)).inode!;
+  for (
+    const asked of [
+      () => names.remove(ROOT, A, true, PATIENT),
+      () => names.rename(ROOT, B, ROOT, A, 0, PATIENT),
+      () => names.rename(one.ino, C, two.ino, C, 0, PATIENT),
+    ]
+  ) {
+    const entries = new Map(root.entries);
+    const running = asked();
+    assert.ok(running instanceof Promise);
+    running.catch(() => {});
+    await quiet();
+    await client.nameserver.calls.find(({ method }) => method !== "defer")!.fail(
+      new FsError("ENOTEMPTY", "no"),
+    );
+    for (const [key, ino] of entries) root.setEntry(key, ino);
+    one.setEntry(bytesKey(C), inner.ino);
+  }
+  atOnce(names.remove(one.ino, C, true, PATIENT));
+  atOnce(names.rename(ROOT, B, ROOT, A, 0, PATIENT));
+  assert.deepEqual([root.attributes.nlink, one.isUnlinked, inner.isUnlinked], [3, true, true]);
+});
+
+Deno.test("local changes: a recall waits until they are told, and nothing is deferred meanwhile", async () => {
+  const client = await startAlone();
+  const { names, root, clock } = client;
+  made(client, symlink(A));
+  const recalling = recall(client, { ino: ROOT, keep: "read", names: [B] });
+  await quiet();
+  const batch = await told(client);
+  assert.deepEqual([batch.changes, recalling.state], [[`make a ${FIRST}`], "waits"]);
+  assert.ok(names.make(mkdir(C), PATIENT) instanceof Promise);
+  await batch.answer();
+  assert.deepEqual([recalling.state, root.lease], ["done", "read"]);
+  // So does one of what was made, by who has come to know its number.
+  const other = await startAlone();
+  const link = made(other, symlink(A));
+  const taking = recall(other, { ino: link.ino, keep: "none" });
+  const second = await told(other);
+  assert.equal(taking.state, "waits");
+  await second.answer();
+  assert.deepEqual([taking.state, link.lease], ["done", "none"]);
+  await clock.advance(0);
+});
+
+Deno.test("local changes: a new file, its data and its attributes are one call, sent at close", async () => {
+  const client = await startAlone();
+  const { files, names, nameserver } = client;
+  const handle = create(client, A);
+  const { inode } = handle.file;
+  await files.write(handle, 0, nameOf("hello"), WRITING, PATIENT);
+  const writing = watch(names.setattr({ ino: inode.ino, mtime: { seconds: 7, nanoseconds: 0 } }, PATIENT));
+  await quiet();
+  const closing = watch(files.flush(handle));
+  const call = await nameserver.next("defer");
+  const { changes } = call.request as DeferRequest;
+  assert.deepEqual(changes.map(textOf), [`make a ${FIRST}`, `report ${FIRST}`, `setattr ${FIRST}`]);
+  const [, report] = changes;
+  assert.ok(report?.kind === "report");
+  assert.deepEqual([report.size, report.inline, report.body], [
+    5,
+    [{ offset: 0, length: 5 }],
+    nameOf("hello"),
+  ]);
+  assert.deepEqual([closing.state, inode.attributes.size, inode.attributes.version], ["waits", 5, 3]);
+  await call.answer({ applied: 3 });
+  assert.deepEqual([writing.state, closing.state, nameserver.asked], ["done", "done", ["defer"]]);
+});
+
+Deno.test("local changes: a new file that needs a block gets it with its making", async () => {
+  const client = await startAlone();
+  const { files, nameserver, dataservers } = client;
+  const handle = create(client, A);
+  await files.write(handle, 0, new Uint8Array(5_000), WRITING, PATIENT);
+  const closing = watch(files.flush(handle));
+  const call = await nameserver.next("defer");
+  const [make] = (call.request as DeferRequest).changes;
+  assert.ok(make?.kind === "make");
+  assert.equal(make.host, "here");
+  const ino = asInodeId(FIRST);
+  await call.answer({ applied: 1, blocks: [{ ino, block: blockOf(3, 0, 1 << 20, false) }] });
+  await quiet();
+  assert.deepEqual(dataservers.writes, [{ block: 3, offset: 0, length: 5_000 }]);
+  await nameserver.answer("commit", inodeReply(ino, "write", { size: 5_000 }));
+  assert.equal(closing.state, "done");
+});
+
+for (const how of ["its session ends", "the nameserver refuses them"] as const) {
+  Deno.test(`local changes: lost as ${how}, the next change, close and sync say so, once`, async () => {
+    const client = await startAlone();
+    const { files, names, root, recalls, session, kernel } = client;
+    const open = create(client, A);
+    const closing = watch(files.flush(open));
+    await (await told(client)).answer();
+    assert.equal(closing.state, "done");
+    const lost = made(client, mkdir(B));
+    const file = create(client, C);
+    kernel.taken();
+    if (how === "its session ends") await recalls.lost();
+    else {
+      const telling = client.deferred.settle();
+      await (await told(client)).answer(0);
+      await telling;
+    }
+    assert.deepEqual([root.lease, lost.lease, root.deferred, session.lostChanges], ["none", "none", 0, 1]);
+    assert.ok(kernel.taken().includes("epoch"));
+    // Whoever had a file open, whichever it was.
+    for (const handle of [open, file]) {
+      await assert.rejects(files.flush(handle), (error) => isErrno(error, "EIO"));
+      await files.flush(handle);
+    }
+    assert.throws(() => names.make(symlink(nameOf("d")), PATIENT), (error) => isErrno(error, "EIO"));
+    const making = names.make(symlink(nameOf("d")), PATIENT);
+    assert.ok(making instanceof Promise);
+    making.catch(() => {});
+  });
+}
+
+Deno.test("local changes: a file is not said to be closed or given back before it is known", async () => {
+  const client = await startAlone();
+  const { files, releases, session } = client;
+  const handle = create(client, A);
+  void files.close(handle);
+  await quiet();
+  await releases.send();
+  assert.deepEqual(session.told, []);
+  const telling = client.deferred.settle();
+  await (await told(client)).answer();
+  await telling;
+  await releases.send();
+  assert.deepEqual(session.told.map(({ held }) => held), [[{
+    ino: asInodeId(FIRST),
+    lease: "none",
+    open: "no",
+  }]]);
+});
+
+Deno.test("local changes: when the nameserver's disk is nearly full, they are asked for", async () => {
+  const client = await startAlone();
+  const { names, nameserver, clock } = client;
+  made(client, symlink(A));
+  const telling = client.deferred.settle();
+  await (await nameserver.next("defer")).answer({ applied: 1, isFull: true });
+  await telling;
+  const making = names.make(symlink(B), PATIENT);
+  assert.ok(making instanceof Promise);
+  making.catch(() => {});
+  await (await nameserver.next("make")).fail(new FsError("ENOSPC", "full"));
+  client.root.setEntry(bytesKey(B), ABSENT);
+  await clock.advance(5_000);
+  made(client, symlink(B));
+});
+
+Deno.test("local changes: a directory that others took is wanted again after a while only", async () => {
+  const client = startClient("off", true, true);
+  const { names, nameserver, clock } = client;
+  const wanted = async (name: string) => {
+    know(client, ROOT, "read", DIRECTORY);
+    const making = watch(names.make(mkdir(nameOf(name)), PATIENT));
+    await quiet();
+    const call = await nameserver.next("make");
+    await call.answer(entryReply(INO, "none", "none"));
+    assert.equal(making.state, "done");
+    return (call.request as { wantsDirectory?: true }).wantsDirectory === true;
+  };
+  assert.deepEqual([await wanted("1"), await wanted("2")], [false, true]);
+  const root = know(client, ROOT, "exclusive", DIRECTORY);
+  recall(client, { ino: ROOT, keep: "read" });
+  await quiet();
+  assert.equal(root.lease, "read");
+  assert.deepEqual([await wanted("3"), await wanted("4")], [false, false]);
+  await clock.advance(1_000);
+  assert.equal(await wanted("5"), true);
+});
