@@ -127,6 +127,8 @@ interface Link {
   readonly session: SessionId;
 }
 
+type RenewReply = { readonly now: Timespec; readonly isFull?: true };
+
 export class ClusterSession {
   readonly #options: ClusterSessionOptions;
   readonly #slots = new SlotPool(FLUSH_SLOTS, RETRY_SLOTS - FLUSH_SLOTS - DEFER_SLOTS);
@@ -151,6 +153,7 @@ export class ClusterSession {
   #changesSynced = 0;
   /** Some were lost, for this reason, and nobody was told. */
   #lostChanges: string | undefined;
+  #isFull = false;
   /** How often deferred changes were lost. */
   #losses = 0;
   /** Calls that have not been answered, and of which the answer may be taken over. */
@@ -276,11 +279,18 @@ export class ClusterSession {
    * Tells of deferred changes, in order; they come before whatever is asked afterwards. `onSend` is called each time that they
    * are sent; what it throws ends the call.
    */
-  defer(changes: readonly DeferredChange[], onSend: () => void): Promise<DeferReply> {
+  async defer(changes: readonly DeferredChange[], onSend: () => void): Promise<DeferReply> {
     this.#changes++;
-    return this.#deferSlots.use((retry) =>
+    const reply = await this.#deferSlots.use((retry) =>
       this.#send(NAMESERVER.methods.defer.op, { retry, changes }, {}, onSend) as Promise<DeferReply>
     );
+    if (reply.isFull === true) this.#isFull = true;
+    return reply;
+  }
+
+  /** The nameserver's disk is nearly full: changes are to be asked for, so that it can refuse them. */
+  get isFull(): boolean {
+    return this.#isFull;
   }
 
   /** Deferred changes will never be made: the next sync says so. */
@@ -563,7 +573,8 @@ export class ClusterSession {
         const timeoutMs = this.#ttlMs / 2;
         this.#count(op);
         const counters = { ...this.#options.counters(), calls: this.#calls };
-        const reply = await link.channel.call(op, { counters }, { timeoutMs }) as { now: Timespec };
+        const reply = await link.channel.call(op, { counters }, { timeoutMs }) as RenewReply;
+        this.#isFull = reply.isFull === true;
         this.#measureClock(reply.now, clock.monotonicMs() - sentMs);
         if (this.#link === link) this.#heard(sentMs);
       } catch (error) {

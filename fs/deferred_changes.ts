@@ -25,8 +25,6 @@ const QUEUED_BYTES_MAX = 4 * 1024 * 1024;
 const ENOUGH = 256;
 /** About what a change takes besides its names. */
 const CHANGE_BYTES = 100;
-/** Nothing is deferred for so long after the nameserver said that its disk is nearly full. */
-const FULL_MS = 5_000;
 
 /** Why changes are lost that the nameserver did not refuse. */
 export const SESSION_OVER = "the session has ended";
@@ -40,7 +38,7 @@ interface Deferred {
 }
 
 export interface DeferredChangesOptions {
-  readonly session: Pick<ClusterSession, "defer" | "noteLostChange">;
+  readonly session: Pick<ClusterSession, "defer" | "isFull" | "noteLostChange">;
   readonly clock: Clock;
   readonly log: Logger;
   /** What was shown of these inodes will not come true. */
@@ -55,7 +53,6 @@ export class DeferredChanges {
   #bytes = 0;
   #telling: Promise<void> | null = null;
   #isWaiting = false;
-  #fullUntilMs = -Infinity;
   /** How often changes were lost: whoever syncs or closes a file that was open before is told. */
   losses = 0;
 
@@ -71,7 +68,7 @@ export class DeferredChanges {
   /** There is room for another one. */
   get hasRoom(): boolean {
     return this.#queue.length < QUEUED_MAX && this.#bytes < QUEUED_BYTES_MAX &&
-      this.#options.clock.monotonicMs() >= this.#fullUntilMs;
+      !this.#options.session.isFull;
   }
 
   /** `inodes`: all that it changes, or rests upon. */
@@ -129,7 +126,6 @@ export class DeferredChanges {
       reply = { applied: 0, refusal: error instanceof Error ? error.message : String(error) };
     }
     this.#sent = [];
-    if (reply.isFull === true) this.#fullUntilMs = this.#options.clock.monotonicMs() + FULL_MS;
     for (const { ino, block } of reply.blocks ?? []) {
       const change = sent.find(({ change }) => change.kind === "make" && change.ino === ino);
       const [made] = change?.inodes ?? [];

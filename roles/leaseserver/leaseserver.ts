@@ -55,6 +55,8 @@ export interface LeaseserverOptions {
   readonly onRelease: (session: SessionId, inodes: readonly InodeId[]) => Promise<void>;
   /** A session closed these files without writing to the block that they were made with. */
   readonly onUnused: (inodes: readonly InodeId[]) => Promise<void>;
+  /** There is hardly room for what clients make without asking. */
+  readonly isFull?: () => boolean;
   /** A session said what it holds open; what else was kept for it can go. */
   readonly onReclaim: (session: SessionId, isOpen: (ino: InodeId) => boolean) => Promise<void>;
 }
@@ -114,7 +116,7 @@ export class Leaseserver {
       renew: ({ counters }, { peer }) => {
         this.sessions.of(peer);
         if (counters !== undefined) this.sessions.count(peer, counters);
-        return { now: clock.now() };
+        return { now: clock.now(), ...options.isFull?.() === true ? { isFull: true } : {} };
       },
       reclaim: async ({ held, last }, { peer }) => {
         const session = this.sessions.of(peer);

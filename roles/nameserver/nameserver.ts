@@ -128,11 +128,14 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     const stopping = new AbortController();
     const recovery = new BlockRecovery(namespace, registry, log);
     const { sessionTtlMs, leasesPerSession, rootSquash, inlineLimit = INLINE_LIMIT_DEFAULT } = options;
+    const space = () => options.open === undefined ? spaceOf(options.dir) : undefined;
+    const room = new Room({ clock, log, space });
     const leaseserver = new Leaseserver({
       ...(sessionTtlMs === undefined ? {} : { sessionTtlMs }),
       ...(leasesPerSession === undefined ? {} : { leasesPerSession }),
       ...(rootSquash === undefined ? {} : { rootSquash }),
       inlineLimit,
+      isFull: () => room.isNearlyFull,
       run: randomHexId(),
       cuts: cuts.count,
       clock,
@@ -216,8 +219,6 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
         backups,
       },
     };
-    const space = () => options.open === undefined ? spaceOf(options.dir) : undefined;
-    const room = new Room({ clock, log, space });
     addHandlers(handlers, NAMESERVER, clientHandlers({ ...parts, room }));
     addHandlers(handlers, LEASESERVER, leaseserver.handlers);
     addHandlers(handlers, LOCKS, leaseserver.lockHandlers);

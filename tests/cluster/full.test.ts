@@ -4,6 +4,8 @@ import { assert, assertEquals } from "@std/assert";
 import { eventually, run, sh, within } from "../harness/command.ts";
 import { RoleCluster } from "../harness/role_cluster.ts";
 
+/** A mount is told with its next renewal that the nameserver has hardly any room, once a second. */
+const HEARD_S = 1.5;
 /** The nameserver places no block where less than 64 MiB are free. */
 const VOLUME = "130M";
 
@@ -106,7 +108,7 @@ Deno.test({
       const [mount] = cluster.mountpoints;
       const ballast = `${cluster.scratch}/nameserver/ballast`;
       await sh(`set -e; cd ${mount}; echo kept > kept; mkdir d; touch d/{1,2,3}; sync kept
-        fallocate -l 52M ${ballast}; sleep 0.5`);
+        fallocate -l 52M ${ballast}; sleep ${HEARD_S}`);
       const refused = await run("bash", ["-c", `cd ${mount}; echo new > new; mkdir e; mv d/1 d/4`], {
         timeoutMs: 30_000,
       });

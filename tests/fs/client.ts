@@ -278,7 +278,10 @@ export class FakeSession {
 
   async defer(changes: readonly DeferredChange[], onSend: () => void): Promise<DeferReply> {
     onSend();
-    return await this.nameserver.defer({ retry: { slot: 127, sequence: ++this.#sequence }, changes });
+    const retry = { slot: 127, sequence: ++this.#sequence };
+    const reply: DeferReply = await this.nameserver.defer({ retry, changes });
+    if (reply.isFull === true) this.isFull = true;
+    return reply;
   }
 
   async reserveInodes(count: number): Promise<ReservedInodes> {
@@ -286,6 +289,8 @@ export class FakeSession {
     this.#nextInode += count;
     return await Promise.resolve({ first, count });
   }
+
+  isFull = false;
 
   noteLostChange(): void {
     this.lostChanges++;

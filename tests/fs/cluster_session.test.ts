@@ -320,6 +320,18 @@ Deno.test("session: counts from when something was sent, not from its answer", a
   await started.end();
 });
 
+Deno.test("session: renewals tell whether the nameserver's disk is nearly full", async () => {
+  const started = await start();
+  const { session, clock, server } = started;
+  for (const isFull of [false, true, false]) {
+    server.onCall = (name) =>
+      name === "renew" ? Promise.resolve({ now: clock.now(), ...isFull ? { isFull } : {} }) : undefined;
+    await clock.advance(TTL_MS / 10);
+    assert.equal(session.isFull, isFull);
+  }
+  await started.end();
+});
+
 Deno.test("session: renewals and all other answers keep it valid, and renewals tell the counters", async () => {
   const started = await start();
   const { session, clock, server } = started;

@@ -279,7 +279,7 @@ const leaseserver: Samples<typeof LEASESERVER> = {
       inlineLimit: 4096,
     },
   ],
-  renew: [{ counters }, { now: time }],
+  renew: [{ counters }, { now: time, isFull: true }],
   reclaim: [{ held, last: true }, { granted: ["write", "none"] }],
   release: [{ held, unused: [5, 7] }, { ok: true }],
   closeSession: [{}, { ok: true }],

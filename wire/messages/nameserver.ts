@@ -534,7 +534,11 @@ export const RECLAIM_MAX = 10_000;
 
 export const LEASESERVER = defineService("leaseserver", {
   openSession: method<OpenSessionRequest, OpenSessionReply>(40),
-  renew: method<{ readonly counters?: ClientCounters }, { readonly now: Timespec }>(41),
+  /** `isFull`: the nameserver's disk is nearly full, as DeferReply has it. */
+  renew: method<
+    { readonly counters?: ClientCounters },
+    { readonly now: Timespec; readonly isFull?: true }
+  >(41),
   /** After a restart of the server, before anything else is asked. */
   reclaim: method<ReclaimRequest, { readonly granted: readonly LeaseMode[] }>(42),
   /**

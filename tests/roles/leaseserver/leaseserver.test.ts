@@ -13,7 +13,7 @@ const INO = asInodeId(5);
 const OTHER = asInodeId(6);
 const STORED = [{ session: asSessionId(70), clientId: "old", host: "h", mountpoint: "/m" }];
 
-interface StartOptions extends Pick<LeaseserverOptions, "rootSquash" | "inlineLimit"> {
+interface StartOptions extends Pick<LeaseserverOptions, "rootSquash" | "inlineLimit" | "isFull"> {
   readonly stored?: readonly SessionRecord[];
   readonly run?: string;
 }
@@ -166,6 +166,15 @@ Deno.test("leaseserver: messages that speak of too many inodes are refused whole
   assert.deepEqual([released, reclaimed], [[], []]);
   const reply = await server.handlers.reclaim({ held: held.slice(1), last: true }, context);
   assert.equal(reply.granted.length, RECLAIM_MAX);
+});
+
+Deno.test("leaseserver: a renewal says when there is hardly room for what clients make without asking", async () => {
+  let isFull = true;
+  const { server, open, clock } = start({ isFull: () => isFull });
+  const { context } = await open("a");
+  assert.deepEqual(await server.handlers.renew({}, context), { now: clock.now(), isFull });
+  isFull = false;
+  assert.deepEqual(await server.handlers.renew({}, context), { now: clock.now() });
 });
 
 Deno.test("leaseserver: renew, its counters, and goodbye", async () => {
