@@ -260,8 +260,8 @@ export class OpenFile {
   readonly unsynced = new Map<BlockId, { readonly start: number; readonly since: Generation }>();
   /** Changes of it that were asked for since the nameserver last said that all is on its disk. */
   unsyncedReports = 0;
-  /** `Inode.grants` when the blocks that others may have written to were synced last. */
-  restSyncedAt = 0;
+  /** `Inode.grants` when the blocks that others may have written to were synced last; -1: never while it is open. */
+  restSyncedAt = -1;
   readonly pending = new Set<PendingWrite>();
   /** Of those, the one that more can be added to. */
   gathered: GatheredWrite | null = null;

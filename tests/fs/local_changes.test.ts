@@ -331,6 +331,30 @@ Deno.test("local changes: a file is not said to be closed or given back before i
   }]]);
 });
 
+Deno.test("local changes: what was written to a file that was made here is synced by who opens it later", async () => {
+  for (const dataOnly of [false, true]) {
+    const client = await startAlone();
+    const { files, nameserver, dataservers } = client;
+    const handle = create(client, A);
+    const { ino } = handle.file;
+    handle.file.inode.lookups++;
+    await files.write(handle, 0, new Uint8Array(5_000), WRITING, PATIENT);
+    const closing = watch(files.flush(handle));
+    const call = await nameserver.next("defer");
+    await call.answer({ applied: 1, blocks: [{ ino, block: blockOf(3, 0, 1 << 20, false) }] });
+    await nameserver.answer("commit", inodeReply(ino, "write", { size: 5_000 }));
+    assert.equal(closing.state, "done");
+    await files.close(handle);
+    assert.deepEqual(dataservers.syncs, []);
+    const opening = watch(files.open(ino, { write: true, truncate: false, killSuidGid: false }, PATIENT));
+    await quiet();
+    assert.equal(opening.state, "done");
+    const syncing = watch(files.fsync(await opening.promise, dataOnly));
+    await nameserver.answer("sync", { ok: true });
+    assert.deepEqual([syncing.state, dataservers.syncs], ["done", [3]]);
+  }
+});
+
 Deno.test("local changes: when the nameserver's disk is nearly full, they are asked for", async () => {
   const client = await startAlone();
   const { names, nameserver, clock } = client;
