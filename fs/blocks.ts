@@ -13,7 +13,8 @@ import type { Logger } from "../base/log.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { Dataservers } from "./dataservers.ts";
 import type { DeferredChanges } from "./deferred_changes.ts";
-import type { Interruptible, OpenFile } from "./inode.ts";
+import type { OpenFile } from "./inode.ts";
+import type { Interruptible } from "./interruptible.ts";
 
 /** How far ahead of a needed offset the block map is fetched. */
 const FETCH_BYTES = 16 * 1024 ** 3;

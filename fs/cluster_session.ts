@@ -18,6 +18,7 @@ import { FsError, isTransportError } from "../wire/errno.ts";
 import type { Dialer } from "../wire/dialer.ts";
 import { helloOf } from "../wire/hello.ts";
 import type { InodeId, SessionId } from "../wire/ids.ts";
+import { withSignal } from "./interruptible.ts";
 import type { InodeReply, LeaseMode } from "../wire/messages/inode.ts";
 import type { DeferredChange, DeferReply, ReservedInodes } from "../wire/messages/deferred.ts";
 import { LOCKS } from "../wire/messages/locks.ts";
@@ -350,7 +351,7 @@ export class ClusterSession {
     try {
       const losses = this.#losses;
       const settling = this.#options.settle?.();
-      if (settling !== undefined) await untilAborted(settling, call.signal);
+      if (settling !== undefined) await withSignal(settling, call.signal && { signal: call.signal });
       // It would be made without what came before it. What written data needs on its way out goes on.
       if (losses !== this.#losses && isOrdered(request)) {
         throw new FsError("EIO", "what was changed before could not be told to the nameserver");
@@ -602,17 +603,6 @@ export class ClusterSession {
 /** A change that does not belong to written data (`flushChange`). */
 function isOrdered(request: unknown): boolean {
   return ((request as { retry?: RetryTag }).retry?.slot ?? 0) >= FLUSH_SLOTS;
-}
-
-/** Waits for `work`; EINTR when who waits is being killed. */
-function untilAborted(work: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
-  if (signal === undefined) return work;
-  return new Promise((resolve, reject) => {
-    const onAbort = () => reject(new FsError("EINTR", "interrupted"));
-    if (signal.aborted) return onAbort();
-    signal.addEventListener("abort", onAbort, { once: true });
-    void work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-  });
 }
 
 const OPERATION_NAMES: ReadonlyMap<number, string> = new Map(

@@ -18,8 +18,9 @@ import { LEASE_RANK, type LeaseMode } from "../wire/messages/inode.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
-import type { Access, Inode, Interruptible, OpenFile, Revocation } from "./inode.ts";
+import type { Access, Inode, OpenFile, Revocation } from "./inode.ts";
 import type { ByteRange } from "./pending_write.ts";
+import { type Interruptible, withSignal } from "./interruptible.ts";
 
 /** Rounds of an invalidation in which new accesses are served as if nothing was going on. */
 const ROUNDS_FREE = 2;
@@ -310,16 +311,4 @@ export class DataAccess {
     file.gathered?.send(); // nothing of the next one is added to it
     file.wake();
   }
-}
-
-/** Waits for `work`, at most until the caller is given up on. */
-export function withSignal<T>(work: Promise<T>, interrupt: Interruptible | undefined): Promise<T> {
-  if (interrupt === undefined) return work;
-  const { signal } = interrupt;
-  return new Promise<T>((resolve, reject) => {
-    const onAbort = () => reject(new FsError("EINTR", "interrupted"));
-    if (signal.aborted) return onAbort();
-    signal.addEventListener("abort", onAbort, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-  });
 }

@@ -10,7 +10,8 @@ import { isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { InodeTable } from "./inode_table.ts";
-import type { Found, Interruptible } from "./inode.ts";
+import type { Found } from "./inode.ts";
+import type { Interruptible } from "./interruptible.ts";
 
 /** Entries asked for at first; most directories are small. */
 const FIRST_ENTRIES = 128;

@@ -13,8 +13,8 @@ import { LEASE_RANK } from "../wire/messages/inode.ts";
 import type { CreateRequest, CreateUnnamedRequest } from "../wire/messages/nameserver.ts";
 import type { Blocks } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
-import { type DataAccess, pagesOf, withSignal } from "./data_access.ts";
-import { type Access, type Found, type Inode, type Interruptible, OpenFile } from "./inode.ts";
+import { type DataAccess, pagesOf } from "./data_access.ts";
+import { type Access, type Found, type Inode, OpenFile } from "./inode.ts";
 import type { ByteRange } from "./pending_write.ts";
 import { isAppendOnly, refuseOpen, refuseWrite } from "./inode_flags.ts";
 import { type DeferredChanges, refuseAfterLoss } from "./deferred_changes.ts";
@@ -27,6 +27,7 @@ import { beforeGrowth, pagesRead, pagesWritten } from "./past_the_end.ts";
 import type { Reader } from "./reader.ts";
 import type { Releases } from "./releases.ts";
 import type { Writer } from "./writer.ts";
+import { type Interruptible, withSignal } from "./interruptible.ts";
 
 const BACKGROUND_MS = 1_000;
 /** Buffered size and times reach the nameserver at the latest after this. */

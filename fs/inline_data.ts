@@ -10,7 +10,8 @@ import type { Blocks } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import { InlineBuffer } from "./inline_buffer.ts";
 import type { InodeTable } from "./inode_table.ts";
-import type { Interruptible, OpenFile } from "./inode.ts";
+import type { OpenFile } from "./inode.ts";
+import type { Interruptible } from "./interruptible.ts";
 
 /** Files with data that is not reported yet; with more of them each write is reported at once. */
 const BUFFERED_FILES_MAX = 1_024;

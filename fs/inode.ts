@@ -198,11 +198,6 @@ export interface Found {
   readonly isKept: boolean;
 }
 
-/** Something that a user may give up on; the signal is made when it is first looked at. */
-export interface Interruptible {
-  readonly signal: AbortSignal;
-}
-
 /** What is to be reported of a block. */
 export interface BlockNote {
   readonly start: number;

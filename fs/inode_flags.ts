@@ -14,8 +14,9 @@ import {
   FS_NODUMP_FL,
   FS_SYNC_FL,
 } from "../wire/messages/inode.ts";
-import type { Inode, Interruptible } from "./inode.ts";
+import type { Inode } from "./inode.ts";
 import type { Names } from "./names.ts";
+import type { Interruptible } from "./interruptible.ts";
 
 // linux/fs.h: _IOR('f', 1, long), _IOW('f', 2, long), _IOR('X', 31, struct fsxattr), _IOW('X', 32, struct fsxattr).
 const FS_IOC_GETFLAGS = 0x80086601;

@@ -14,6 +14,7 @@ import type { Clock, Timespec } from "../base/clock.ts";
 import type { InodeId } from "../wire/ids.ts";
 import {
   type Attributes,
+  DIRECTORY_BYTES,
   isExclusive,
   NAME_BYTES_MAX,
   S_IFDIR,
@@ -38,8 +39,6 @@ const RENAME_NOREPLACE = 1;
 const CHANGES_MIN = 2;
 const SHY_MS_MIN = 1_000;
 const SHY_MS_MAX = 64_000;
-/** As nameserver/records.ts has it. */
-const DIRECTORY_BYTES = 4096;
 
 export interface LocalChangesOptions {
   readonly session: ClusterSession;

@@ -32,8 +32,8 @@ import {
 } from "../wire/messages/locks.ts";
 import type { Client } from "../wire/service.ts";
 import type { LockKeeper } from "./cluster_session.ts";
-import type { Interruptible } from "./inode.ts";
 import { LockRecord } from "./lock_record.ts";
+import type { Interruptible } from "./interruptible.ts";
 
 /** An answer that is on its way when its caller gets a signal is waited for so long. */
 const ANSWER_MS = 1_000;

@@ -23,12 +23,13 @@ import type {
 import type { ClusterSession } from "./cluster_session.ts";
 import { refuseAfterLoss } from "./deferred_changes.ts";
 import { DirectoryStream } from "./directory_stream.ts";
-import { ABSENT, type Found, type Inode, type Interruptible, UNKNOWN } from "./inode.ts";
+import { ABSENT, type Found, type Inode, UNKNOWN } from "./inode.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { LocalChanges } from "./local_changes.ts";
 import { RemovedXattrs, type Xattr, xattrsOfRemoved } from "./removed_xattrs.ts";
 import type { Writer } from "./writer.ts";
+import type { Interruptible } from "./interruptible.ts";
 
 const RENAME_EXCHANGE = 2;
 const RENAME_WHITEOUT = 4;

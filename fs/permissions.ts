@@ -9,8 +9,8 @@ import type { UserIds } from "../base/user_ids.ts";
 import { FsError, isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
 import { type Attributes, S_ISVTX } from "../wire/messages/inode.ts";
-import type { Interruptible } from "./inode.ts";
 import type { Names } from "./names.ts";
+import type { Interruptible } from "./interruptible.ts";
 
 export const MAY_READ = 4;
 export const MAY_WRITE = 2;

@@ -18,8 +18,9 @@ import type { Block } from "../wire/messages/inode.ts";
 import { type Blocks, isDropped, leaseLost } from "./blocks.ts";
 import type { Dataservers } from "./dataservers.ts";
 import type { InlineData } from "./inline_data.ts";
-import type { Interruptible, OpenFile } from "./inode.ts";
+import type { OpenFile } from "./inode.ts";
 import type { Writer } from "./writer.ts";
+import type { Interruptible } from "./interruptible.ts";
 
 const COPY_BYTES_MAX = 128 * 1024 * 1024;
 /** Others may wait for a lease on one of the files. */

@@ -16,7 +16,7 @@ import { type Blocks, isDropped, leaseLost } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import { type DataAccess, pagesOf } from "./data_access.ts";
 import { checkUsable, type Files, type Handle } from "./files.ts";
-import type { Access, Inode, Interruptible, OpenFile } from "./inode.ts";
+import type { Access, Inode, OpenFile } from "./inode.ts";
 import { refuseWrite } from "./inode_flags.ts";
 import type { InlineData } from "./inline_data.ts";
 import type { InodeTable } from "./inode_table.ts";
@@ -28,6 +28,7 @@ import { RangeCopier } from "./range_copier.ts";
 import type { Dataservers } from "./dataservers.ts";
 import type { Reader } from "./reader.ts";
 import type { Writer } from "./writer.ts";
+import type { Interruptible } from "./interruptible.ts";
 
 /** Less is not worth the requests: a truncate may leave so much on the disks. */
 const TRIM_BYTES_MIN = 1024 * 1024;

@@ -14,9 +14,10 @@ import { type Blocks, isDropped } from "./blocks.ts";
 import type { DataserverClient, Dataservers } from "./dataservers.ts";
 import { firstAnswer } from "./hedge.ts";
 import type { InlineData } from "./inline_data.ts";
-import type { Interruptible, OpenFile } from "./inode.ts";
+import type { OpenFile } from "./inode.ts";
 import type { LocalReplica } from "./local_replica.ts";
 import type { LocalReplicas } from "./local_replicas.ts";
+import type { Interruptible } from "./interruptible.ts";
 
 /** Of one replica: a disk may be slow, and its server says that it lives (DATASERVER_SILENCE_MS). */
 const READ_TIMEOUT_MS = 15_000;

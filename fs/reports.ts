@@ -141,21 +141,22 @@ export class Reports {
       return;
     }
     let isSent = false;
-    const reply = await session.flushChange((retry) => {
-      return session.commit({ retry, ino: file.ino, durable, ...told }, () => {
-        if (file.tenure !== tenure) throw leaseLost();
-        if (onSent === undefined || isSent) return;
-        isSent = true;
-        // From here on it is the server's: what it makes of it is asked when somebody wants to know.
-        const { inode } = file;
-        inode.attributes = shown;
-        inode.forgetAttributes();
-        table.noteRecall(inode.ino);
-        inode.handedOverAt = table.moment;
-        this.#reported(file, report, beside);
-        onSent();
-      });
-    }).catch((error) => {
+    const leaves = () => {
+      if (file.tenure !== tenure) throw leaseLost();
+      if (onSent === undefined || isSent) return;
+      isSent = true;
+      // From here on it is the server's: what it makes of it is asked when somebody wants to know.
+      const { inode } = file;
+      inode.attributes = shown;
+      inode.forgetAttributes();
+      table.noteRecall(inode.ino);
+      inode.handedOverAt = table.moment;
+      this.#reported(file, report, beside);
+      onSent();
+    };
+    const reply = await session.flushChange((retry) =>
+      session.commit({ retry, ino: file.ino, durable, ...told }, leaves)
+    ).catch((error) => {
       if (inline !== undefined) file.inline?.putBack(inline.ranges);
       throw error;
     });

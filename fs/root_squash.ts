@@ -24,7 +24,6 @@ import {
   S_ISGID,
 } from "../wire/messages/inode.ts";
 import { isFlagChange } from "./inode_flags.ts";
-import type { Interruptible } from "./inode.ts";
 import type {
   AttributeChanges,
   CreateAnswer,
@@ -34,6 +33,7 @@ import type {
 import type { Names } from "./names.ts";
 import { MAY_EXECUTE, MAY_READ, MAY_WRITE, notPermitted, Permissions } from "./permissions.ts";
 import { isXattrOf } from "./virtual_xattrs.ts";
+import type { Interruptible } from "./interruptible.ts";
 
 type Handlers = Required<FileSystemHandlers>;
 

@@ -20,9 +20,10 @@ import {
   XATTR_VALUE_BYTES_MAX,
 } from "../wire/messages/inode.ts";
 import type { ClusterSession } from "./cluster_session.ts";
-import type { Inode, Interruptible } from "./inode.ts";
+import type { Inode } from "./inode.ts";
 import type { Names } from "./names.ts";
 import type { Writer } from "./writer.ts";
+import type { Interruptible } from "./interruptible.ts";
 
 const PREFIX = bytesOf("user.mfs.");
 const TRUSTED = bytesOf("trusted.");

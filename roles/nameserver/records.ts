@@ -16,7 +16,7 @@ import {
   type InodeId,
   type VolumeId,
 } from "../../wire/ids.ts";
-import { type Attributes, INODE_FLAGS, S_IFDIR, S_IFMT } from "../../wire/messages/inode.ts";
+import { type Attributes, DIRECTORY_BYTES, INODE_FLAGS, S_IFDIR, S_IFMT } from "../../wire/messages/inode.ts";
 
 export const RECORD_VERSION = 1;
 /** Of an inode whose data lies beside it: what does not know of that must not take it for one without data. */
@@ -177,7 +177,7 @@ export function attributesOf(inode: InodeRecord): Attributes {
     gid: inode.gid,
     nlink: inode.nlink,
     // A directory has no size of its own; peers show something that grows with it.
-    size: isDirectory(inode) ? 4096 : inode.size,
+    size: isDirectory(inode) ? DIRECTORY_BYTES : inode.size,
     allocatedBytes: inode.allocatedBytes + inode.inlineBytes,
     ...inode.inlineBytes === 0 ? {} : { inlineBytes: inode.inlineBytes },
     atime: inode.atime,

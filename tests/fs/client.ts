@@ -19,7 +19,7 @@ import { InodeTable } from "../../fs/inode_table.ts";
 import { KernelCache } from "../../fs/kernel_cache.ts";
 import { LocalReplicas } from "../../fs/local_replicas.ts";
 import { Names } from "../../fs/names.ts";
-import type { Access, Interruptible, OpenFile } from "../../fs/inode.ts";
+import type { Access, OpenFile } from "../../fs/inode.ts";
 import { Ranges } from "../../fs/ranges.ts";
 import { Reader } from "../../fs/reader.ts";
 import { DeferredChanges } from "../../fs/deferred_changes.ts";
@@ -64,6 +64,7 @@ import type {
 } from "../../wire/messages/nameserver.ts";
 import type { Client, RequestOf, ResponseOf } from "../../wire/service.ts";
 import { FakeClock, settle } from "../base/fake_clock.ts";
+import type { Interruptible } from "../../fs/interruptible.ts";
 
 /** Which run of which machine the client is on. */
 export const MACHINE = "this machine";

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { pagesOf } from "../../fs/data_access.ts";
 import type { Handle } from "../../fs/files.ts";
-import type { Access, Interruptible, OpenFile } from "../../fs/inode.ts";
+import type { Access, OpenFile } from "../../fs/inode.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import type { LeaseMode } from "../../wire/messages/inode.ts";
 import {
@@ -27,6 +27,7 @@ import {
   type Watched,
   WRITING,
 } from "./client.ts";
+import type { Interruptible } from "../../fs/interruptible.ts";
 
 const PAGE = 4096;
 const READ = accessOf(0, PAGE);

@@ -10,13 +10,13 @@
  */
 
 import { bytesOf, textOf } from "../../base/bytes.ts";
-import type { Interruptible } from "../../fs/inode.ts";
 import { FsError } from "../../wire/errno.ts";
 import { type InodeId, ROOT_INODE } from "../../wire/ids.ts";
 import { S_IFDIR, S_IFLNK } from "../../wire/messages/inode.ts";
 import type { ClientHost, Cluster } from "./cluster.ts";
 import { Register } from "./history.ts";
 import { PAGE } from "./workload.ts";
+import type { Interruptible } from "../../fs/interruptible.ts";
 
 const NAMES = ["a", "b", "c", "d", "e", "f"];
 const OWNER = { uid: 0, gid: 0 };

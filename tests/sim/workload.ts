@@ -5,11 +5,11 @@
 
 import { bytesOf } from "../../base/bytes.ts";
 import type { Handle } from "../../fs/files.ts";
-import type { Interruptible } from "../../fs/inode.ts";
 import { FsError } from "../../wire/errno.ts";
 import { type InodeId, ROOT_INODE } from "../../wire/ids.ts";
 import type { ClientHost, Cluster } from "./cluster.ts";
 import { type Operation, Register } from "./history.ts";
+import type { Interruptible } from "../../fs/interruptible.ts";
 
 /** A register's bytes. */
 export const PAGE = 64;

@@ -16,6 +16,9 @@ export const S_ISUID = 0o4000;
 export const S_ISGID = 0o2000;
 export const S_ISVTX = 0o1000;
 
+/** The size that directories show. */
+export const DIRECTORY_BYTES = 4096;
+
 // Inode flags, as chattr has them (linux/fs.h FS_*_FL).
 /** What is written is on disk when write(2) returns. */
 export const FS_SYNC_FL = 0x08;
