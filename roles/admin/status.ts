@@ -106,9 +106,21 @@ function backup({ dir, lastFile, lastSecondsAgo, error }: BackupStatus): string 
 }
 
 function leases(status: LeaseStatus): string {
-  const { read, write, recalls, recalledInodes, recallMs, recallMsMax, waitingTurns, waitingRecalls } =
-    status;
-  const parts = [`${read} read, ${write} write`, `${recalls} recalls of ${recalledInodes} inodes`];
+  const {
+    read,
+    exclusive,
+    write,
+    recalls,
+    recalledInodes,
+    recallMs,
+    recallMsMax,
+    waitingTurns,
+    waitingRecalls,
+  } = status;
+  const parts = [
+    `${read} read, ${exclusive} exclusive, ${write} write`,
+    `${recalls} recalls of ${recalledInodes} inodes`,
+  ];
   if (recalls > 0) parts.push(`${(recallMs / recalls).toFixed(1)} ms each, ${recallMsMax} ms at most`);
   if (waitingTurns + waitingRecalls > 0) {
     parts.push(`${waitingRecalls} awaited, ${waitingTurns} operations in line`);
@@ -167,6 +179,7 @@ function sessionRows(sessions: readonly SessionStatus[]): string[][] {
     "HOST",
     "STATE",
     "READ",
+    "EXCLUSIVE",
     "WRITE",
     "LOCKS",
     "CALLS",
@@ -183,6 +196,7 @@ function sessionRows(sessions: readonly SessionStatus[]): string[][] {
       session.host,
       state,
       String(session.readLeases),
+      String(session.exclusiveLeases ?? 0),
       String(session.writeLeases),
       locks(session),
       calls,
