@@ -36,6 +36,12 @@ const library = Deno.dlopen("libc.so.6", {
   fsync: { parameters: ["i32"], result: "i32" },
   fsyncAsync: { name: "fsync", parameters: ["i32"], result: "i32", nonblocking: true },
   fdatasyncAsync: { name: "fdatasync", parameters: ["i32"], result: "i32", nonblocking: true },
+  syncFileRangeAsync: {
+    name: "sync_file_range",
+    parameters: ["i32", "i64", "i64", "u32"],
+    result: "i32",
+    nonblocking: true,
+  },
   syncfsAsync: { name: "syncfs", parameters: ["i32"], result: "i32", nonblocking: true },
   ftruncate: { parameters: ["i32", "i64"], result: "i32" },
   ftruncateAsync: { name: "ftruncate", parameters: ["i32", "i64"], result: "i32", nonblocking: true },
@@ -128,6 +134,7 @@ export const F_SETFL = 4;
 export const F_SETFD = 2;
 export const FD_CLOEXEC = 1;
 const POSIX_FADV_DONTNEED = 4;
+const SYNC_FILE_RANGE_WRITE = 2;
 const ST_RDONLY = 1;
 export const FALLOC_FL_KEEP_SIZE = 1;
 export const FALLOC_FL_PUNCH_HOLE = 2;
@@ -248,6 +255,14 @@ export function fsync(fd: number): number {
 /** fdatasync(2), as fsyncAsync. */
 export async function fdatasyncAsync(fd: number): Promise<number> {
   return await libc.fdatasyncAsync(fd) < 0 ? -EIO : 0;
+}
+
+/**
+ * sync_file_range(2) on a thread of the pool: the disk begins to write what the page cache has of this range. Nothing waits
+ * for that, and nothing depends on it; a failure is told by the next fsync.
+ */
+export async function startWritebackAsync(fd: number, offset: number, length: number): Promise<void> {
+  await libc.syncFileRangeAsync(fd, wide(offset), wide(length), SYNC_FILE_RANGE_WRITE);
 }
 
 /** syncfs(2) on a thread of the pool: everything of the file system that holds `fd` is on disk; 0 or -EIO. */

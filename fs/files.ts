@@ -7,6 +7,7 @@
 
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
+import { bodies } from "../wire/bodies.ts";
 import { FsError } from "../wire/errno.ts";
 import { type InodeId, ROOT_INODE } from "../wire/ids.ts";
 import { LEASE_RANK } from "../wire/messages/inode.ts";
@@ -26,7 +27,7 @@ import type { Names } from "./names.ts";
 import { beforeGrowth, pagesRead, pagesWritten } from "./past_the_end.ts";
 import type { Reader } from "./reader.ts";
 import type { Releases } from "./releases.ts";
-import type { Writer } from "./writer.ts";
+import type { Memory, Writer } from "./writer.ts";
 import { type Interruptible, withSignal } from "./interruptible.ts";
 
 const BACKGROUND_MS = 1_000;
@@ -359,7 +360,7 @@ export class Files {
       readonly isSynced?: boolean;
       readonly killSuidGid: boolean;
     },
-    interrupt: Interruptible,
+    interrupt: Interruptible & Memory,
   ): Promise<void> {
     const { file } = handle;
     const { append, isWriteback, isSynced = false, killSuidGid } = options;
@@ -384,7 +385,7 @@ export class Files {
       if (handle.mustAppend && !isWriteback) refuseOpen(attributes, { write: true, append });
       if (append && !file.inode.attributesKnown) await this.#names.refresh(file.ino);
       if (append) position = file.size;
-      await this.#options.writer.write(file, position, data, killSuidGid);
+      await this.#options.writer.write(file, position, data, killSuidGid, interrupt);
     });
     // The kernel takes it that a write leaves the mode as it was.
     if (file.shown().mode !== mode) await this.#options.kernelCache.dropMode(file.inode);
@@ -448,6 +449,7 @@ export class Files {
     while (!signal.aborted) {
       await clock.sleep(BACKGROUND_MS, signal);
       releases.send();
+      bodies.trim();
       localReplicas?.sweep();
       const nowMs = clock.monotonicMs();
       for (const file of this.#openFiles) {

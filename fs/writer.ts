@@ -30,6 +30,8 @@ const TOTAL_BYTES = 32 * 1024 * 1024;
 /** A dataserver waits 3 s for each of those after it in the chain; the head must have time to say who failed. */
 const WRITE_TIMEOUT_MS = 4_000;
 const CHAIN_STEP_TIMEOUT_MS = 3_000;
+/** Of a write this large the memory that it came in is kept until it is sent; smaller ones are copied. */
+const TAKEN_BYTES_MIN = 512 * 1024;
 /** So long what is gathered waits for more. */
 const GATHERED_MS = 10;
 /** Of moving a small file's data to blocks, where all machines that have got it stop before it is synced. */
@@ -38,6 +40,11 @@ const OUTGROW_TRIES = 5;
 export interface WriterOptions extends ReportsOptions {
   readonly blocks: Blocks;
   readonly clock: Clock;
+}
+
+/** What a write came in, which may be kept for longer than the write takes (`RequestContext.takeBuffer`). */
+export interface Memory {
+  takeBuffer?(): (() => void) | undefined;
 }
 
 /** Bytes at a position of the file. */
@@ -77,8 +84,14 @@ export class Writer {
     return this.#syncer.sync(file, dataOnly);
   }
 
-  /** write(2): returns when the bytes are accepted (write lease) or everywhere (none). */
-  async write(file: OpenFile, offset: number, data: Uint8Array, killSuidGid: boolean): Promise<void> {
+  /** write(2): returns when the bytes are accepted (write lease) or everywhere (none). `memory` is what `data` lies in. */
+  async write(
+    file: OpenFile,
+    offset: number,
+    data: Uint8Array,
+    killSuidGid: boolean,
+    memory?: Memory,
+  ): Promise<void> {
     const end = offset + data.length;
     if (end > FILE_BYTES_MAX) throw new FsError("EFBIG", `write up to ${end}`);
     if (data.length === 0) return;
@@ -99,7 +112,7 @@ export class Writer {
       return;
     }
     if (isBuffered) {
-      if (place === "blocks") this.#accept(file, offset, data);
+      if (place === "blocks") this.#accept(file, offset, data, memory);
       this.note(file, end);
       if (kills) await this.commit(file, false);
       return;
@@ -115,16 +128,17 @@ export class Writer {
   }
 
   /** Takes a write, which is stored behind the application's back. */
-  #accept(file: OpenFile, offset: number, data: Uint8Array): void {
+  #accept(file: OpenFile, offset: number, data: Uint8Array, memory: Memory | undefined): void {
     const { tenure } = file;
     if (data.length > GATHERED_BYTES_MAX) {
-      // The view belongs to the request.
-      const bytes = copyBytes(data);
+      const giveBack = data.length < TAKEN_BYTES_MIN ? undefined : memory?.takeBuffer?.();
+      // Else the view belongs to the request.
+      const bytes = giveBack === undefined ? copyBytes(data) : data;
       const done = this.#begin(file, offset, offset + bytes.length);
-      void this.#send(file, offset, bytes, tenure).catch((error) => this.#failed(file, offset, error))
-        .finally(
-          done,
-        );
+      void this.#send(file, offset, bytes, tenure).then(
+        (isDone) => isDone && giveBack?.(),
+        (error) => this.#failed(file, offset, error),
+      ).finally(done);
       return;
     }
     if (file.gathered?.add(offset, data) !== true) {
@@ -332,9 +346,10 @@ export class Writer {
     }
   }
 
-  async #send(file: OpenFile, offset: number, bytes: Uint8Array, tenure: number): Promise<void> {
+  /** Gives whether nothing can use `bytes` any more; where something was sent twice, the first may still be on its way. */
+  async #send(file: OpenFile, offset: number, bytes: Uint8Array, tenure: number): Promise<boolean> {
     let at = 0;
-    const parts: Promise<void>[] = [];
+    const parts: Promise<boolean>[] = [];
     try {
       while (at < bytes.length) {
         const position = offset + at;
@@ -349,7 +364,7 @@ export class Writer {
       // Whatever failed: nothing of this write is in flight when the next one to the range begins.
       await Promise.allSettled(parts);
     }
-    await Promise.all(parts);
+    return (await Promise.all(parts)).every((isDone) => isDone);
   }
 
   /** The block at `position`, allocated if need be. Allocations of one file run one after the other. */
@@ -359,13 +374,15 @@ export class Writer {
     return file.blocks.at(position) ?? await blocks.allocate(file, position, tenure);
   }
 
+  /** As `#send`. */
   async #sendPart(
     file: OpenFile,
     block: Block,
     position: number,
     body: Uint8Array,
     tenure: number,
-  ): Promise<void> {
+  ): Promise<boolean> {
+    let sendings = 0;
     const offset = position - block.start;
     let allocated: number | undefined;
     let since = block.generation;
@@ -375,6 +392,7 @@ export class Writer {
         block,
         async (client, volume, chain, current) => {
           since = current.generation;
+          sendings++;
           const reply = await client.writeBlock(
             {
               block: current.id,
@@ -393,11 +411,13 @@ export class Writer {
         { tenure },
       );
       this.noteWritten(file, used, allocated, since);
+      return sendings === 1 && used === block;
     } catch (error) {
       // The block was dropped under us (a truncate from elsewhere): the bytes go where the file is now.
       if (!isDropped(error)) throw error;
       file.blocks.clear();
       await this.#send(file, position, body, tenure);
+      return false;
     }
   }
 

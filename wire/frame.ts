@@ -10,6 +10,7 @@
  */
 
 import { copyBytes, EMPTY_BYTES } from "../base/bytes.ts";
+import { bodies } from "./bodies.ts";
 
 export const PROTOCOL_VERSION = 1;
 export const FRAME_HEADER_BYTES = 16;
@@ -40,7 +41,7 @@ export interface Frame {
   readonly requestId: number;
   /** A view that is valid until the next call of `target` on the reader. */
   readonly head: Uint8Array;
-  /** Owned by whoever takes the frame. */
+  /** Owned by whoever takes the frame, who may give it back to `bodies`. */
   readonly body: Uint8Array;
 }
 
@@ -163,7 +164,7 @@ export class FrameReader {
       op,
       requestId,
       head: new Uint8Array(headLength),
-      body: new Uint8Array(length - FRAME_HEADER_BYTES - headLength),
+      body: bodies.take(length - FRAME_HEADER_BYTES - headLength),
       filled: 0,
     };
     const come = this.#buffer.subarray(headAt, this.#end);

@@ -7,6 +7,7 @@
 
 import { EMPTY_BYTES } from "../base/bytes.ts";
 import type { Logger } from "../base/log.ts";
+import { bodies } from "./bodies.ts";
 import { attachBody, bodyOf, encodeWithoutBody, HeadDecoder, HeadEncoder } from "./codec.ts";
 import { FsError } from "./errno.ts";
 import { decodeError, encodeError, type ErrorMessage } from "./error_message.ts";
@@ -119,6 +120,7 @@ export async function serveSocket(socket: Socket, from: string, options: ServerO
         abort ??= running.get(frame.requestId);
         return abort?.signal;
       },
+      bodyDone: () => bodies.give(frame.body),
     };
     const { op, requestId } = frame;
     try {

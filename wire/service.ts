@@ -51,6 +51,11 @@ export interface CallContext {
   readonly peer: Peer;
   /** Aborts when the caller cancelled or its connection ended; undefined where nobody can cancel. */
   readonly signal: AbortSignal | undefined;
+  /**
+   * Nothing uses the request's body any more, not even something that was given up: its memory may be used again. Absent where
+   * it is the caller's own.
+   */
+  readonly bodyDone?: () => void;
 }
 
 export type Handlers<S extends Service> = {

@@ -45,6 +45,7 @@ export class Dispatcher {
   readonly #handlers: FileSystemHandlers;
   readonly #operations: (Operation | undefined)[];
   readonly #sink: ReplySink;
+  readonly #giveBack = (buffer: RequestBuffer): void => this.#sink.giveBack(buffer);
   readonly #log: Logger;
   readonly #connection: ConnectionOptions;
   readonly #trace: KernelTrace | null;
@@ -87,14 +88,14 @@ export class Dispatcher {
 
   /**
    * Serves the request in the first `length` bytes of `buffer`. True: a handler still uses the buffer, which
-   * comes back through `giveBack`; false: it may be filled again.
+   * comes back through `giveBack`, or never; false: it may be filled again.
    */
   dispatch(buffer: RequestBuffer, length: number): boolean {
     if (length < P.IN_HEADER.bytes) {
       this.#log.error("a request without a whole header", { bytes: length });
       return false;
     }
-    const request = new KernelRequest(buffer.view);
+    const request = new KernelRequest(buffer, this.#giveBack);
     if (request.opcode < P.OPCODE_LIMIT) this.#counts[request.opcode]! += 1;
     if (this.#trace !== null) this.#trace.request(request, length);
     const isInterrupted = this.#strayInterrupts.size !== 0 && this.#strayInterrupts.delete(request.key);
@@ -110,7 +111,7 @@ export class Dispatcher {
       answer = operation.call(this.#handlers as Required<FileSystemHandlers>, request, this.#reader);
     } catch (error) {
       this.#fail(request, error);
-      return false;
+      return request.isBufferTaken;
     }
     if (answer instanceof Promise) {
       this.#pending.set(request.key, request);
@@ -119,7 +120,7 @@ export class Dispatcher {
       return request.usesBuffer;
     }
     this.#finish(operation, request, answer);
-    return false;
+    return request.isBufferTaken;
   }
 
   /** The session is over: nobody waits for the requests in flight any more. */
@@ -142,7 +143,7 @@ export class Dispatcher {
       this.#pending.delete(request.key);
       this.#fail(request, error);
     } finally {
-      if (buffer !== null) this.#sink.giveBack(buffer);
+      if (buffer !== null && !request.isBufferTaken) this.#sink.giveBack(buffer);
     }
   }
 

@@ -24,6 +24,12 @@ export interface RequestContext {
    * unread.
    */
   readonly signal: AbortSignal;
+  /**
+   * Of a large WRITE: the memory that its data lies in is the handler's from now on, also after the answer. What it gives must
+   * be called once, when nothing uses the data any more; if it is not, the garbage collector takes it. Undefined: the data is to be
+   * copied by who needs it after the answer.
+   */
+  takeBuffer?(): (() => void) | undefined;
 }
 
 /** A negative errno number. */

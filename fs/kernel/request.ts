@@ -48,13 +48,20 @@ export class KernelRequest implements RequestContext {
   replyBytesMax = 0;
   /** The handler was given a view into the request's buffer, which it may use until its promise settles. */
   usesBuffer = false;
+  /** The buffer is the handler's, until it has given it back. */
+  isBufferTaken = false;
+  readonly #buffer: RequestBuffer;
+  readonly #giveBack: (buffer: RequestBuffer) => void;
   /** Records of a directory read; given back after the reply. */
   directory: DirectoryBuffer | null = null;
   /** Set when the request was interrupted before anybody asked for its signal. */
   #interrupted = false;
   #controller: AbortController | null = null;
 
-  constructor(view: DataView) {
+  constructor(buffer: RequestBuffer, giveBack: (buffer: RequestBuffer) => void) {
+    const { view } = buffer;
+    this.#buffer = buffer;
+    this.#giveBack = giveBack;
     this.opcode = view.getUint32(IN_HEADER.opcode, true);
     this.uniqueLow = view.getUint32(IN_HEADER.unique, true);
     this.uniqueHigh = view.getUint32(IN_HEADER.unique + 4, true);
@@ -71,6 +78,12 @@ export class KernelRequest implements RequestContext {
       if (this.#interrupted) this.#controller.abort();
     }
     return this.#controller.signal;
+  }
+
+  takeBuffer(): (() => void) | undefined {
+    if (!this.usesBuffer || this.isBufferTaken) return undefined;
+    this.isBufferTaken = true;
+    return () => this.#giveBack(this.#buffer);
   }
 
   /** The kernel, or the end of the session, wants this request finished early. */

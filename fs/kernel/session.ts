@@ -52,7 +52,8 @@ const POLL_TIMEOUT_MS = 1000;
  * line behind them; so the queue is looked at that often without it.
  */
 const POLL_GUARD_MS = 20;
-const IDLE_BUFFERS_MAX = 8;
+/** As many as a file has writes in flight, and the one that is read next. */
+const IDLE_BUFFERS_MAX = 10;
 
 const ENDED = -1;
 

@@ -42,11 +42,11 @@ export function blockHandlers(findVolume: (id: VolumeId) => Volume, pool: Channe
       return findVolume(volume).locate(block, generation);
     },
     readBlock: (request) => readBlock(findVolume, request),
-    writeBlock: (request) => {
+    writeBlock: async (request, { bodyDone }) => {
       const { block, generation, offset, body, create } = checkWrite(request);
       const own = findVolume(request.volume);
       const local = own.write(block, generation, offset, body, create === true);
-      return withChain(
+      const reply = await withChain(
         local,
         pool,
         request.chain,
@@ -55,6 +55,9 @@ export function blockHandlers(findVolume: (id: VolumeId) => Volume, pool: Channe
           client.writeBlock({ block, generation, volume, offset, chain, create, body }, options),
         own.chainOptions(block),
       );
+      // Who has answered has got it all; of who has not it may still be in a queue.
+      if (reply.failed.length === 0) bodyDone?.();
+      return reply;
     },
     writeRanges: (request) => {
       const { block, generation, ranges, body, create, durable } = checkWriteRanges(request);

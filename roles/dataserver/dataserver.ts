@@ -7,6 +7,7 @@
 import { type Clock, systemClock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
 import { type Random, systemRandom } from "../../base/random.ts";
+import { bodies } from "../../wire/bodies.ts";
 import { parseAddress } from "../../wire/client.ts";
 import type { Dialer, LocalServer, ProcessDialer } from "../../wire/dialer.ts";
 import { FsError } from "../../wire/errno.ts";
@@ -79,6 +80,7 @@ const SCRUB_PERIOD_MS_DEFAULT = 14 * 24 * 60 * 60_000;
 const SCRUB_BYTES_PER_SECOND_DEFAULT = 32 * 1024 * 1024;
 const OPEN_REPLICAS_DEFAULT = 256;
 const DIFFERENCES_MS = 1_000;
+const TRIM_MS = 2_000;
 const COMPARE_TIMEOUT_MS = 60_000;
 const FINALIZE_AT_STOP_MS = 3_500;
 const CLOSE_AT_STOP_MS = 1_000;
@@ -219,7 +221,16 @@ class RunningDataserver implements Dataserver {
       this.#background.push(watchDirectory(volume, this.#clock, signal));
     }
     this.#background.push(this.#tellDifferences(signal));
+    this.#background.push(this.#trimMemory(signal));
     processDialer?.announce(this.address, this.localServer);
+  }
+
+  /** Lets go of memory that is not needed any more, until `signal` aborts. Never rejects. */
+  async #trimMemory(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await this.#clock.sleep(TRIM_MS, signal);
+      bodies.trim();
+    }
   }
 
   /** Tells the nameserver of replicas that may differ from others, until `signal` aborts. Never rejects. */

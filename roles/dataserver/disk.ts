@@ -26,6 +26,8 @@ export interface Disk {
   readDirect?(path: string, offset: number, length: number): Promise<Uint8Array>;
   /** Writes all of `bytes` at `offset`. */
   write(fd: number, bytes: Uint8Array, offset: number, path: string): Promise<void>;
+  /** The disk begins to write down this range. Advice: never fails, and nothing waits for it. Absent: it does when it does. */
+  startWriteback?(fd: number, offset: number, length: number): Promise<void>;
   /** Bytes that the file takes on the disk. Absent: that is not known. */
   allocated?(fd: number, path: string): number;
   /** A write to all of [offset, end) needs no more room on the disk. Absent: it may. */
@@ -298,6 +300,7 @@ export const systemDisk: Disk = {
   read: readFully,
   readDirect,
   write: writeFully,
+  startWriteback: libc.startWritebackAsync,
   allocated,
   hasRoom,
   changeRange,

@@ -14,6 +14,7 @@ import type { LocateReplicaReply, RangeChange } from "../../wire/messages/datase
 import { CHUNK_BYTES, chunkCount, type ChunkTable } from "./chunk_table.ts";
 import type { Disk } from "./disk.ts";
 import { all } from "./shared_sync.ts";
+import { Writeback, type WritebackRange } from "./writeback.ts";
 
 const ZEROS = new Uint8Array(1024 * 1024);
 
@@ -44,7 +45,8 @@ export class ReplicaContent {
   readonly #chunks: ChunkTable;
   readonly #isOnDisk: () => boolean;
   #closed = false;
-  // Syncs use the descriptor without a hold: it is closed when the last has ended.
+  readonly #writeback = new Writeback();
+  // Syncs and writeback use the descriptor without a hold: it is closed when the last has ended.
   // Invariant: it is closed once, and not used after that; its number is another file's then.
   #pins = 0;
 
@@ -206,6 +208,19 @@ export class ReplicaContent {
       throw this.#host.writeFailed(asFsError(error, "write"));
     }
     this.#chunks.completeWrite(offset, body);
+    const range = this.#writeback.written(offset, body.length);
+    if (range !== null) void this.#startWriteback(range);
+  }
+
+  /** Never rejects. */
+  async #startWriteback({ offset, length }: WritebackRange): Promise<void> {
+    if (this.#disk.startWriteback === undefined || this.#closed) return;
+    this.#pins++;
+    try {
+      await this.#disk.startWriteback(this.#file.fd, offset, length);
+    } finally {
+      this.#unpin();
+    }
   }
 
   /** Changes a range, which is held. Where the file system can't, zeros are written, and nothing is reserved. */

@@ -219,3 +219,30 @@ Deno.test("commit: where data is is not forgotten by what was asked before it wa
   assert.equal(reading.state, "done");
   assert.equal(blocks.at(0)?.written, true);
 });
+
+Deno.test("chain: the memory of a large write is given back once it was sent, once, to all; else it never is", async () => {
+  const { client, handle } = await start();
+  const { dataservers, nameserver } = client;
+  let given = 0;
+  const memory = { ...PATIENT, takeBuffer: () => () => void given++ };
+  const large = new Uint8Array(MIB / 2);
+  const send = (data: Uint8Array) => client.files.write(handle, 0, data, HOW, memory);
+  const { promise: sent, resolve: answer } = Promise.withResolvers<void>();
+  dataservers.onWrite = () => sent;
+  await send(large);
+  assert.equal(given, 0, "it is on its way");
+  answer();
+  await quiet();
+  assert.equal(given, 1);
+  dataservers.onWrite = () => Promise.resolve();
+  await send(large.subarray(1));
+  await quiet();
+  assert.equal(given, 1, "a smaller one was copied");
+  dataservers.onChain = () => [{ volume: asVolumeId(2), errno: "ETIMEDOUT", message: "late" }];
+  await send(large);
+  const report = await nameserver.next("replicaFailed");
+  dataservers.onChain = () => [];
+  await report.answer({ block: on(BLOCK, 2, 1, 3) });
+  await client.clock.advance(1_000);
+  assert.equal(given, 1, "it may still be on its way to the one that failed");
+});

@@ -358,6 +358,31 @@ Deno.test("dispatcher: data of a write stays valid until a late handler settles;
   }
 });
 
+Deno.test("dispatcher: memory that the handler of a write takes stays its own until it gives it back, once", async () => {
+  for (const length of [10, PAYLOAD_COPY_BYTES_MAX]) {
+    let giveBack: (() => void) | undefined;
+    let isTwice = false;
+    const harness = new Harness({
+      write: async (context, _node, _fh, _offset, given) => {
+        giveBack = context.takeBuffer!();
+        isTwice = context.takeBuffer!() !== undefined;
+        await Promise.resolve();
+        return given.length;
+      },
+    });
+    const body = concatBytes([fixed(P.WRITE_IN.bytes, { 16: length }), new Uint8Array(length)]);
+    const kept = harness.dispatch(encodeRequest({ opcode: P.OP_WRITE, body }));
+    await harness.settled();
+    const isLarge = length >= PAYLOAD_COPY_BYTES_MAX;
+    assert.equal(kept, isLarge);
+    assert.equal(giveBack !== undefined, isLarge, "a small one is a copy");
+    assert.equal(isTwice, false);
+    assert.deepEqual(harness.returned, [], "the answer does not give it back");
+    giveBack?.();
+    assert.deepEqual(harness.returned, isLarge ? [harness.buffer] : []);
+  }
+});
+
 Deno.test("dispatcher: getxattr and listxattr tell the size, the value, or ERANGE", async () => {
   const harness = new Harness({
     getxattr: () => bytesOf("value"),
