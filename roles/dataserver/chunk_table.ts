@@ -2,6 +2,7 @@
  * What is known of each 64 KiB chunk of an open replica: its crc32, whether that crc still has to be computed
  * (dirty) and whether the chunk was seen to match it since the replica was opened (verified).
  * Owns: the replica's length. Does no I/O.
+ * What is written in order needs not be read again: of a chunk that was filled up to somewhere the crc goes on from there.
  * Invariant: a chunk that is not dirty has the crc of its bytes up to the replica's end, holes counted as zeros.
  */
 
@@ -9,6 +10,9 @@ import { crc32 } from "node:zlib";
 
 export const CHUNK_BYTES = 64 * 1024;
 export const CRC_BYTES = 4;
+
+/** Chunks of which a begin is known; a file that is written in order has one or two. */
+const BEGINS_MAX = 64;
 
 const VERIFIED = 1;
 const DIRTY = 2;
@@ -23,10 +27,21 @@ export function chunkCount(length: number): number {
   return Math.ceil(length / CHUNK_BYTES);
 }
 
+/** Of a dirty chunk: the crc of its bytes up to `end`, an offset in the replica. */
+interface Begin {
+  readonly end: number;
+  readonly crc: number;
+}
+
 export class ChunkTable {
   #length = 0;
   #crcs = new Uint32Array(1);
   #flags = new Uint8Array(1);
+  /**
+   * By chunk, the oldest first.
+   * Invariant: nothing before a begin's `end` was touched since, nor is being written.
+   */
+  readonly #begins = new Map<number, Begin>();
 
   /** The replica's length in bytes. */
   get length(): number {
@@ -124,22 +139,58 @@ export class ChunkTable {
 
   /** A write of [offset, end) is about to start: what it touches is dirty, and the replica reaches `end`. */
   beginWrite(offset: number, end: number): void {
+    const first = Math.floor(offset / CHUNK_BYTES);
+    if ((this.#begins.get(first)?.end ?? 0) > offset) this.#begins.delete(first);
+    for (let i = first + 1; this.#begins.size > 0 && i < chunkCount(end); i++) this.#begins.delete(i);
     if (end > this.#length) {
       const before = this.count;
       // The old end grows by zeros, whether this write touches it or not.
-      if (this.#length % CHUNK_BYTES !== 0) this.#flags[before - 1] = DIRTY;
+      if (this.#length % CHUNK_BYTES !== 0) {
+        if (this.#flags[before - 1] === VERIFIED) {
+          this.#setBegin(before - 1, this.#length, this.#crcs[before - 1]!);
+        }
+        this.#flags[before - 1] = DIRTY;
+      }
       const after = chunkCount(end);
       this.#reserve(after);
       this.#crcs.fill(ZERO_CHUNK_CRC, before, after);
       this.#flags.fill(VERIFIED, before, after);
       this.#length = end;
     }
-    this.#flags.fill(DIRTY, Math.floor(offset / CHUNK_BYTES), chunkCount(end));
+    this.#flags.fill(DIRTY, first, chunkCount(end));
   }
 
-  /** That write has succeeded: chunks that it covers whole are clean. */
+  #setBegin(index: number, end: number, crc: number): void {
+    this.#begins.delete(index);
+    if (this.#begins.size >= BEGINS_MAX) {
+      const [oldest] = this.#begins.keys();
+      this.#begins.delete(oldest!);
+    }
+    this.#begins.set(index, { end, crc });
+  }
+
+  /** Bytes of chunk `index`, from `offset` on, have been written. */
+  #continue(index: number, offset: number, bytes: Uint8Array): void {
+    const isStart = offset === index * CHUNK_BYTES;
+    const begin = this.#begins.get(index);
+    if (!isStart && begin?.end !== offset) return;
+    const end = offset + bytes.length;
+    const crc = isStart ? crc32(bytes) : crc32(bytes, begin!.crc);
+    if (end < index * CHUNK_BYTES + this.bytesOf(index)) return this.#setBegin(index, end, crc);
+    this.#begins.delete(index);
+    this.#crcs[index] = crc;
+    this.#flags[index] = VERIFIED;
+  }
+
+  /** That write has succeeded: chunks that are known from their start to their end are clean. */
   completeWrite(offset: number, bytes: Uint8Array): void {
     const end = offset + bytes.length;
+    for (const i of new Set([Math.floor(offset / CHUNK_BYTES), chunkCount(end) - 1])) {
+      const from = Math.max(offset, i * CHUNK_BYTES);
+      const to = Math.min(end, (i + 1) * CHUNK_BYTES);
+      const isWhole = from === i * CHUNK_BYTES && to === i * CHUNK_BYTES + this.bytesOf(i);
+      if (!isWhole) this.#continue(i, from, bytes.subarray(from - offset, to - offset));
+    }
     for (let i = chunkCount(offset); i < chunkCount(end); i++) {
       const start = i * CHUNK_BYTES;
       const chunkEnd = Math.min(start + CHUNK_BYTES, this.#length);
@@ -160,6 +211,7 @@ export class ChunkTable {
 
   /** Forgets everything at and past `length`, which is below the present length. */
   cut(length: number): void {
+    this.#begins.clear();
     this.#length = length;
     if (length % CHUNK_BYTES !== 0) this.#flags[this.count - 1] = DIRTY;
   }

@@ -22,6 +22,8 @@ export interface KeeperOptions {
 
 const DIFFERENCES_FILE = "differences.json";
 const SWEEP_MS = 500;
+/** One that somebody wants to read from its file is finalized after so long without writes. */
+const REST_MS = 100;
 const CLOSE_IDLE_MS = 60_000;
 const BATCH_MAX = 256;
 const RECOVER_BATCH = 16;
@@ -45,12 +47,15 @@ export class Keeper {
   readonly #volume: Volume;
   readonly #options: KeeperOptions;
   #left: BlockId[] = [];
+  /** Invariant: replicas are finalized by one at a time, as each writes the crc files anew. */
   #sweeping: Promise<void> | null = null;
+  #isEnding = false;
 
   constructor(volume: Volume, options: KeeperOptions) {
     this.#volume = volume;
     this.#options = options;
     volume.makeRoom = () => this.#makeRoom();
+    volume.settle = (replica) => this.#settle(replica);
   }
 
   /** Replicas of a crashed process that were not looked at yet. */
@@ -103,13 +108,30 @@ export class Keeper {
 
   /** One round; shared when one runs already. Never rejects. */
   sweep(): Promise<void> {
-    return this.#sweeping ??= this.#sweepOnce().catch((error) => {
+    return this.#sweeping ?? this.#alone(() => this.#sweepOnce());
+  }
+
+  #alone(work: () => Promise<void>): Promise<void> {
+    return this.#sweeping = work().catch((error) => {
       this.#volume.log.error("finalizing failed", { volume: this.#volume.id, error });
     }).finally(() => this.#sweeping = null);
   }
 
+  /** As `Volume.settle`. */
+  async #settle(replica: Replica): Promise<void> {
+    const { clock } = this.#options;
+    const restMs = replica.lastChangeMs + REST_MS - clock.monotonicMs();
+    if (restMs > 0) await clock.sleep(restMs);
+    while (this.#sweeping !== null) await this.#sweeping;
+    const isAtRest = replica.lastChangeMs + REST_MS <= clock.monotonicMs();
+    const mayBe = !this.#isEnding && this.#volume.failed === undefined && !replica.isClosed;
+    if (!isAtRest || !mayBe || !this.#isFinalizable(replica)) return;
+    await this.#alone(async () => void await this.#finalize([replica]));
+  }
+
   /** Finalizes everything that is open, idle or not; for a stop. Rejects with the first failure. */
   async finalizeAll(): Promise<void> {
+    this.#isEnding = true;
     await this.#sweeping;
     if (this.#volume.mayLack) return; // doubtful at the next start
     await this.#storeDifferences();

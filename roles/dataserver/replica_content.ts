@@ -174,7 +174,10 @@ export class ReplicaContent {
   /** The next run of chunks to settle from chunk `from` on, at most `limit` long, or null. */
   dirtyRun(from: number, limit: number): { readonly first: number; readonly last: number } | null {
     const first = this.#chunks.nextDirty(from);
-    return first < 0 ? null : { first, last: Math.min(first + limit, this.#chunks.count) - 1 };
+    if (first < 0) return null;
+    let last = first;
+    while (last + 1 < Math.min(first + limit, this.#chunks.count) && this.#chunks.isDirty(last + 1)) last++;
+    return { first, last };
   }
 
   /** A change of [offset, end) keeps old bytes in a chunk that was not yet compared with its crc. */

@@ -74,6 +74,8 @@ export class Volume implements ReplicaHost {
   onFailed: () => void = () => {};
   /** Waits until another replica may be opened; set by the keeper. */
   makeRoom: () => Promise<void> | undefined = () => undefined;
+  /** Finalizes a replica soon, unless it is being written. Never rejects. */
+  settle: (replica: Replica) => Promise<void> = () => Promise.resolve();
   readonly #space: Space;
   readonly #clock: Clock;
   readonly #busy = new Map<BlockId, Promise<unknown>>();
@@ -308,10 +310,16 @@ export class Volume implements ReplicaHost {
 
   /** As the message. */
   async locate(block: BlockId, generation: Generation): Promise<LocateReplicaReply> {
-    const isSound = this.#failed === undefined && !this.#corrupt.has(block) &&
-      !this.differences.has(block);
-    if (!isSound) return NOWHERE;
-    return await this.#with(block, null, (replica) => replica.locate(generation)) ?? NOWHERE;
+    const isSound = () =>
+      this.#failed === undefined && !this.#corrupt.has(block) && !this.differences.has(block);
+    if (!isSound()) return NOWHERE;
+    const find = async () => isSound() && await this.#with(block, null, (one) => one.locate(generation));
+    const found = await find();
+    if (found || this.disk.whereabouts === undefined) return found || NOWHERE;
+    // Whoever asks reads under a lease: it is not being written, or was not to be before long.
+    const replica = this.open.get(block);
+    if (replica !== undefined) await this.settle(replica);
+    return await find() || NOWHERE;
   }
 
   async changesSince(block: BlockId, generation: Generation, since: string): Promise<ReplicaChangesReply> {

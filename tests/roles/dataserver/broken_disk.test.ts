@@ -50,8 +50,14 @@ function breakableDisk(): { readonly disk: Disk; readonly state: { isBroken: boo
 
 async function write(client: BlockClient, volume: VolumeId, block: number): Promise<void> {
   const what = { block: asBlockId(block), generation: GENERATION, volume, chain: [], create: true };
-  await client.call.writeBlock({ ...what, offset: 0, body: pattern(LENGTH, block) });
-  await client.call.writeBlock({ ...what, offset: LENGTH, body: pattern(10, block) });
+  const bytes = pattern(LENGTH, block);
+  await client.call.writeBlock({ ...what, offset: 0, body: bytes });
+  // Over a part of the last chunk, which then has no checksum.
+  await client.call.writeBlock({
+    ...what,
+    offset: LENGTH - 20,
+    body: bytes.subarray(LENGTH - 20, LENGTH - 10),
+  });
 }
 
 function dataFile(path: string, block: number): string {
