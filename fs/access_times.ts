@@ -3,9 +3,9 @@
  * make the next read reach us whenever it would change the time (`isDue`), and all further ones cost nothing.
  *
  * Invariants:
- * - A reader gets its data when every client would see the new time: the nameserver has it, and who had the old one has
- *   dropped it. The question goes out beside the read. Nobody waits for it longer than WAIT_MS, or while something of the
- *   file is being taken away: whoever does that waits for the read. The time is then seen a little later.
+ * - No reader waits for it. This mount shows the new time from then on (`Inode.accessedAt`). Others do when the nameserver has
+ *   it: of what is this mount's alone before they may look (deferred_changes.ts); else it is told before whatever this mount
+ *   asks next, and within DELAY_MS.
  * - What waits to be told is bounded (QUEUE_MAX); beyond it accesses are not noted.
  */
 
@@ -16,9 +16,11 @@ import { FS_NOATIME_FL, S_IFDIR, S_IFMT } from "../wire/messages/inode.ts";
 import { ACCESSED_MAX } from "../wire/messages/nameserver.ts";
 import { isAccessDue } from "../wire/relatime.ts";
 import type { ClusterSession } from "./cluster_session.ts";
-import type { Inode, OpenFile } from "./inode.ts";
+import { notBefore } from "./deferred_changes.ts";
+import { type Inode, type OpenFile, withAccess } from "./inode.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
+import type { LocalChanges } from "./local_changes.ts";
 
 /** "relatime": the first access after a change, and one a day. "strict": each. "off": none. */
 export type AtimePolicy = "relatime" | "strict" | "off";
@@ -42,27 +44,21 @@ export interface AccessTimesOptions {
   readonly kernelCache: KernelCache;
   readonly clock: Clock;
   readonly log: Logger;
+  /** As NamesOptions'. */
+  readonly local?: Pick<LocalChanges, "access"> | undefined;
 }
 
-const WAIT_MS = 100;
+const DELAY_MS = 50;
 /** Of a larger file that the kernel has pages of the open counts as the access: they are dear to read again. */
 const DROPPED_BYTES_MAX = 16 * 1024 * 1024;
 const QUEUE_MAX = 4_096;
-const CALLS_MAX = 4;
-
-interface Access {
-  readonly inode: Inode;
-  readonly noted: Promise<void>;
-  readonly end: () => void;
-  /** The kernel may be told, or keep, the old time after the answers to those that wait. */
-  isUnseen: boolean;
-}
 
 export class AccessTimes {
   readonly #options: AccessTimesOptions;
-  readonly #queue = new Map<InodeId, Access>();
-  readonly #sent = new Map<InodeId, Access>();
-  #calls = 0;
+  /** To be told. */
+  readonly #queue = new Map<InodeId, Inode>();
+  #isWaiting = false;
+  #telling: Promise<unknown> = Promise.resolve();
 
   constructor(options: AccessTimesOptions) {
     this.#options = options;
@@ -82,7 +78,7 @@ export class AccessTimes {
     if (policy === "strict") return true;
     // Somebody has changed attributes: the nameserver knows, and its answer brings them.
     if (!inode.attributesKnown && inode.lease !== "none") return true;
-    return isAccessDue(inode.file?.shown() ?? inode.attributes, session.now());
+    return isAccessDue(withAccess(inode.file?.shown() ?? inode.attributes, inode), session.now());
   }
 
   /** A file is opened for reading through the page cache: what sees to it that a read that is an access reaches us. */
@@ -98,82 +94,57 @@ export class AccessTimes {
   }
 
   /**
-   * The inode is read now. What comes back is to be waited for before the reader gets its answer. `isUnseen`: that answer
-   * does not make the kernel ask for the time again, as those to READ, READDIR and READLINK do.
+   * The inode is read now. `isUnseen`: the answer does not make the kernel ask for the time again, as those to READ, READDIR and
+   * READLINK do; what comes back is to be waited for then.
    */
   accessed(inode: Inode | undefined, isUnseen = false): Promise<void> | undefined {
     if (inode === undefined || !this.isDue(inode)) return undefined;
-    const { ino } = inode;
-    let access = this.#queue.get(ino) ?? (this.isStrict ? undefined : this.#sent.get(ino));
-    if (access === undefined) {
-      if (this.#queue.size >= QUEUE_MAX) return undefined;
-      const { promise: noted, resolve: end } = Promise.withResolvers<void>();
-      access = { inode, noted, end, isUnseen: false };
-      this.#queue.set(ino, access);
-      this.#send();
+    const { local, session, kernelCache } = this.#options;
+    if (local?.access(inode) !== true) {
+      if (!this.#queue.has(inode.ino) && this.#queue.size >= QUEUE_MAX) return undefined;
+      // Of what somebody has changed meanwhile the nameserver knows whether it counts.
+      if (inode.attributesKnown) inode.accessedAt = notBefore(session.now(), [inode]);
+      this.#queue.set(inode.ino, inode);
+      if (!this.#isWaiting) void this.#tellLater();
     }
-    if (isUnseen) access.isUnseen = true;
-    return this.#wait(access);
+    return isUnseen ? kernelCache.dropAttributes(inode) : undefined;
   }
 
-  #wait(access: Access): Promise<void> {
-    const { file } = access.inode;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const done = new AbortController();
-    const giveUp = () => {
-      if (done.signal.aborted) return;
-      access.isUnseen = true;
-      resolve();
-    };
-    const onWake = () => {
-      if (file?.revocation !== null) giveUp();
-    };
-    if (file !== null) {
-      file.waiters.add(onWake);
-      onWake();
-    }
-    void this.#options.clock.sleep(WAIT_MS, done.signal).then(giveUp);
-    void access.noted.then(resolve);
-    return promise.finally(() => {
-      done.abort();
-      file?.waiters.delete(onWake);
-    });
+  async #tellLater(): Promise<void> {
+    this.#isWaiting = true;
+    await this.#options.clock.sleep(DELAY_MS);
+    this.#isWaiting = false;
+    void this.tell();
   }
 
-  #send(): void {
-    while (this.#calls < CALLS_MAX && this.#queue.size > 0) {
-      const batch: Access[] = [];
-      for (const [ino, access] of this.#queue) {
-        if (batch.length >= ACCESSED_MAX) break;
-        this.#queue.delete(ino);
-        this.#sent.set(ino, access);
-        batch.push(access);
-      }
-      this.#calls++;
-      void this.#tell(batch).finally(() => {
-        this.#calls--;
-        this.#send();
-      });
+  /** Sends what is to be told; resolves when all of it was heard, or is given up. Never rejects. */
+  tell(): Promise<unknown> {
+    while (this.#queue.size > 0) {
+      const batch = [...this.#queue.values()].slice(0, ACCESSED_MAX);
+      for (const { ino } of batch) this.#queue.delete(ino);
+      this.#telling = Promise.all([this.#telling, this.#tell(batch)]);
     }
+    return this.#telling;
   }
 
-  async #tell(batch: readonly Access[]): Promise<void> {
-    const { session, table, kernelCache, log } = this.#options;
+  async #tell(batch: readonly Inode[]): Promise<void> {
+    const { session, table, log } = this.#options;
     const askedAt = table.moment;
+    const told = batch.map((inode) => ({ inode, time: inode.accessedAt }));
     try {
       const reply = await session.nameserver.accessed({
-        inodes: batch.map(({ inode }) => ({ ino: inode.ino, version: inode.attributes.version })),
+        inodes: told.map(({ inode: { ino, attributes: { version } }, time }) => ({
+          ...{ ino, version },
+          ...time === null ? {} : { time },
+        })),
         always: this.isStrict,
       });
       for (const inode of reply.inodes) table.adopt(inode, askedAt);
     } catch (error) {
       log.debug("times of access were not told", { count: batch.length, error });
     }
-    for (const access of batch) {
-      const { inode, end } = access;
-      if (this.#sent.get(inode.ino) === access) this.#sent.delete(inode.ino);
-      if (access.isUnseen) await kernelCache.dropAttributes(inode);
-      end();
+    for (const { inode, time } of told) {
+      if (inode.accessedAt === time) inode.accessedAt = null;
     }
   }
 }

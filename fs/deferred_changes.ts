@@ -184,6 +184,7 @@ function bytesOf(change: DeferredChange): number {
       return (change.body?.length ?? 0) +
         (change.written.length + (change.reserved?.length ?? 0) + (change.inline?.length ?? 0)) * 16;
     case "setattr":
+    case "access":
       return 0;
   }
 }

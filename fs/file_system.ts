@@ -98,7 +98,10 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
       connected: () => locks.connected(),
     },
     onFenced: () => recalls.fenced(),
-    settle: () => deferred.settle(),
+    settle: () => {
+      void accessTimes.tell();
+      return deferred.settle();
+    },
     counters: () => ({
       kernelRequests: options.kernelRequests(),
       inodes: table.size,
@@ -173,8 +176,8 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
     ...{ reader, writer, files, clock, log },
   });
   const { atime = "relatime", directoryAtime = true } = options;
-  const accessTimes = new AccessTimes({
-    ...{ policy: atime, directories: directoryAtime, session, table, kernelCache, clock, log },
+  const accessTimes: AccessTimes = new AccessTimes({
+    ...{ policy: atime, directories: directoryAtime, session, table, kernelCache, clock, log, local },
   });
   return {
     session,

@@ -62,6 +62,8 @@ export class Inode {
   hasLostChange = false;
   /** Recalls of it that are under way: nothing of it is deferred meanwhile. */
   yielding = 0;
+  /** It was read then, which the nameserver may not know yet. */
+  accessedAt: Timespec | null = null;
   /** Removals of it that are under way here: an open then asks the nameserver. */
   removing = 0;
   /** It has lost its last name, or was about to: it goes with the last close, so that an open asks the nameserver. */
@@ -189,6 +191,12 @@ export class Inode {
     this.isFull = entries.size > NAMES_MAX / 2;
     return true;
   }
+}
+
+/** Attributes with the time of an access that was noted here, if that is later. */
+export function withAccess(attributes: Attributes, { accessedAt }: Inode): Attributes {
+  if (accessedAt === null || timespecCompare(accessedAt, attributes.atime) <= 0) return attributes;
+  return { ...attributes, atime: accessedAt };
 }
 
 /** What is under a name; `isKept`: the name may be cached. */

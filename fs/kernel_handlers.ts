@@ -180,8 +180,8 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
 
     readlink(context, nodeid) {
       const target = staleIfGone(names.readlink(asInodeId(nodeid), context));
-      const access = accessTimes.accessed(table.get(asInodeId(nodeid)));
-      return withAccess(then(target, (bytes) => bytes ?? -ERRNO.EINVAL), access);
+      accessTimes.accessed(table.get(asInodeId(nodeid)));
+      return then(target, (bytes) => bytes ?? -ERRNO.EINVAL);
     },
 
     symlink(context, parent, name, target) {
@@ -278,13 +278,9 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
 
     read(context, nodeid, fh, offset, size, { isDirect }) {
       const opened = handleOf(nodeid, fh);
-      // An access that must be told is waited for, and who waits has to have bytes of its own.
-      if (opened.isQuiet || !accessTimes.isDue(opened.file.inode)) {
-        const now = files.readNow(opened, offset, size, isDirect);
-        if (now !== null) return now;
-      }
-      const data = staleIfGone(files.read(opened, offset, size, isDirect, context));
-      return withAccess(data, opened.isQuiet ? undefined : accessTimes.accessed(opened.file.inode));
+      if (!opened.isQuiet) accessTimes.accessed(opened.file.inode);
+      return files.readNow(opened, offset, size, isDirect) ??
+        staleIfGone(files.read(opened, offset, size, isDirect, context));
     },
 
     async write(context, nodeid, fh, offset, data, { openFlags, fromPageCache, killSuidGid }) {
@@ -345,7 +341,10 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         return isTold;
       }, context);
       // Not beside it: a listing during which the directory changes may not be kept.
-      return done.then(() => accessTimes.accessed(table.get(stream.ino))).then(() => 0);
+      return done.then(() => {
+        accessTimes.accessed(table.get(stream.ino));
+        return 0;
+      });
     },
 
     releasedir(_context, _nodeid, fh) {
@@ -447,12 +446,6 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
 
     ...locks === undefined ? {} : lockHandlers(locks),
   };
-}
-
-/** The answer, when the access was noted as well. */
-function withAccess<T>(answer: T | Promise<T>, noted: Promise<void> | undefined): T | Promise<T> {
-  if (noted === undefined) return answer;
-  return Promise.all([answer, noted]).then(([first]) => first);
 }
 
 /** `next` of what is there already is there, too. */

@@ -108,7 +108,7 @@ export class LocalChanges {
   #isOurs(inode: Inode): boolean {
     const { attributes } = inode;
     return isExclusive(inode.lease) && inode.isFresh && !inode.isUnlinked && inode.yielding === 0 &&
-      inode.handingOver === null && (attributes.flags ?? 0) === 0 &&
+      inode.handingOver === null && inode.accessedAt === null && (attributes.flags ?? 0) === 0 &&
       attributes.nlink > 0;
   }
 
@@ -298,6 +298,16 @@ export class LocalChanges {
     if (inode.file !== null) inode.file.unsyncedReports++;
     this.#options.deferred.add({ kind: "setattr", time, ino, ...changes }, [inode]);
     return inode;
+  }
+
+  /** It is read now. */
+  access(inode: Inode): boolean {
+    if (!this.#mayDefer || !this.#isOurs(inode) || inode.file?.isUnflushed === true) return false;
+    const time = this.#now(inode);
+    const { attributes } = inode;
+    inode.attributes = { ...attributes, atime: time, version: attributes.version + 1 };
+    this.#options.deferred.add({ kind: "access", time, ino: inode.ino }, [inode]);
+    return true;
   }
 
   /** What was written of an open file; false: it must be reported by itself. */

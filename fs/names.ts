@@ -23,7 +23,7 @@ import type {
 import type { ClusterSession } from "./cluster_session.ts";
 import { refuseAfterLoss } from "./deferred_changes.ts";
 import { DirectoryStream } from "./directory_stream.ts";
-import { ABSENT, type Found, type Inode, UNKNOWN } from "./inode.ts";
+import { ABSENT, type Found, type Inode, UNKNOWN, withAccess } from "./inode.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { LocalChanges } from "./local_changes.ts";
@@ -61,7 +61,7 @@ export class Names {
 
   /** Attributes as this mount's processes see them: our own unreported size and times over the nameserver's. */
   shown(inode: Inode): Attributes {
-    return inode.file === null ? inode.attributes : inode.file.shown();
+    return withAccess(inode.file === null ? inode.attributes : inode.file.shown(), inode);
   }
 
   /** For how long the kernel may keep what is known of an inode. */
@@ -199,6 +199,7 @@ export class Names {
       return removed;
     }
     const inode = this.#table.adopt(reply, askedAt);
+    if (request.atime !== undefined) inode.accessedAt = null; // told before
     if (inode.xattrs !== null || reply.attributes.hasXattrs) {
       // An ACL follows the mode, and capabilities go with data and owner: values that are on their way may be from before.
       inode.forgetXattrs();

@@ -89,7 +89,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     kernelRequests: () => kernelSession?.requestCount ?? 0,
   });
   const { locks, ...withoutLocks } = fileSystem;
-  const { session, files, kernelCache, dataservers } = fileSystem;
+  const { session, files, kernelCache, accessTimes, dataservers } = fileSystem;
   await session.connect();
 
   let mount: FuseMount;
@@ -155,7 +155,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     await within(ended, 1_000);
     stopping.abort();
     await within(Promise.all([ended, background, notified]), 1_000);
-    await within(files.finish(), 500);
+    await within(Promise.all([files.finish(), accessTimes.tell()]), 500);
     await session.close();
     dataservers.close();
     libc.close(mount.fd);

@@ -3,6 +3,7 @@
  * it, and give up the attributes that they know.
  */
 
+import { type Timespec, timespecCompare } from "../../base/clock.ts";
 import { FsError } from "../../wire/errno.ts";
 import type { InodeId, SessionId } from "../../wire/ids.ts";
 import { FS_NOATIME_FL, type InodeReply } from "../../wire/messages/inode.ts";
@@ -21,6 +22,7 @@ export function accessHandlers(
   const note = async (
     ino: InodeId,
     isDue: (inode: InodeRecord) => boolean,
+    time: Timespec | undefined,
     session: SessionId,
   ): Promise<InodeReply | undefined> => {
     // Another client may have told it since: then nobody is disturbed, not even who has buffered writes.
@@ -37,7 +39,7 @@ export function accessHandlers(
         namespace.change((tx) => {
           const inode = tx.findInode(ino);
           if (inode === undefined) return undefined;
-          if (isDue(inode)) tx.change(inode).atime = tx.now;
+          if (isDue(inode)) tx.change(inode).atime = time ?? tx.now;
           return replies.inode(inode, session, "turn");
         }),
     );
@@ -49,12 +51,13 @@ export function accessHandlers(
       if (inodes.length > ACCESSED_MAX) throw new FsError("EPROTO", `${inodes.length} inodes at once`);
       const now = namespace.clock.now();
       const noted = await Promise.all(
-        inodes.map(({ ino, version }) => {
+        inodes.map(({ ino, version, time }) => {
           // What the caller knows besides, such as its own writes that are not reported yet, counts as well.
           const isDue = (inode: InodeRecord) =>
             (inode.flags & FS_NOATIME_FL) === 0 &&
+            (time === undefined || timespecCompare(time, inode.atime) > 0) &&
             (always || inode.version === version || isAccessDue(inode, now));
-          return note(ino, isDue, session);
+          return note(ino, isDue, time, session);
         }),
       );
       return { inodes: noted.filter((reply) => reply !== undefined) };

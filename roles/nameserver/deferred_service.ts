@@ -180,6 +180,10 @@ export function deferredHandlers(
         });
         return;
       }
+      case "access":
+        checkOwn(batch, [change.ino]);
+        batch.tx.change(batch.tx.inode(change.ino)).atime = change.time;
+        return;
       case "setattr": {
         checkOwn(batch, [change.ino]);
         const { ino, mode, uid, gid, atime, mtime } = change;

@@ -1,16 +1,17 @@
-/** Times of access: which reads are told, how the next one is made to reach us, and how long a reader waits. */
+/** Times of access: which reads are told, when, what is shown meanwhile, and how the next one is made to reach us. */
 
 import assert from "node:assert/strict";
 import { FsError } from "../../wire/errno.ts";
 import { S_IFDIR } from "../../wire/messages/inode.ts";
 import { FakeClock } from "../base/fake_clock.ts";
-import { INO, inodeReply, know, OTHER, quiet, ROOT, startClient, time, watch } from "./client.ts";
+import { INO, inodeReply, know, OTHER, PATIENT, quiet, ROOT, startClient, time } from "./client.ts";
 import { OpenFile } from "../../fs/inode.ts";
+import type { AccessedRequest } from "../../wire/messages/nameserver.ts";
 
 const NOW = new FakeClock().now().seconds;
 /** Read since the last change. */
 const LATE = { atime: time(NOW - 1), mtime: time(NOW - 5), ctime: time(NOW - 5) };
-const WAIT_MS = 100;
+const DELAY_MS = 50;
 
 function start(...parameters: Parameters<typeof startClient>) {
   const client = startClient(...parameters);
@@ -22,19 +23,72 @@ function start(...parameters: Parameters<typeof startClient>) {
 /** What the nameserver says after it was told. */
 const noted = (version = 2) => ({ inodes: [inodeReply(INO, "read", { size: 10, version, ...LATE })] });
 
-Deno.test("access times: the first read after a change is told, the next is not", async () => {
-  const { accessTimes, nameserver, inode } = start("relatime");
-  const reading = watch(accessTimes.accessed(inode)!);
-  const again = watch(accessTimes.accessed(inode)!);
-  await quiet();
-  assert.deepEqual([reading.state, again.state], ["waits", "waits"]);
-  assert.deepEqual(nameserver.asked, ["accessed"], "one question for both");
-  await nameserver.answer("accessed", noted());
-  await reading.promise;
-  await again.promise;
+Deno.test("access times: the first read after a change is told, without being waited for, the next is not", async () => {
+  const { accessTimes, names, nameserver, inode, clock } = start("relatime");
   assert.equal(accessTimes.accessed(inode), undefined);
+  const { atime } = names.shown(inode);
+  assert.equal(atime.seconds, NOW, "shown here at once");
+  assert.equal(accessTimes.isDue(inode), false);
+  accessTimes.accessed(inode);
+  await quiet();
+  assert.deepEqual(nameserver.asked, []);
+  await clock.advance(DELAY_MS);
+  assert.deepEqual(nameserver.asked, ["accessed"], "one message for both");
+  assert.deepEqual(nameserver.calls[0]!.request, {
+    inodes: [{ ino: INO, version: 1, time: atime }],
+    always: false,
+  });
+  await nameserver.answer("accessed", noted());
+  assert.deepEqual(names.shown(inode).atime, LATE.atime, "from then on what the nameserver says counts");
+  assert.equal(accessTimes.accessed(inode), undefined);
+  await clock.advance(DELAY_MS);
+  assert.deepEqual(nameserver.asked, ["accessed"]);
   inode.attributes = { ...inode.attributes, ctime: LATE.atime };
   assert.ok(accessTimes.isDue(inode), "as after a change of the mode in the same moment");
+});
+
+Deno.test("access times: who asks for something tells of them before", async () => {
+  const { accessTimes, nameserver, inode } = start("relatime");
+  accessTimes.accessed(inode);
+  const telling = accessTimes.tell();
+  await quiet();
+  assert.deepEqual(nameserver.asked, ["accessed"]);
+  await nameserver.answer("accessed", noted());
+  await telling;
+  await accessTimes.tell();
+  assert.deepEqual(nameserver.asked, ["accessed"]);
+});
+
+Deno.test("access times: what others have changed meanwhile is not shown before the nameserver was asked", async () => {
+  const { accessTimes, names, nameserver, inode } = start("relatime");
+  inode.attributes = { ...inode.attributes, ...LATE };
+  inode.forgetAttributes();
+  accessTimes.accessed(inode);
+  assert.deepEqual(names.shown(inode).atime, LATE.atime);
+  void accessTimes.tell();
+  await quiet();
+  assert.deepEqual(nameserver.calls[0]!.request, { inodes: [{ ino: INO, version: 1 }], always: false });
+});
+
+Deno.test("access times: one that is set by a program counts from then on", async () => {
+  const { accessTimes, names, nameserver, inode } = start("relatime");
+  accessTimes.accessed(inode);
+  const set = { atime: time(5), mtime: time(NOW - 5), ctime: time(NOW) };
+  const setting = names.setattr({ ino: INO, atime: time(5) }, PATIENT);
+  await quiet();
+  await nameserver.answer("setattr", inodeReply(INO, "read", { size: 10, version: 3, ...set }));
+  assert.deepEqual(names.shown(await setting).atime, time(5));
+});
+
+Deno.test("access times: of what is this mount's alone they are deferred with all other changes", async () => {
+  const { accessTimes, names, nameserver, inode, clock } = start("relatime", true, true);
+  inode.lease = "exclusive";
+  const { version } = inode.attributes;
+  accessTimes.accessed(inode);
+  assert.equal(names.shown(inode).atime.seconds, NOW);
+  assert.equal(inode.attributes.version, version + 1, "as it will be at the nameserver");
+  await clock.advance(DELAY_MS);
+  assert.deepEqual(nameserver.asked, ["defer"]);
 });
 
 Deno.test("access times: a day after the last one the next is told", () => {
@@ -62,12 +116,12 @@ Deno.test("access times: what was written here and is not reported yet counts", 
 
 Deno.test("access times: off says nothing, nodiratime nothing of directories", () => {
   const off = start("off");
-  assert.equal(off.accessTimes.accessed(off.inode), undefined);
+  assert.equal(off.accessTimes.isDue(off.inode), false);
   assert.deepEqual(off.accessTimes.opened(off.file), { isDirect: false, keepsPages: true });
   const files = startClient("strict", false);
   const directory = know(files, ROOT, "read", { mode: S_IFDIR | 0o755 });
-  assert.equal(files.accessTimes.accessed(directory), undefined);
-  assert.notEqual(files.accessTimes.accessed(know(files, OTHER)), undefined);
+  assert.equal(files.accessTimes.isDue(directory), false);
+  assert.equal(files.accessTimes.isDue(know(files, OTHER)), true);
 });
 
 Deno.test("access times: an open of what is due brings the next read to us", async () => {
@@ -79,8 +133,9 @@ Deno.test("access times: an open of what is due brings the next read to us", asy
   inode.attributes = { ...inode.attributes, size: 1e9 };
   const { noted: opening, ...large } = accessTimes.opened(file);
   assert.deepEqual(large, { isDirect: false, keepsPages: true });
-  await nameserver.answer("accessed", noted());
   await opening;
+  void accessTimes.tell();
+  await nameserver.answer("accessed", noted());
   assert.deepEqual(kernel.taken(), [`attributes ${INO}`], "no answer to a read makes the kernel ask");
   inode.attributes = { ...inode.attributes, size: 10 };
   assert.deepEqual(accessTimes.opened(file), { isDirect: false, keepsPages: true });
@@ -88,61 +143,36 @@ Deno.test("access times: an open of what is due brings the next read to us", asy
   assert.equal(strict.accessTimes.opened(strict.file).isDirect, true);
 });
 
-Deno.test("access times: strict tells each read, and each after it was made", async () => {
-  const { accessTimes, nameserver, inode } = start("strict");
-  const first = accessTimes.accessed(inode)!;
-  const second = accessTimes.accessed(inode)!;
+Deno.test("access times: strict notes each read", async () => {
+  const { accessTimes, nameserver, inode, clock } = start("strict");
+  inode.attributes = { ...inode.attributes, ...LATE };
+  accessTimes.accessed(inode);
+  await clock.advance(DELAY_MS);
   await nameserver.answer("accessed", noted());
-  await nameserver.answer("accessed", noted(3));
-  await first;
-  await second;
+  accessTimes.accessed(inode);
+  await clock.advance(DELAY_MS);
   assert.deepEqual(nameserver.asked, ["accessed", "accessed"]);
 });
 
-Deno.test("access times: nobody waits long, nor while something is taken away; the kernel asks again afterwards", async () => {
-  for (const why of ["slow", "recall", "failure"] as const) {
-    const { accessTimes, nameserver, inode, file, clock, kernel } = start("relatime");
-    const reading = watch(accessTimes.accessed(inode)!);
-    await quiet();
-    assert.equal(reading.state, "waits");
-    if (why === "slow") await clock.advance(WAIT_MS);
-    else if (why === "failure") await nameserver.calls[0]!.fail(new FsError("EIO", "gone"));
-    else {
-      file.revocation = {
-        keep: "none",
-        touched: [],
-        invalidating: [],
-        isHolding: false,
-        ended: quiet(),
-        end() {},
-      };
-      file.wake();
-    }
-    await quiet();
-    assert.equal(reading.state, "done", why);
-    if (why === "failure") continue;
-    assert.deepEqual(kernel.taken(), []);
-    await nameserver.answer("accessed", noted());
-    assert.deepEqual(kernel.taken(), [`attributes ${INO}`], why);
-    assert.equal(file.waiters.size, 0);
-  }
+Deno.test("access times: one that could not be told is not shown any longer", async () => {
+  const { accessTimes, names, nameserver, inode } = start("relatime");
+  const before = names.shown(inode).atime;
+  accessTimes.accessed(inode);
+  const telling = accessTimes.tell();
+  await quiet();
+  await nameserver.calls[0]!.fail(new FsError("EIO", "gone"));
+  await telling;
+  assert.deepEqual(names.shown(inode).atime, before);
 });
 
 Deno.test("access times: what waits to be told is bounded, and goes out in few messages", async () => {
   const client = startClient("relatime");
   const { accessTimes, nameserver } = client;
-  const count = 5_000;
-  const waiting: (Promise<void> | undefined)[] = [];
-  for (let i = 0; i < count; i++) waiting.push(accessTimes.accessed(know(client, (100 + i) as typeof INO)));
-  const told = waiting.filter((one) => one !== undefined).length;
-  assert.ok(told < count && told >= 4_096, `${told}`);
+  for (let i = 0; i < 5_000; i++) accessTimes.accessed(know(client, (100 + i) as typeof INO));
+  const telling = accessTimes.tell();
   await quiet();
-  assert.equal(nameserver.asked.length, 4, "at once");
-  let answered = 0;
-  while (nameserver.asked.length > answered) {
-    answered++;
-    await nameserver.answer("accessed", { inodes: [] });
-  }
-  await Promise.all(waiting);
-  assert.ok(answered <= 4 + 16, `${answered} messages`);
+  const messages = nameserver.calls.map(({ request }) => (request as AccessedRequest).inodes.length);
+  assert.deepEqual(messages, Array(16).fill(256));
+  for (const _ of messages) await nameserver.answer("accessed", { inodes: [] });
+  await telling;
 });

@@ -560,7 +560,16 @@ export function startClient(
     deferred,
     local,
   });
-  const accessTimes = new AccessTimes({ policy, directories, session, table, kernelCache, clock, log });
+  const accessTimes = new AccessTimes({
+    policy,
+    directories,
+    session,
+    table,
+    kernelCache,
+    clock,
+    log,
+    local,
+  });
   const ranges = new Ranges({
     ...{ session, dataservers, names, table, kernelCache, access, blocks, inline },
     ...{ reader, writer, files, clock, log },

@@ -151,7 +151,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
     { retry, parent: 2, credentials, mode: 0o600, umask: 0o27, linkable: true, host: "a" },
     acquireReply,
   ],
-  accessed: [{ inodes: [{ ino: 5, version: 3 }], always: false }, { inodes: [acquireReply] }],
+  accessed: [{ inodes: [{ ino: 5, version: 3, time }], always: false }, { inodes: [acquireReply] }],
   defer: [
     {
       retry,
@@ -162,6 +162,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
         },
         { kind: "remove", time, ino: 9, ...entry, directory: false, told: true },
         { kind: "rename", time, ino: 9, ...entry, newParent: 2, newName: name, replaced: 8, told: true },
+        { kind: "access", time, ino: 9 },
         { kind: "setattr", time, ino: 9, mode: 0o600, uid: 1, gid: 2, atime: time, mtime: time },
       ],
     },

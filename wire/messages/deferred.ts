@@ -71,6 +71,12 @@ export interface DeferredAttributes extends Deferred {
   readonly mtime?: Timespec;
 }
 
+/** The inode was read at `time`. */
+export interface DeferredAccess extends Deferred {
+  readonly kind: "access";
+  readonly ino: InodeId;
+}
+
 /** Of a file that only its author can write to. */
 export interface DeferredReport extends Deferred, WriteReport {
   readonly kind: "report";
@@ -81,6 +87,7 @@ export type DeferredChange =
   | DeferredRemove
   | DeferredRename
   | DeferredAttributes
+  | DeferredAccess
   | DeferredReport;
 
 export interface DeferReply {

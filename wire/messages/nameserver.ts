@@ -230,8 +230,15 @@ export const ACCESSED_MAX = 256;
 
 /** Needs no tag: to be told twice changes nothing. */
 export interface AccessedRequest {
-  /** Inodes that were read, and the `Attributes.version` by which the caller found their times of access due. */
-  readonly inodes: readonly { readonly ino: InodeId; readonly version: number }[];
+  /**
+   * Inodes that were read, when (absent: now), and the `Attributes.version` by which the caller found their times of access
+   * due.
+   */
+  readonly inodes: readonly {
+    readonly ino: InodeId;
+    readonly version: number;
+    readonly time?: Timespec;
+  }[];
   /** Also those whose time of access is not due (strictatime). */
   readonly always: boolean;
 }
@@ -474,7 +481,7 @@ export const NAMESERVER = defineService("nameserver", {
   sync: method<{ readonly ino?: InodeId }, { readonly ok: true }>(22),
   status: method<Record<string, never>, StatusReply>(23),
   createUnnamed: method<CreateUnnamedRequest, AcquireReply>(30),
-  /** Sets times of access to now. Answers what the inodes are then; those that are gone are left out. */
+  /** Sets times of access. Answers what the inodes are then; those that are gone are left out. */
   accessed: method<AccessedRequest, { readonly inodes: readonly InodeReply[] }>(31),
   /** Changes that the caller has made already: applied at once, whatever others wait for, and all in one batch. */
   defer: method<DeferRequest, DeferReply>(32),

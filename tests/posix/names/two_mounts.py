@@ -8,6 +8,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 
 from calls import *
 
@@ -108,10 +109,22 @@ def removed():
 
 
 def atime(name):
-    """As both see it, at once."""
-    a, b = (os.lstat(f"{root}/{name}").st_atime_ns for root in (here, there))
-    assert a == b, (name, a, b)
-    return a
+    """As both see it, within a moment."""
+    end = time.monotonic() + 5
+    while True:
+        a, b = (os.lstat(f"{root}/{name}").st_atime_ns for root in (here, there))
+        if a == b:
+            return a
+        assert time.monotonic() < end, (name, a, b)
+        time.sleep(0.01)
+
+
+def seen_at_once(root, name):
+    """By the machine that has read it."""
+    before = os.lstat(f"{root}/{name}").st_atime_ns
+    get(f"{root}/{name}")
+    now = os.lstat(f"{root}/{name}").st_atime_ns
+    assert now > before, (name, before, now)
 
 
 def changes(name, run, expected=True):
@@ -126,6 +139,10 @@ def changes(name, run, expected=True):
 def relatime():
     os.mkdir(f"{here}/t")
     put(f"{here}/t/f")
+    seen_at_once(here, "t/f")
+    os.chmod(f"{here}/t/f", 0o640)
+    seen_at_once(there, "t/f")
+    os.chmod(f"{there}/t/f", 0o644)
     changes("t/f", lambda: get(f"{here}/t/f"))
     changes("t/f", lambda: get(f"{here}/t/f"), False)
     changes("t/f", lambda: get(f"{there}/t/f"), False)
