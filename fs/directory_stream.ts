@@ -8,6 +8,7 @@
 import { bytesKey, bytesOf } from "../base/bytes.ts";
 import { isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
+import { isExclusive } from "../wire/messages/inode.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { Found } from "./inode.ts";
@@ -69,6 +70,7 @@ export class DirectoryStream {
       limit: this.#limit,
       withInodes,
       inlineBytes: INLINE_BYTES,
+      ...isExclusive(this.#table.get(this.ino)?.lease ?? "none") ? { wantsFound: true as const } : {},
     };
     const askedAt = this.#table.moment;
     const reply = await this.#session.nameserver.readDirectory(request, interrupt).catch((error) => {

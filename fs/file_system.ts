@@ -22,6 +22,7 @@ import { waitsForOfdLock } from "./lock_caller.ts";
 import { LocalReplicas } from "./local_replicas.ts";
 import { LocalChanges } from "./local_changes.ts";
 import { Locks } from "./locks.ts";
+import { NameReadAhead } from "./name_read_ahead.ts";
 import { Names } from "./names.ts";
 import { Ranges } from "./ranges.ts";
 import { Reader } from "./reader.ts";
@@ -150,7 +151,8 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
   });
   const releases = new Releases({ session, table, log, keepsExclusive: writeBehind });
   const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log, deferred, local });
-  const names = new Names({ session, table, kernelCache, writer, clock, local });
+  const readAhead = new NameReadAhead({ session, table, releases, clock, log });
+  const names = new Names({ session, table, kernelCache, writer, clock, local, readAhead });
   const files = new Files({
     ...{
       session,
@@ -159,6 +161,7 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
       kernelCache,
       access,
       releases,
+      readAhead,
       blocks,
       reader,
       localReplicas,

@@ -23,6 +23,7 @@ import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { LocalReplicas } from "./local_replicas.ts";
 import type { LocalChanges } from "./local_changes.ts";
+import type { NameReadAhead } from "./name_read_ahead.ts";
 import type { Names } from "./names.ts";
 import { beforeGrowth, pagesRead, pagesWritten } from "./past_the_end.ts";
 import type { Reader } from "./reader.ts";
@@ -41,6 +42,7 @@ export interface FilesOptions {
   readonly kernelCache: KernelCache;
   readonly access: DataAccess;
   readonly releases: Releases;
+  readonly readAhead: NameReadAhead;
   readonly blocks: Blocks;
   readonly reader: Reader;
   readonly localReplicas?: LocalReplicas;
@@ -443,11 +445,12 @@ export class Files {
 
   // ---- background
 
-  /** Commits what has been dirty for long and tells releases, about once a second. */
+  /** Commits what has been dirty for long and tells releases and the like, about once a second. */
   async run(signal: AbortSignal): Promise<void> {
-    const { clock, releases, writer, localReplicas, log } = this.#options;
+    const { clock, releases, readAhead, writer, localReplicas, log } = this.#options;
     while (!signal.aborted) {
       await clock.sleep(BACKGROUND_MS, signal);
+      readAhead.sweep();
       releases.send();
       bodies.trim();
       localReplicas?.sweep();

@@ -25,7 +25,12 @@ import {
   S_ISUID,
   SYMLINK_BYTES_MAX,
 } from "../wire/messages/inode.ts";
-import type { CreateRequest, MakeRequest, SetAttributesRequest } from "../wire/messages/nameserver.ts";
+import {
+  CLAIM_MAX,
+  type CreateRequest,
+  type MakeRequest,
+  type SetAttributesRequest,
+} from "../wire/messages/nameserver.ts";
 import type { WriteReport } from "../wire/messages/write_report.ts";
 import { BlockMap } from "./block_map.ts";
 import type { ClusterSession } from "./cluster_session.ts";
@@ -33,10 +38,16 @@ import { type DeferredChanges, notBefore } from "./deferred_changes.ts";
 import { ABSENT, Inode, type OpenFile, UNKNOWN } from "./inode.ts";
 import type { InodeNumbers } from "./inode_numbers.ts";
 import type { InodeTable } from "./inode_table.ts";
+import type { Interruptible } from "./interruptible.ts";
 
 const RENAME_NOREPLACE = 1;
 /** Changes of a directory's names in a row, by this mount alone, after which it is wanted. */
 const CHANGES_MIN = 2;
+/** What is in a directory is claimed in growing numbers, as what is read ahead. */
+const CLAIMED_MIN = 16;
+const CLAIMED_MAX = 512;
+/** Directories claimed in a row without a refusal, after which others are without waiting for changes. */
+const CLAIMS_MIN = 2;
 const SHY_MS_MIN = 1_000;
 const SHY_MS_MAX = 64_000;
 
@@ -57,11 +68,16 @@ interface Record {
   changes: number;
   shyUntilMs: number;
   shyMs: number;
+  /** Those in it that are claimed next, and how many at once. */
+  children: Iterator<InodeId> | null;
+  claimed: number;
 }
 
 export class LocalChanges {
   readonly #options: LocalChangesOptions;
   readonly #records = new WeakMap<Inode, Record>();
+  /** Claims in a row that nothing was refused of. */
+  #claims = 0;
 
   constructor(options: LocalChangesOptions) {
     this.#options = options;
@@ -74,13 +90,25 @@ export class LocalChanges {
     const { table, clock } = this.#options;
     const inode = table.get(parent);
     if (inode === undefined || isExclusive(inode.lease)) return {};
-    let record = this.#records.get(inode);
-    if (record === undefined) {
-      this.#records.set(inode, record = { changes: 0, shyUntilMs: -Infinity, shyMs: SHY_MS_MIN });
-    }
+    const record = this.#recordOf(inode);
     record.changes++;
     const isWanted = record.changes >= CHANGES_MIN && clock.monotonicMs() >= record.shyUntilMs;
     return isWanted ? { wantsDirectory: true } : {};
+  }
+
+  #recordOf(inode: Inode): Record {
+    let record = this.#records.get(inode);
+    if (record === undefined) {
+      record = {
+        changes: 0,
+        shyUntilMs: -Infinity,
+        shyMs: SHY_MS_MIN,
+        children: null,
+        claimed: CLAIMED_MIN,
+      };
+      this.#records.set(inode, record);
+    }
+    return record;
   }
 
   /** To be sent with a request that finds something in the directory. */
@@ -93,14 +121,94 @@ export class LocalChanges {
   /** To be sent with a request that makes something. */
   readonly wishesOfMaker = { wantsFound: true } as const;
 
-  /** Another session has taken the directory, or changed it. */
+  /** Another session has taken the directory, or changed it, or has something of what is in it. */
   noteTaken(inode: Inode): void {
     const nowMs = this.#options.clock.monotonicMs();
-    const record = this.#records.get(inode);
-    const shyMs = record === undefined || nowMs > record.shyUntilMs + SHY_MS_MAX
-      ? SHY_MS_MIN
-      : Math.min(record.shyMs * 2, SHY_MS_MAX);
-    this.#records.set(inode, { changes: 0, shyUntilMs: nowMs + shyMs, shyMs });
+    const record = this.#recordOf(inode);
+    const isLongAgo = nowMs > record.shyUntilMs + SHY_MS_MAX;
+    record.shyMs = isLongAgo ? SHY_MS_MIN : Math.min(record.shyMs * 2, SHY_MS_MAX);
+    record.shyUntilMs = nowMs + record.shyMs;
+    record.changes = 0;
+    record.claimed = CLAIMED_MIN;
+    this.#claims = 0;
+  }
+
+  /**
+   * Asks for what stands in the way of changing these names here: the directories, what the names lead to, and more that is in
+   * them, as who removes or renames one often goes on with the next. Undefined: it is not worth while. What was refused is for the
+   * caller to find out. Never rejects.
+   */
+  claim(
+    names: readonly (readonly [InodeId, Uint8Array])[],
+    interrupt: Interruptible,
+  ): Promise<void> | undefined {
+    const { table, clock } = this.#options;
+    if (!this.#mayDefer) return undefined;
+    const wanted = new Set<InodeId>();
+    const directories = new Set<Inode>();
+    for (const [parent, name] of names) {
+      const directory = table.get(parent);
+      if (directory === undefined || !this.#isClaimable(directory)) return undefined;
+      const record = this.#recordOf(directory);
+      if (clock.monotonicMs() < record.shyUntilMs) return undefined;
+      if (!isExclusive(directory.lease)) {
+        if (record.changes < CHANGES_MIN && this.#claims < CLAIMS_MIN) return undefined;
+        wanted.add(parent);
+      }
+      const found = table.get(this.#entry(directory, name));
+      if (found !== undefined && !isExclusive(found.lease)) {
+        if (!this.#isClaimable(found)) return undefined;
+        wanted.add(found.ino);
+      }
+      directories.add(directory);
+    }
+    if (wanted.size === 0) return undefined;
+    const needed = [...wanted];
+    for (const directory of directories) this.#addChildren(directory, wanted);
+    return this.#claim(directories, needed, [...wanted].slice(0, CLAIM_MAX), interrupt);
+  }
+
+  #isClaimable(inode: Inode): boolean {
+    return inode.isFresh && !inode.isUnlinked && inode.yielding === 0 && inode.removing === 0 &&
+      inode.accessedAt === null;
+  }
+
+  #addChildren(directory: Inode, wanted: Set<InodeId>): void {
+    const { table } = this.#options;
+    const record = this.#recordOf(directory);
+    record.children ??= directory.entries?.values() ?? null;
+    for (let left = record.claimed; left > 0 && record.children !== null;) {
+      const { value: ino, done = false } = record.children.next();
+      if (done) record.children = null;
+      const inode = ino === undefined ? undefined : table.get(ino);
+      if (inode === undefined || isExclusive(inode.lease) || !this.#isClaimable(inode)) continue;
+      wanted.add(inode.ino);
+      left--;
+    }
+    record.claimed = Math.min(record.claimed * 2, CLAIMED_MAX);
+  }
+
+  async #claim(
+    directories: Iterable<Inode>,
+    needed: readonly InodeId[],
+    inodes: readonly InodeId[],
+    interrupt: Interruptible,
+  ): Promise<void> {
+    const { session, table } = this.#options;
+    const askedAt = table.moment;
+    const granted = new Set<InodeId>();
+    try {
+      const reply = await session.nameserver.claim({ inodes }, interrupt);
+      for (const one of reply.inodes) {
+        const inode = table.adopt(one, askedAt);
+        if (isExclusive(inode.lease)) granted.add(inode.ino);
+      }
+    } catch {
+      // Whoever asks for the change itself hears why.
+    }
+    const isGranted = needed.every((ino) => granted.has(ino)) && granted.size * 2 >= inodes.length;
+    if (isGranted) this.#claims++;
+    else for (const directory of directories) this.noteTaken(directory);
   }
 
   // ---- what may be changed

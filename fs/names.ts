@@ -27,6 +27,7 @@ import { ABSENT, type Found, type Inode, UNKNOWN, withAccess } from "./inode.ts"
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { LocalChanges } from "./local_changes.ts";
+import type { NameReadAhead } from "./name_read_ahead.ts";
 import { RemovedXattrs, type Xattr, xattrsOfRemoved } from "./removed_xattrs.ts";
 import type { Writer } from "./writer.ts";
 import type { Interruptible } from "./interruptible.ts";
@@ -42,6 +43,7 @@ export interface NamesOptions {
   readonly clock: Clock;
   /** Changes that need not be asked for; absent: all are. */
   readonly local?: LocalChanges | undefined;
+  readonly readAhead: NameReadAhead;
 }
 
 export class Names {
@@ -91,9 +93,14 @@ export class Names {
         return this.#lookUp(parent, name, interrupt);
       }
       const inode = ino === UNKNOWN ? undefined : this.#table.get(ino);
-      if (this.isFresh(inode)) return { inode, isKept: true };
+      if (this.isFresh(inode)) {
+        this.#options.readAhead.found(inode);
+        return { inode, isKept: true };
+      }
     }
-    return this.#lookUp(parent, name, interrupt);
+    const found = this.#lookUp(parent, name, interrupt);
+    if (directory !== undefined) this.#options.readAhead.missed(directory); // behind it
+    return found;
   }
 
   async #lookUp(parent: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<Found> {
@@ -310,9 +317,30 @@ export class Names {
     directory: boolean,
     interrupt: Interruptible,
   ): void | Promise<void> {
-    refuseAfterLoss(this.#table.get(parent));
-    if (this.#options.local?.remove(parent, name, directory) === true) return;
-    return this.#remove(parent, name, directory, interrupt);
+    const { local } = this.#options;
+    return this.#changeNames(
+      () => local?.remove(parent, name, directory) === true,
+      () => this.#remove(parent, name, directory, interrupt),
+      [[parent, name]],
+      interrupt,
+    );
+  }
+
+  /** Changes names here, if possible, after what is in the way was claimed, or asks for it. */
+  #changeNames(
+    here: () => boolean,
+    ask: () => Promise<void>,
+    names: readonly (readonly [InodeId, Uint8Array])[],
+    interrupt: Interruptible,
+  ): void | Promise<void> {
+    const attempt = () => {
+      refuseAfterLoss(...names.map(([parent]) => this.#table.get(parent)));
+      return here();
+    };
+    if (attempt()) return;
+    const claimed = this.#options.local?.claim(names, interrupt);
+    if (claimed === undefined) return ask();
+    return claimed.then(() => attempt() ? undefined : ask());
   }
 
   async #remove(
@@ -350,9 +378,13 @@ export class Names {
     interrupt: Interruptible,
     owner?: Credentials,
   ): void | Promise<void> {
-    refuseAfterLoss(this.#table.get(parent), this.#table.get(newParent));
-    if (this.#options.local?.rename(parent, name, newParent, newName, flags) === true) return;
-    return this.#rename(parent, name, newParent, newName, flags, interrupt, owner);
+    const { local } = this.#options;
+    return this.#changeNames(
+      () => local?.rename(parent, name, newParent, newName, flags) === true,
+      () => this.#rename(parent, name, newParent, newName, flags, interrupt, owner),
+      [[parent, name], [newParent, newName]],
+      interrupt,
+    );
   }
 
   async #rename(
@@ -364,6 +396,7 @@ export class Names {
     interrupt: Interruptible,
     owner?: Credentials,
   ): Promise<void> {
+    for (const directory of new Set([parent, newParent])) this.#options.local?.wishes(directory);
     const known = this.#removed(newParent, newName);
     if (losesXattrs(known)) await this.#keepXattrs(known, interrupt);
     if (known !== undefined) known.removing++;

@@ -10,6 +10,7 @@ import { EMPTY_BYTES } from "../../base/bytes.ts";
 import { type InodeId, type SessionId, type VolumeId } from "../../wire/ids.ts";
 import { type InodeReply, type LeaseMode } from "../../wire/messages/inode.ts";
 import {
+  CLAIM_MAX,
   type DirectoryChange,
   type EntryReply,
   NAMESERVER,
@@ -155,6 +156,20 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       return lookAt(ino, session, (tx, own) => replies.inode(tx.inode(ino), session, own));
     },
 
+    claim: ({ inodes }, context) => {
+      const session = sessions.of(context.peer);
+      if (inodes.length > CLAIM_MAX) throw new FsError("EPROTO", `${inodes.length} inodes at once`);
+      // Nobody is disturbed.
+      const free = inodes.filter((ino) => !leases.isExclusiveOfOther(ino, session));
+      return leases.look(session, free, (own) =>
+        namespace.look((tx) => ({
+          inodes: free.flatMap((ino) => {
+            const inode = tx.findInode(ino);
+            return inode === undefined ? [] : [replies.inode(inode, session, own, true)];
+          }),
+        })));
+    },
+
     setattr: (request, context) => {
       const isCut = request.size !== undefined;
       const write = isCut && request.write === true;
@@ -279,9 +294,13 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
       }),
 
     readDirectory: async (request, context): Promise<ReadDirectoryReply> => {
-      const { ino, cookie, limit, withInodes, wantsFound, inlineBytes = 0 } = request;
+      const { ino, cookie, limit, withInodes, wantsFound, inlineBytes = 0, ahead = false } = request;
       const session = callerOf(context);
-      if (leases.isExclusiveOfOther(ino, session)) await leases.settleNames(ino, session);
+      if (leases.isExclusiveOfOther(ino, session)) {
+        if (ahead) throw new FsError("EAGAIN", "another client has the directory to itself");
+        await leases.settleNames(ino, session);
+      }
+      const isLeftOut = (entry: InodeId) => !withInodes || ahead && leases.isExclusiveOfOther(entry, session);
       const count = Math.min(Math.max(1, limit), ENTRIES_MAX);
       const range = fieldRange(TABLE_ORDER, ino, cookie + 1, Number.MAX_SAFE_INTEGER + 1);
       for (let tries = 1;; tries++) {
@@ -291,7 +310,7 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
         const end = records.length < count;
         const reply = await leases.look(
           session,
-          withInodes ? listed.map((entry) => entry.ino) : [],
+          listed.map((entry) => entry.ino).filter((entry) => !isLeftOut(entry)),
           (own) =>
             namespace.look((tx) => {
               const inode = directory(tx, ino);
@@ -299,8 +318,8 @@ export function clientHandlers(options: ClientServiceOptions): Handlers<typeof N
               const isSteady = inode.version === before;
               if (!isSteady && tries < STEADY_TRIES) return undefined;
               const room = { bytes: Math.min(inlineBytes, LISTED_INLINE_BYTES_MAX) };
-              const entries = !withInodes ? listed : listed.map((entry) => {
-                const found = tx.findInode(entry.ino);
+              const entries = listed.map((entry) => {
+                const found = isLeftOut(entry.ino) ? undefined : tx.findInode(entry.ino);
                 if (found === undefined) return entry;
                 return { ...entry, inode: replies.whole(tx, found, session, own, { room, wantsFound }) };
               });

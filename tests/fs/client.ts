@@ -18,6 +18,7 @@ import { InlineData } from "../../fs/inline_data.ts";
 import { InodeTable } from "../../fs/inode_table.ts";
 import { KernelCache } from "../../fs/kernel_cache.ts";
 import { LocalReplicas } from "../../fs/local_replicas.ts";
+import { NameReadAhead } from "../../fs/name_read_ahead.ts";
 import { Names } from "../../fs/names.ts";
 import type { Access, OpenFile } from "../../fs/inode.ts";
 import { Ranges } from "../../fs/ranges.ts";
@@ -218,7 +219,7 @@ export class FakeService<Methods> {
 
 // ---- the session
 
-interface Told {
+export interface Told {
   readonly held: readonly Held[];
   readonly unused: readonly InodeId[];
 }
@@ -484,6 +485,7 @@ export interface TestClient {
   readonly kernelCache: KernelCache;
   readonly access: DataAccess;
   readonly releases: Releases;
+  readonly readAhead: NameReadAhead;
   readonly recalls: Recalls;
   readonly reader: Reader;
   readonly localReplicas: LocalReplicas;
@@ -542,7 +544,8 @@ export function startClient(
   const access = new DataAccess({ session, table, kernelCache, handOver });
   const releases = new Releases({ session, table, log, keepsExclusive: writeBehind });
   const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log, deferred, local });
-  const names = new Names({ session, table, kernelCache, writer, clock, local });
+  const readAhead = new NameReadAhead({ session, table, releases, clock, log });
+  const names = new Names({ session, table, kernelCache, writer, clock, local, readAhead });
   const files = new Files({
     session,
     names,
@@ -550,6 +553,7 @@ export function startClient(
     kernelCache,
     access,
     releases,
+    readAhead,
     blocks,
     reader,
     localReplicas,
@@ -586,6 +590,7 @@ export function startClient(
     kernelCache,
     access,
     releases,
+    readAhead,
     recalls,
     reader,
     localReplicas,

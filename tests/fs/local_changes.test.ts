@@ -7,7 +7,7 @@ import { ABSENT, type Found, type Inode } from "../../fs/inode.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import { asInodeId } from "../../wire/ids.ts";
 import type { DeferredChange } from "../../wire/messages/deferred.ts";
-import { S_IFDIR, S_IFLNK } from "../../wire/messages/inode.ts";
+import { type LeaseMode, S_IFDIR, S_IFLNK } from "../../wire/messages/inode.ts";
 import type { DeferRequest } from "../../wire/messages/nameserver.ts";
 import {
   blockOf,
@@ -24,6 +24,7 @@ import {
   ROOT,
   startClient,
   type TestClient,
+  time,
   watch,
 } from "./client.ts";
 
@@ -393,4 +394,93 @@ Deno.test("local changes: a directory that others took is wanted again after a w
   assert.deepEqual([await wanted("3"), await wanted("4")], [false, false]);
   await clock.advance(1_000);
   assert.equal(await wanted("5"), true);
+});
+
+// ---- claims
+
+/** A client to which the root and files in it, "0" of inode 200 and so on, were told, shared with others. */
+function startShared(count: number) {
+  const client = startClient("off", true, true);
+  const root = know(client, ROOT, "read", DIRECTORY);
+  root.isComplete = true;
+  for (let i = 0; i < count; i++) {
+    root.setEntry(bytesKey(nameOf(`${i}`)), know(client, asInodeId(200 + i)).ino);
+  }
+  return { ...client, root };
+}
+
+const claimReply = (inodes: readonly number[], lease: LeaseMode = "exclusive") => ({
+  inodes: inodes.map((ino) => inodeReply(asInodeId(ino), lease, ino === ROOT ? DIRECTORY : {})),
+});
+
+async function removeByAsking({ names, nameserver }: TestClient, name: string, ino: number): Promise<void> {
+  const removing = names.remove(ROOT, nameOf(name), false, PATIENT);
+  await nameserver.answer("remove", {
+    ...{ ino: asInodeId(ino), nlink: 0, directory: "read" },
+    directories: [{ ino: ROOT, version: 2, nlink: 2, mtime: time(2) }],
+  });
+  await removing;
+}
+
+Deno.test("claims: after two changes in a directory it is claimed with what is in it, and the next are made here", async () => {
+  const client = startShared(100);
+  const { names, nameserver, root } = client;
+  await removeByAsking(client, "0", 200);
+  root.attributes = { ...root.attributes, version: 1 };
+  await removeByAsking(client, "1", 201);
+  const renaming = watch(Promise.resolve(names.rename(ROOT, nameOf("2"), ROOT, B, 0, PATIENT)));
+  const { inodes } = (await nameserver.next("claim")).request;
+  assert.deepEqual(inodes.slice(0, 2), [ROOT, asInodeId(202)], "what is in the way comes first");
+  assert.equal(inodes.length, 1 + 16, "one of them is the one that is renamed");
+  await nameserver.answer("claim", claimReply(inodes));
+  assert.equal(renaming.state, "done");
+  assert.deepEqual(nameserver.asked, ["remove", "remove", "claim"]);
+  for (let i = 3; i < 18; i++) atOnce(names.remove(ROOT, nameOf(`${i}`), false, PATIENT));
+  const next = watch(Promise.resolve(names.remove(ROOT, nameOf("50"), false, PATIENT)));
+  const second = (await nameserver.next("claim")).request.inodes;
+  assert.deepEqual([second[0], second.length], [asInodeId(250), 1 + 32], "more at once");
+  await nameserver.answer("claim", claimReply(second));
+  assert.equal(next.state, "done");
+});
+
+Deno.test("claims: what is refused is asked for, and so are further changes for a while", async () => {
+  const client = startShared(9);
+  const { names, nameserver, root, clock } = client;
+  root.lease = "exclusive";
+  const removing = watch(Promise.resolve(names.remove(ROOT, nameOf("0"), false, PATIENT)));
+  const { inodes } = (await nameserver.next("claim")).request;
+  await nameserver.answer("claim", claimReply(inodes.slice(1)));
+  assert.equal(removing.state, "waits");
+  await nameserver.answer("remove", { ino: asInodeId(200), nlink: 0, directory: "read" });
+  assert.equal(removing.state, "done");
+  know(client, ROOT, "exclusive", { ...DIRECTORY, version: 9 });
+  const again = () => {
+    know(client, asInodeId(208), "read", { version: 9 }).lease = "read";
+    root.setEntry(bytesKey(A), asInodeId(208));
+    return names.remove(ROOT, A, false, PATIENT) as Promise<void>;
+  };
+  again().catch(() => {});
+  await quiet();
+  assert.equal(nameserver.calls[0]!.method, "remove");
+  await nameserver.calls[0]!.fail(new FsError("EIO", "why"));
+  await clock.advance(64_000);
+  const last = again();
+  await quiet();
+  assert.equal(nameserver.calls[0]!.method, "claim");
+  await nameserver.calls[0]!.fail(new FsError("ENOSYS", "an older server"));
+  await nameserver.answer("remove", { ino: asInodeId(208), nlink: 0, directory: "read" });
+  await last;
+});
+
+Deno.test("claims: none of what is being given back, or removed, and none while a call is under way", async () => {
+  const client = startShared(2);
+  const { names, nameserver, root, table } = client;
+  root.lease = "exclusive";
+  table.get(asInodeId(200))!.yielding = 1;
+  names.remove(ROOT, nameOf("0"), false, PATIENT)!.catch(() => {});
+  await quiet();
+  assert.deepEqual(nameserver.asked, ["remove"]);
+  names.remove(ROOT, nameOf("1"), false, PATIENT)!.catch(() => {});
+  await quiet();
+  assert.deepEqual(nameserver.asked, ["remove", "remove"]);
 });

@@ -168,6 +168,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
     },
     { applied: 3, refusal: "why", blocks: [{ ino: 9, block }], isFull: true },
   ],
+  claim: [{ inodes: [9, 2 ** 53 - 1] }, { inodes: [acquireReply] }],
   reserveInodes: [{ count: 1000 }, { first: 10, count: 1000 }],
   link: [{ retry, ...entry, ino: 5 }, { ...entryReply, directories }],
   acquire: [{ ino: 5, mode: "write" }, acquireReply],
@@ -192,7 +193,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
   replicaFailed: [{ ino: 5, start: 0, block: 7, generation: 3, failed: [2, 3], hasData: true }, { block }],
   punch: [{ retry, ino: 5, offset: 0, length: 100 }, inodeReply],
   readDirectory: [
-    { ino: 1, cookie: 0, limit: 1024, withInodes: true, wantsFound: true, inlineBytes: 4096 },
+    { ino: 1, cookie: 0, limit: 1024, withInodes: true, wantsFound: true, inlineBytes: 4096, ahead: true },
     {
       parent: 1,
       directory: "read",

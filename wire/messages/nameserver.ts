@@ -225,6 +225,13 @@ export interface AllocateBlockRequest extends Change {
   readonly extend?: BlockId;
 }
 
+/** Inodes in one ClaimRequest. */
+export const CLAIM_MAX = 1_024;
+
+export interface ClaimRequest {
+  readonly inodes: readonly InodeId[];
+}
+
 /** Inodes in one AccessedRequest. */
 export const ACCESSED_MAX = 256;
 
@@ -274,6 +281,8 @@ export interface ReadDirectoryRequest extends Pick<Wishes, "wantsFound"> {
   readonly withInodes: boolean;
   /** So many bytes of files' data may come along (InodeReply.inline). Absent: none. */
   readonly inlineBytes?: number;
+  /** Nobody waits for it: what other sessions have alone is left out, instead of being asked of them. */
+  readonly ahead?: true;
 }
 
 export interface ReadDirectoryReply {
@@ -485,6 +494,8 @@ export const NAMESERVER = defineService("nameserver", {
   accessed: method<AccessedRequest, { readonly inodes: readonly InodeReply[] }>(31),
   /** Changes that the caller has made already: applied at once, whatever others wait for, and all in one batch. */
   defer: method<DeferRequest, DeferReply>(32),
+  /** What the caller would rather have alone, of what it knows. Answers what the inodes are; others' and gone ones are left out. */
+  claim: method<ClaimRequest, { readonly inodes: readonly InodeReply[] }>(34),
   /** Numbers for inodes that the caller makes. */
   reserveInodes: method<{ readonly count: number }, ReservedInodes>(33),
 });

@@ -5,7 +5,10 @@ import { bytesOf } from "../../../base/bytes.ts";
 import { asInodeId, type InodeId, ROOT_INODE } from "../../../wire/ids.ts";
 import type { DeferredChange, DeferredMake } from "../../../wire/messages/deferred.ts";
 import { S_IFDIR, S_IFLNK, S_IFREG } from "../../../wire/messages/inode.ts";
-import { endLingering, makeService, type Service, ServiceClient, startService } from "./service.ts";
+import { CLAIM_MAX } from "../../../wire/messages/nameserver.ts";
+import { isErrno } from "../../../wire/errno.ts";
+import { TOLD_MS } from "../../../roles/leaseserver/leases.ts";
+import { endLingering, makeService, type Service, ServiceClient, since, startService } from "./service.ts";
 
 const name = bytesOf;
 
@@ -193,4 +196,64 @@ Deno.test("deferred: numbers for inodes are given out once, over a restart as we
   for (const count of [0, -1, 4_097, NaN]) {
     await assert.rejects(a.call("reserveInodes", { count }), { errno: "EPROTO" });
   }
+});
+
+Deno.test("deferred: a time of access is set, and nothing else", async () => {
+  const { a, make, tell, inode } = await start();
+  await tell(make(1, "f"));
+  const { attributes: before } = await a.call("getattr", { ino: inode(1) });
+  await tell({ kind: "access", ...at(9), ino: inode(1) });
+  const { attributes: after } = await a.call("getattr", { ino: inode(1) });
+  assert.deepEqual(after, { ...before, atime: at(9).time, version: before.version + 1 });
+});
+
+// ---- claims
+
+Deno.test("claim: what nobody else has anything of is given alone; nobody is disturbed, and what is gone is left out", async () => {
+  const { service, clients: [a, b] } = await startService("a", "b");
+  const [shared, free, taken] = [
+    await a.create("s"),
+    await a.create("f"),
+    await b.create("t", undefined, true),
+  ];
+  for (const ino of [shared, free]) await a.release(ino, "read");
+  await b.call("getattr", { ino: shared });
+  const [toA, toB] = [since(a), since(b)];
+  const { inodes } = await a.call("claim", { inodes: [shared, free, taken, asInodeId(12_345)] });
+  assert.deepEqual(inodes.map(({ attributes, lease }) => [attributes.ino, lease]), [
+    [shared, "read"],
+    [free, "exclusive"],
+  ]);
+  assert.deepEqual([toA(), toB()], [[], []]);
+  await service.clock.advance(TOLD_MS + 1);
+  await b.release(shared, "none");
+  const { inodes: [now] } = await a.call("claim", { inodes: [shared] });
+  assert.equal(now!.lease, "exclusive");
+});
+
+Deno.test("claim: too many at once are refused", async () => {
+  const { clients: [a] } = await startService("a");
+  const inodes = Array.from({ length: CLAIM_MAX + 1 }, () => ROOT_INODE);
+  await assert.rejects(a.call("claim", { inodes }), (error) => isErrno(error, "EPROTO"));
+});
+
+Deno.test("listing ahead: what another client has alone is left out, and it is not asked", async () => {
+  const { clients: [a, b] } = await startService("a", "b");
+  const [mine, theirs] = [await a.create("m"), await b.create("t", undefined, true)];
+  await a.release(mine, "read");
+  const toB = since(b);
+  const list = { ino: ROOT_INODE, cookie: 0, limit: 9, withInodes: true, ahead: true } as const;
+  const { entries, directory } = await a.call("readDirectory", list);
+  assert.deepEqual(entries.map(({ ino, inode }) => [ino, inode?.attributes.ino]), [[mine, mine], [
+    theirs,
+    undefined,
+  ]]);
+  assert.equal(directory, "read");
+  assert.deepEqual(toB(), []);
+});
+
+Deno.test("listing ahead: a directory that another client has alone is not listed", async () => {
+  const { b, dir } = await start();
+  const list = { ino: dir, cookie: 0, limit: 9, withInodes: true, ahead: true } as const;
+  await assert.rejects(b.call("readDirectory", list), (error) => isErrno(error, "EAGAIN"));
 });
