@@ -207,7 +207,7 @@ class Program {
     }
     await this.#sync();
     const { calls } = this.#fs.session;
-    for (const call of ["defer", "make", "remove", "rename", "create"]) {
+    for (const call of ["defer", "claim", "make", "remove", "rename", "create"]) {
       this.#workload.count(`call ${call}`, calls[call] ?? 0);
     }
   }
