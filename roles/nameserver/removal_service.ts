@@ -6,6 +6,7 @@
 
 import { FsError } from "../../wire/errno.ts";
 import type { InodeId, SessionId } from "../../wire/ids.ts";
+import { LEASE_RANK } from "../../wire/messages/inode.ts";
 import type {
   NAMESERVER,
   RecallItem,
@@ -171,7 +172,8 @@ export function removalHandlers(
                 const there = leases.lease(newParent, session, "names");
                 const reply: RenameReply = {
                   ino: inode.ino,
-                  directory: here === "none" ? here : there,
+                  // Of both: a client that took one for its own by the other would make changes that are refused.
+                  directory: LEASE_RANK[here] < LEASE_RANK[there] ? here : there,
                   directories: changesOf(tx, parent, newParent),
                 };
                 if (replaced === undefined) return reply;

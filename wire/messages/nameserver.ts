@@ -177,7 +177,7 @@ export interface RenameReply extends ChangedDirectories {
   readonly ino: InodeId;
   /** The inode that was replaced or exchanged, if any. */
   readonly replaced?: NameLost;
-  /** Whether the names may be cached as they are now. */
+  /** Whether the names may be cached as they are now: the least of what the session has of both directories. */
   readonly directory: LeaseMode;
 }
 

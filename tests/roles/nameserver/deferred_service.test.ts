@@ -257,3 +257,15 @@ Deno.test("listing ahead: a directory that another client has alone is not liste
   const list = { ino: dir, cookie: 0, limit: 9, withInodes: true, ahead: true } as const;
   await assert.rejects(b.call("readDirectory", list), (error) => isErrno(error, "EAGAIN"));
 });
+
+Deno.test("deferred: a rename between a directory of the session's own and a shared one leaves the shared one shared", async () => {
+  const { a, b, dir, make, tell } = await start();
+  await tell(make(1, "moved"));
+  await b.call("lookup", { parent: ROOT_INODE, name: name("other") });
+  const own = { parent: dir, name: name("moved") };
+  const shared = { newParent: ROOT_INODE, newName: name("moved") };
+  const there = await a.call("rename", { retry: a.tag(), ...own, ...shared, flags: 0 });
+  const back = { parent: ROOT_INODE, name: name("moved"), newParent: dir, newName: name("moved") };
+  const here = await a.call("rename", { retry: a.tag(), ...back, flags: 0 });
+  assert.deepEqual([there.directory, here.directory], ["read", "read"]);
+});
