@@ -104,8 +104,7 @@ function isForMembers(mode: number): boolean {
 async function groupsOfThread(tid: number): Promise<readonly number[]> {
   try {
     const status = await Deno.readTextFile(`/proc/${tid}/status`);
-    const groups = /^Groups:(.*)$/m.exec(status)?.[1] ?? "";
-    return groups.split(" ").filter((word) => word !== "").map(Number);
+    return (/^Groups:(.*)$/m.exec(status)?.[1]!.match(/\d+/g) ?? []).map(Number);
   } catch {
     return [];
   }

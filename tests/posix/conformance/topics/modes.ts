@@ -1,6 +1,6 @@
 /** Modes and owners: of what is made (umask, setgid directories), by chmod and chown, and what takes setuid and setgid away. */
 
-import { CLASSES, make, octal, pairs, TYPES, uid } from "../build.ts";
+import { CLASSES, gid, make, octal, pairs, TYPES, uid } from "../build.ts";
 import type { Case, Line, Topic, User } from "../script.ts";
 
 const MAKERS = [
@@ -128,14 +128,15 @@ const WRITES = [
   "rename x y",
 ] as const;
 
-function writing(user: User, write: string, mode: number): Case {
+function writing(user: User, write: string, mode: number, group = gid("owner")): Case {
   return {
-    name: `${write} by ${user} on ${octal(mode)}`,
+    name: `${write} by ${user} on ${octal(mode)} of group ${group}`,
     lines: [
       "+root open from from O_RDWR|O_CREAT 0644",
       "+root write from source",
       "+owner open w x O_RDWR|O_CREAT 0777",
       "+owner write w text",
+      `+root chown x -1 ${group}`,
       `+root chmod x ${octal(mode)}`,
       "+root link x z",
       `+${user} open f x O_RDWR`,
@@ -154,6 +155,16 @@ const writes: Case[] = pairs(pairs(WRITES, ["owner", "member", "other", "root"] 
 ]).filter(([[write, user]]) => !(write.startsWith("link") && user !== "owner" && user !== "root"))
   .map(([[write, user], mode]) => writing(user, write, mode));
 
+/** Group 0 is nobody's who has no groups. */
+const rootsGroup = pairs(
+  ["write f text", "ftruncate f 4", "fallocate f 0 0 100"],
+  ["owner", "member"] as const,
+)
+  .map(([write, user]) => writing(user, write, 0o6767, 0));
+
 export const modes: Topic = { name: "modes", cases: [...made, ...chmods] };
 export const owners: Topic = { name: "owners", cases: [...chowns, ...cleared] };
-export const privileges: Topic = { name: "setuid and setgid after a write", cases: writes };
+export const privileges: Topic = {
+  name: "setuid and setgid after a write",
+  cases: [...writes, ...rootsGroup],
+};
