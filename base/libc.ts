@@ -413,6 +413,20 @@ export function poll(fd: number, events: number, timeoutMs: number): number {
   return result <= 0 ? result : new DataView(buffer.buffer).getInt16(6, true);
 }
 
+const pollPair = new DataView(new ArrayBuffer(16));
+const pollPairBytes = new Uint8Array(pollPair.buffer);
+
+/** poll(2) of two descriptors for input, here: 1 for the first and 2 for the second, added; 0 after `timeoutMs`, or -errno. */
+export function pollTwo(first: number, second: number, timeoutMs: number): number {
+  pollPair.setInt32(0, first, true);
+  pollPair.setInt32(4, POLLIN, true);
+  pollPair.setInt32(8, second, true);
+  pollPair.setInt32(12, POLLIN, true);
+  const result = checked(libc.poll(pollPairBytes, 2n, timeoutMs));
+  if (result <= 0) return result;
+  return (pollPair.getInt16(6, true) === 0 ? 0 : 1) + (pollPair.getInt16(14, true) === 0 ? 0 : 2);
+}
+
 export function fcntl(fd: number, command: number, argument: number): number {
   return checked(libc.fcntl(fd, command, argument));
 }

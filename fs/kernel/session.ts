@@ -1,10 +1,11 @@
 /**
  * The loop over one /dev/fuse descriptor: reads requests, has them dispatched, writes the replies. Reads are
- * plain non-blocking calls until the queue is empty; only then a thread of Deno's pool waits in poll(2). So a
- * busy file system pays no hand-over between threads, and an idle one no processor time.
+ * plain non-blocking calls until the queue is empty; then this thread waits in poll(2), for a request or for work of the
+ * event loop (turns.ts), and when none has come for a while, a thread of Deno's pool does. So a busy file system pays no
+ * hand-over between threads, and an idle one no processor time.
  * It must never touch the mount itself, and never write notifications (notify.ts does, from the pool).
- * Invariant: the event loop sleeps (poll(2) in the pool) at least every millisecond, so that sockets and timers
- * are served under any load.
+ * Invariant: the event loop makes a full turn at least every millisecond, or as soon as it has something to do, so that
+ * sockets and timers are served under any load.
  * The descriptor belongs to the caller, who closes it after `run` has ended.
  */
 
@@ -21,6 +22,7 @@ import { PAGE_BYTES, REQUEST_HEADROOM_BYTES } from "./protocol.ts";
 import type { ReplyBuffer } from "./reply.ts";
 import { RequestBuffer } from "./request.ts";
 import { KernelTrace } from "./trace.ts";
+import { EventLoopTurns } from "./turns.ts";
 
 export interface KernelSessionParts {
   /** An open, mounted /dev/fuse descriptor. */
@@ -36,9 +38,9 @@ export interface KernelSessionOptions extends Partial<ConnectionOptions> {
 }
 
 /**
- * Longest time without the event loop going to sleep. Turns made with setImmediate are not enough: the runtime
+ * Longest time without a full turn of the event loop. Turns made with setImmediate are not enough: the runtime
  * looks at sockets only in every 61st of them (measured: a socket's answer took 61 ms behind 1 ms batches),
- * while after waiting for poll(2), even if it returns at once, all have been looked at.
+ * while whenever it has to wait, even if only for what is there already, all are looked at.
  */
 const BUSY_MS_MAX = 1;
 /**
@@ -46,6 +48,10 @@ const BUSY_MS_MAX = 1;
  * request of a single caller on another core; longer brings nothing).
  */
 const SPIN_MS = 0.04;
+/** So long after a request this thread waits for the next one by itself. */
+const HOT_MS = 20;
+/** Timers are that late at most, meanwhile. */
+const BLOCK_MS_MAX = 2;
 const POLL_TIMEOUT_MS = 1000;
 /**
  * While handlers are at work the threads of the pool may all be taken by their calls, and poll(2) wait in
@@ -67,6 +73,7 @@ export class KernelSession implements ReplySink {
   readonly #bufferBytes: number;
   readonly #idleBuffers: RequestBuffer[] = [];
   #buffer: RequestBuffer | null = null;
+  #turns: EventLoopTurns | null = null;
   /** The poll(2) in a thread of the pool, if there is one. */
   #poll: Promise<void> | null = null;
   /** Ends the loop's sleep; harmless when it is awake. */
@@ -128,9 +135,11 @@ export class KernelSession implements ReplySink {
     assert(!this.#isRunning, "a session runs once");
     this.#isRunning = true;
     libc.fcntl(this.#fd, libc.F_SETFL, libc.fcntl(this.#fd, libc.F_GETFL, 0) | libc.O_NONBLOCK);
+    this.#turns = await EventLoopTurns.open(this.#log);
     try {
       await this.#loop(signal);
     } finally {
+      this.#turns?.close();
       this.#dispatcher.abandon();
       this.#initializedResolvers.reject(
         new FsError("ENOTCONN", "the file system was unmounted before the kernel had connected"),
@@ -143,21 +152,37 @@ export class KernelSession implements ReplySink {
   }
 
   async #loop(signal: AbortSignal): Promise<void> {
-    let sleptMs = performance.now();
-    let servedMs = 0;
+    let turnedMs = performance.now();
+    let servedMs = -Infinity;
+    /** What was begun here goes on only when this thread is left to the event loop. */
+    let hasBegun = false;
     while (!signal.aborted) {
-      const served = this.#drain(sleptMs + BUSY_MS_MAX);
+      const served = this.#drain(turnedMs + BUSY_MS_MAX);
       if (served === ENDED) return;
       const nowMs = performance.now();
-      if (served > 0) servedMs = nowMs;
-      // With handlers at work sockets must be looked at soon, so then there is one more turn, but no spinning.
-      const isHot = served > 0 || (this.#dispatcher.pendingCount === 0 && nowMs < servedMs + SPIN_MS);
-      if (isHot && nowMs < sleptMs + BUSY_MS_MAX) {
-        await nextTurn();
-      } else {
-        await this.#wait();
-        sleptMs = performance.now();
+      if (served > 0) {
+        servedMs = nowMs;
+        hasBegun = true;
       }
+      const isWaitedFor = this.#dispatcher.pendingCount > 0;
+      if (nowMs < turnedMs + BUSY_MS_MAX) {
+        if (!isWaitedFor && nowMs < servedMs + SPIN_MS) continue;
+        if (hasBegun) {
+          await nextTurn();
+          hasBegun = false;
+          continue;
+        }
+      }
+      const isHot = nowMs < servedMs + HOT_MS;
+      if (this.#turns === null || !isHot) {
+        await this.#wait();
+      } else {
+        const isBusy = nowMs >= turnedMs + BUSY_MS_MAX;
+        if (!isBusy && this.#turns.block(this.#fd, BLOCK_MS_MAX)) continue;
+        await this.#turns.turn();
+        hasBegun = true;
+      }
+      turnedMs = performance.now();
     }
   }
 

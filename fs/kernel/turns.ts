@@ -1,0 +1,124 @@
+/**
+ * Turns of the runtime's event loop, as one sees them who must not leave the thread to it while there is work: whether it
+ * has something to do, and one turn in which it does all of it. So the serving thread may itself wait in poll(2), for a request
+ * or for the event loop, where the pool's thread would have to be woken first, and then wake it in turn.
+ *
+ * The runtime waits in epoll_wait(2), and an epoll descriptor is readable while something is ready: sockets, and the
+ * eventfd by which calls in the pool say that they are done. Which one it is gets tried out, with a connection to ourselves
+ * that also makes a turn end: what was ready before its byte has been served then.
+ */
+
+import * as libc from "../../base/libc.ts";
+import type { Logger } from "../../base/log.ts";
+
+const LOOPBACK = "127.0.0.1";
+const DESCRIPTORS = "/proc/self/fd";
+const EPOLL = "anon_inode:[eventpoll]";
+const TRIALS = 3;
+
+export class EventLoopTurns {
+  readonly #epoll: number;
+  readonly #ends: Ends;
+
+  private constructor(epoll: number, ends: Ends) {
+    this.#epoll = epoll;
+    this.#ends = ends;
+  }
+
+  /** Null where the runtime waits in another way, or there is no loopback device. */
+  static async open(log: Logger): Promise<EventLoopTurns | null> {
+    try {
+      const ends = await Ends.open();
+      try {
+        const epoll = await findEpoll(ends);
+        if (epoll !== undefined) return new EventLoopTurns(epoll, ends);
+      } catch (error) {
+        ends.close();
+        throw error;
+      }
+      ends.close();
+      log.debug("the runtime's epoll descriptor was not found: waiting takes longer", {});
+    } catch (error) {
+      log.debug("no connection to ourselves: waiting takes longer", { error });
+    }
+    return null;
+  }
+
+  /**
+   * Waits, with the whole thread, until `fd` is readable (true), or the event loop has something to do, or `timeoutMs` has
+   * passed. Only after a turn without further work: what waits for a mere turn of the loop is not seen from here.
+   */
+  block(fd: number, timeoutMs: number): boolean {
+    return (libc.pollTwo(fd, this.#epoll, timeoutMs) & 1) !== 0;
+  }
+
+  /** One turn in which all is served that was ready before. */
+  turn(): Promise<void> {
+    return this.#ends.pass();
+  }
+
+  close(): void {
+    this.#ends.close();
+  }
+}
+
+/** A connection to ourselves. */
+class Ends {
+  readonly #sending: Deno.Conn;
+  readonly #receiving: Deno.Conn;
+  readonly #byte = new Uint8Array(1);
+  readonly #received = new Uint8Array(16);
+
+  private constructor(sending: Deno.Conn, receiving: Deno.Conn) {
+    this.#sending = sending;
+    this.#receiving = receiving;
+  }
+
+  static async open(): Promise<Ends> {
+    using listener = Deno.listen({ hostname: LOOPBACK, port: 0 });
+    const { port } = listener.addr as Deno.NetAddr;
+    const accepting = listener.accept();
+    const sending = await Deno.connect({ hostname: LOOPBACK, port });
+    const receiving = await accepting;
+    const isOurs = (sending.localAddr as Deno.NetAddr).port === (receiving.remoteAddr as Deno.NetAddr).port;
+    if (isOurs) return new Ends(sending, receiving);
+    sending.close();
+    receiving.close();
+    throw new Error("somebody else has connected");
+  }
+
+  /** Sends a byte, and resolves when it has come. */
+  async pass(): Promise<void> {
+    const sent = this.#sending.write(this.#byte);
+    await this.#receiving.read(this.#received);
+    await sent;
+  }
+
+  close(): void {
+    this.#sending.close();
+    this.#receiving.close();
+  }
+}
+
+/** The epoll descriptor that is readable if, and only if, a byte is on its way to us. */
+async function findEpoll(ends: Ends): Promise<number | undefined> {
+  const isReadable = (fd: number) => libc.poll(fd, libc.POLLIN, 0) > 0;
+  let candidates = [...Deno.readDirSync(DESCRIPTORS)].map(({ name }) => name).filter(isEpoll).map(Number);
+  for (let trial = 0; trial < TRIALS; trial++) {
+    await ends.pass();
+    await ends.pass();
+    const idle = candidates.filter((fd) => !isReadable(fd));
+    const passed = ends.pass();
+    candidates = idle.filter(isReadable);
+    await passed;
+  }
+  return candidates[0];
+}
+
+function isEpoll(name: string): boolean {
+  try {
+    return Deno.readLinkSync(`${DESCRIPTORS}/${name}`) === EPOLL;
+  } catch {
+    return false; // closed meanwhile
+  }
+}
