@@ -9,6 +9,9 @@ export interface Timespec {
   readonly nanoseconds: number;
 }
 
+/** For `abort` of what nobody asks why: without a reason each makes an Error, with a stack. */
+export const OVER = "over";
+
 export interface Clock {
   /** Milliseconds from an arbitrary point; never goes back. */
   monotonicMs(): number;

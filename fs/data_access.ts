@@ -87,6 +87,7 @@ export class DataAccess {
       file.accesses.add(access);
       if (access.isPaged) {
         file.inode.hasPages = true;
+        file.inode.pagesBrought++;
         file.revocation?.touched.push(access);
       }
       try {

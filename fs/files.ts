@@ -319,6 +319,7 @@ export class Files {
     const bytes = reader.readNow(file, offset, size);
     if (bytes !== null && !isDirect) {
       file.inode.hasPages = true;
+      file.inode.pagesBrought++;
       pagesRead(file, pagesOf(offset, size));
     }
     return bytes;

@@ -3,7 +3,7 @@
  * time in which nearly every answer comes. So one that hangs holds nobody up until its deadline.
  */
 
-import type { Clock } from "../base/clock.ts";
+import { type Clock, OVER } from "../base/clock.ts";
 
 export interface HedgeOptions<Candidate, Answer> {
   readonly ask: (candidate: Candidate) => Promise<Answer>;
@@ -30,7 +30,7 @@ export function firstAnswer<Candidate, Answer>(
     ask(candidate).then((answer) => {
       waiting.delete(candidate);
       if (ended.signal.aborted) return;
-      ended.abort();
+      ended.abort(OVER);
       const place = candidates.indexOf(candidate);
       for (const other of waiting) if (candidates.indexOf(other) < place) onSlow(other);
       resolve(answer);
@@ -40,7 +40,7 @@ export function firstAnswer<Candidate, Answer>(
       onFailure(candidate, error);
       if (next < candidates.length) return askNext();
       if (waiting.size > 0) return;
-      ended.abort();
+      ended.abort(OVER);
       reject(error);
     });
     if (next < candidates.length) hedge(next);

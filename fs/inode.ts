@@ -70,6 +70,8 @@ export class Inode {
   isUnlinked = false;
   /** The kernel may have pages of it: file data, or a directory's listing. */
   hasPages = false;
+  /** Reads that may have brought pages of file data. */
+  pagesBrought = 0;
   /** Pages from before the session was lost may still be there. */
   hasStalePages = false;
 

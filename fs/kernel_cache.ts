@@ -14,7 +14,7 @@
  *   early. It is repeated until it finds the inode, or the kernel has forgotten it.
  */
 
-import type { Clock } from "../base/clock.ts";
+import { type Clock, OVER } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import { isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
@@ -144,7 +144,7 @@ export class KernelCache {
       );
       if (await Promise.race([dropped, entered]) === "late") await this.dropAllNames();
     } finally {
-      done.abort();
+      done.abort(OVER);
       watching.delete(late);
       if (watching.size === 0) this.#entering.delete(directory.ino);
     }

@@ -136,7 +136,25 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     // Nothing is written through it, so that close(2) has nothing to wait for, but the end of locks.
     if (!opened.write && locks?.needsFlush !== true) openFlags |= FOPEN_NOFLUSH;
     const answer = { fh, openFlags };
-    return access.noted === undefined ? answer : access.noted.then(() => answer);
+    const noted = opened.write ? dropUnusedPages(opened) : access.noted;
+    return noted === undefined ? answer : noted.then(() => answer);
+  };
+
+  /**
+   * Pages from before nobody but the writer had the file open, nor a mapping of it, go at once: else each write would have to
+   * take some away.
+   */
+  const dropUnusedPages = ({ file }: Handle): Promise<void> | undefined => {
+    const { inode } = file;
+    if (file.handles !== 1 || !inode.hasPages) return undefined;
+    const { pagesBrought } = inode;
+    // Until then they are there, for a recall as well; and what was read meanwhile has brought new ones.
+    return kernelCache.dropRanges(inode, [{ start: 0, end: Infinity }]).then(
+      () => {
+        if (inode.pagesBrought === pagesBrought) inode.hasPages = false;
+      },
+      () => {},
+    );
   };
 
   return {

@@ -18,7 +18,7 @@
  */
 
 import { type ByteSpan, type LockedRange, withRange } from "../base/lock_ranges.ts";
-import type { Clock } from "../base/clock.ts";
+import { type Clock, OVER } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import { FsError, isErrno, isTransportError } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
@@ -256,7 +256,7 @@ export class Locks implements LockKeeper {
       this.#options.log.warn("the release of locks was not heard yet", { ino: record.ino, error })
     );
     await Promise.race([told, this.#options.clock.sleep(CLOSE_MS, late.signal)]);
-    late.abort();
+    late.abort(OVER);
   }
 
   // ---- what the session says
@@ -366,7 +366,7 @@ export class Locks implements LockKeeper {
       signal.addEventListener("abort", onAbort, { once: true, signal: ended.signal });
       if (signal.aborted) void onAbort();
     });
-    return Promise.race([work, interruption]).finally(() => ended.abort());
+    return Promise.race([work, interruption]).finally(() => ended.abort(OVER));
   }
 
   *#all(): Iterable<LockRecord> {

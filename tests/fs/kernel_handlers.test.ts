@@ -216,6 +216,43 @@ Deno.test("handlers: how a file was opened says what the kernel does with its pa
   assert.deepEqual(nameserver.asked, []);
 });
 
+Deno.test("handlers: pages that nobody uses any more go when a writer opens the file, and writes have none to take away", async () => {
+  const client = start();
+  const { kernelSide, kernel } = client;
+  const inode = know(client, INO, "write");
+  const open = (flags: number) => watch(Promise.resolve(kernelSide.open(CONTEXT, INO, flags, false)));
+  kernel.holds = (message) => message.startsWith("pages");
+  inode.hasPages = true;
+  const writer = open(libc.O_RDWR);
+  await quiet();
+  assert.equal(writer.state, "waits");
+  assert.equal(inode.hasPages, true, "a recall has to know of them");
+  assert.deepEqual(kernel.taken(), [`pages ${INO} 0+`]);
+  await kernel.held[0]!.release();
+  const { fh } = at(await writer.promise);
+  assert.equal(inode.hasPages, false);
+  // Those of who has the file open, too, stay.
+  inode.hasPages = true;
+  at(await open(libc.O_WRONLY).promise);
+  assert.deepEqual([kernel.taken(), inode.hasPages], [[], true]);
+  assert.notEqual(fh, 0);
+});
+
+Deno.test("handlers: pages that are read while older ones are dropped are known", async () => {
+  const client = start();
+  const { kernelSide, kernel } = client;
+  const inode = know(client, INO, "write");
+  kernel.holds = (message) => message.startsWith("pages");
+  inode.hasPages = true;
+  const writer = watch(Promise.resolve(kernelSide.open(CONTEXT, INO, libc.O_RDWR, false)));
+  await quiet();
+  const { fh } = at(kernelSide.open(CONTEXT, INO, libc.O_RDONLY, false));
+  await kernelSide.read(CONTEXT, INO, fh, 0, 10, { isDirect: false } as never);
+  await kernel.held[0]!.release();
+  await writer.promise;
+  assert.equal(inode.hasPages, true);
+});
+
 Deno.test("handlers: an inode that is gone is ESTALE to what came by a name, so that the name is looked up again", async () => {
   const client = start();
   const { kernelSide, nameserver } = client;
