@@ -192,20 +192,20 @@ export class Replica {
     ranges: readonly (readonly [number, number])[],
     body: Uint8Array,
   ): Promise<void> {
-    const from = Math.min(...ranges.map(([offset]) => offset));
-    const to = Math.max(...ranges.map(([offset, length]) => offset + length));
-    const hold = await this.lock.acquire(from, to, true);
-    try {
-      this.#check(generation);
-      if (body.length === 0) return;
-      if (this.#state !== "writing") await this.#startWriting();
-      let at = 0;
-      for (const [offset, length] of ranges) {
+    this.#check(generation);
+    let at = 0;
+    for (const [offset, length] of ranges) {
+      if (length === 0) continue;
+      // One at a time: what lies between small pieces that are far apart may be being written.
+      const hold = await this.lock.acquire(offset, offset + length, true);
+      try {
+        this.#check(generation);
+        if (this.#state !== "writing") await this.#startWriting();
         await this.#write(offset, body.subarray(at, at + length));
-        at += length;
+      } finally {
+        this.lock.release(hold);
       }
-    } finally {
-      this.lock.release(hold);
+      at += length;
     }
   }
 
