@@ -5,6 +5,8 @@ import { FsError } from "../wire/errno.ts";
 /** Something that a user may give up on; the signal is made when it is first looked at. */
 export interface Interruptible {
   readonly signal: AbortSignal;
+  /** Runs `action` when the answer has been taken, and its memory may be used again. */
+  onReplied?(action: () => void): void;
 }
 
 /** Waits for `work`, at most until the caller is given up on: EINTR. */

@@ -9,6 +9,7 @@
 
 import { crc32 } from "node:zlib";
 import * as libc from "../base/libc.ts";
+import { bodies } from "../wire/bodies.ts";
 import { ERRNO, errnoName, FsError } from "../wire/errno.ts";
 
 const CRC_BYTES = 4;
@@ -94,7 +95,7 @@ export class LocalReplica {
     const isProven = this.#areProven(first, last);
     const start = isProven ? from : first * chunk;
     const end = isProven ? to : Math.min((last + 1) * chunk, this.length);
-    const bytes = new Uint8Array(end - start);
+    const bytes = bodies.take(end - start);
     this.#reading++;
     try {
       await this.#fill(bytes, start);

@@ -5,8 +5,9 @@
  * Invariant: exactly the asked range below the file's size is returned, never less.
  */
 
-import type { Clock } from "../base/clock.ts";
+import { type Clock, OVER } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
+import { bodies } from "../wire/bodies.ts";
 import { asFsError, FsError, isErrno, isTransportError } from "../wire/errno.ts";
 import type { VolumeId } from "../wire/ids.ts";
 import type { Block } from "../wire/messages/inode.ts";
@@ -127,6 +128,7 @@ export class Reader {
       ? await served()
       : await this.#readLocal(replica, block, offset, length, served);
     if (body === undefined) return zeros(length);
+    interrupt?.onReplied?.(() => bodies.give(body));
     if (body.length === length) return [body];
     const views: Uint8Array[] = body.length === 0 ? [] : [body];
     addZeros(views, length - body.length);
@@ -273,7 +275,7 @@ export class Reader {
     try {
       return await Promise.race([answer, changed]);
     } finally {
-      ended.abort();
+      ended.abort(OVER);
       // Whoever comes too late is not waited for.
       answer.catch(() => {});
       changed.catch(() => {});

@@ -6,7 +6,7 @@
  */
 
 /** Smaller bodies are not worth it, larger ones are rare. Both powers of two, as are the sizes in between. */
-const BYTES_MIN = 64 * 1024;
+const BYTES_MIN = 128 * 1024;
 const BYTES_MAX = 1024 * 1024;
 const IDLE_BYTES_MAX = 16 * 1024 * 1024;
 

@@ -114,6 +114,7 @@ export async function serveSocket(socket: Socket, from: string, options: ServerO
 
   const respond = async (frame: Frame, request: unknown): Promise<void> => {
     let abort: AbortController | undefined;
+    let isOwn = false;
     const context: CallContext = {
       peer,
       get signal() {
@@ -121,13 +122,16 @@ export async function serveSocket(socket: Socket, from: string, options: ServerO
         return abort?.signal;
       },
       bodyDone: () => bodies.give(frame.body),
+      answerIsOwn: () => isOwn = true,
     };
     const { op, requestId } = frame;
     try {
       const handler = options.handlers.get(op);
       if (handler === undefined) throw new FsError("ENOSYS", `unknown operation ${op}`);
       const result = await handler(request, context);
-      stream.send(KIND_RESPONSE, op, requestId, encodeWithoutBody(encoder, result), bodyOf(result));
+      const body = bodyOf(result);
+      const onSent = isOwn ? () => bodies.give(body) : undefined;
+      stream.send(KIND_RESPONSE, op, requestId, encodeWithoutBody(encoder, result), body, onSent);
     } catch (error) {
       if (!(error instanceof FsError)) {
         options.log.error("request failed", { op, from, error, stack: stackOf(error) });

@@ -56,6 +56,8 @@ export interface CallContext {
    * it is the caller's own.
    */
   readonly bodyDone?: () => void;
+  /** The body of the answer is nobody else's: its memory may be used again when it was sent. Absent where it is the caller's. */
+  readonly answerIsOwn?: () => void;
 }
 
 export type Handlers<S extends Service> = {

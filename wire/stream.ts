@@ -22,6 +22,8 @@ export class FrameStream {
   readonly #reader = new FrameReader();
   #outgoing: Uint8Array[] = [];
   #outgoingBytes = 0;
+  /** What is to be done when the kernel has taken a body. */
+  readonly #onSent = new Map<Uint8Array, () => void>();
   #writing = false;
   #receivedBytes = 0;
   #sentBytes = 0;
@@ -53,9 +55,17 @@ export class FrameStream {
     return this.#outgoingBytes > 0;
   }
 
-  /** Queues a frame. The body must not change before it was sent; nothing here copies a large one. */
-  send(kind: number, op: number, requestId: number, head: Uint8Array, body: Uint8Array): void {
+  /** Queues a frame. The body must not change before it was sent (`onSent`, or never); nothing here copies a large one. */
+  send(
+    kind: number,
+    op: number,
+    requestId: number,
+    head: Uint8Array,
+    body: Uint8Array,
+    onSent?: () => void,
+  ): void {
     if (this.#closed) return;
+    if (onSent !== undefined && body.length > 0) this.#onSent.set(body, onSent);
     const start = encodeFrame(kind, op, requestId, head, body.length);
     this.#outgoing.push(start);
     if (body.length > 0) this.#outgoing.push(body);
@@ -98,6 +108,7 @@ export class FrameStream {
     this.#closed = true;
     this.#outgoing = [];
     this.#outgoingBytes = 0;
+    this.#onSent.clear();
     try {
       this.#socket.close();
     } catch {
@@ -131,6 +142,7 @@ export class FrameStream {
           if (next > i + 1) bytes = gather(parts, i, next, total);
           await this.#writeAll(bytes);
           this.#outgoingBytes -= total;
+          if (this.#onSent.size > 0) this.#noteSent(parts, i, next);
           i = next;
           if (this.#drained.length > 0 && this.#outgoingBytes <= CONGESTION_BYTES) this.#wakeDrained();
         }
@@ -139,6 +151,16 @@ export class FrameStream {
       this.close(error instanceof Error ? error.message : String(error));
     } finally {
       this.#writing = false;
+    }
+  }
+
+  #noteSent(parts: readonly Uint8Array[], from: number, to: number): void {
+    for (let i = from; i < to; i++) {
+      const part = parts[i]!;
+      const onSent = this.#onSent.get(part);
+      if (onSent === undefined) continue;
+      this.#onSent.delete(part);
+      onSent();
     }
   }
 

@@ -209,6 +209,7 @@ export class Dispatcher {
     reply.seal(error, request.uniqueLow, request.uniqueHigh);
     if (this.#trace !== null) this.#trace.reply(request, error, reply.totalBytes);
     const result = this.#sink.send(reply);
+    request.replied();
     if (directory !== null) {
       DirectoryBuffer.give(directory);
       request.directory = null;

@@ -30,6 +30,8 @@ export interface RequestContext {
    * copied by who needs it after the answer.
    */
   takeBuffer?(): (() => void) | undefined;
+  /** Runs `action` when the kernel has the reply: memory that the answer lies in may be used again. */
+  onReplied?(action: () => void): void;
 }
 
 /** A negative errno number. */

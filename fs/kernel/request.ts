@@ -57,6 +57,7 @@ export class KernelRequest implements RequestContext {
   /** Set when the request was interrupted before anybody asked for its signal. */
   #interrupted = false;
   #controller: AbortController | null = null;
+  #replied: (() => void)[] | null = null;
 
   constructor(buffer: RequestBuffer, giveBack: (buffer: RequestBuffer) => void) {
     const { view } = buffer;
@@ -78,6 +79,18 @@ export class KernelRequest implements RequestContext {
       if (this.#interrupted) this.#controller.abort();
     }
     return this.#controller.signal;
+  }
+
+  onReplied(action: () => void): void {
+    (this.#replied ??= []).push(action);
+  }
+
+  /** The reply was sent. */
+  replied(): void {
+    const actions = this.#replied;
+    if (actions === null) return;
+    this.#replied = null;
+    for (const action of actions) action();
   }
 
   takeBuffer(): (() => void) | undefined {

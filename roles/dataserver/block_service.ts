@@ -41,7 +41,10 @@ export function blockHandlers(findVolume: (id: VolumeId) => Volume, pool: Channe
       checkReplica({ block, generation });
       return findVolume(volume).locate(block, generation);
     },
-    readBlock: (request) => readBlock(findVolume, request),
+    readBlock: (request, { answerIsOwn }) => {
+      answerIsOwn?.();
+      return readBlock(findVolume, request);
+    },
     writeBlock: async (request, { bodyDone }) => {
       const { block, generation, offset, body, create } = checkWrite(request);
       const own = findVolume(request.volume);

@@ -7,6 +7,7 @@
  */
 
 import { randomHexId } from "../../base/random.ts";
+import { bodies } from "../../wire/bodies.ts";
 import { asFsError, FsError } from "../../wire/errno.ts";
 import type { BlockId, Generation } from "../../wire/ids.ts";
 import type {
@@ -379,7 +380,7 @@ export class Replica {
       const hold = await this.lock.acquire(run.first * CHUNK_BYTES, (run.last + 1) * CHUNK_BYTES, false);
       try {
         if (this.#closed) throw new ReplicaClosed();
-        await this.#content.settle(run.first, run.last, false);
+        bodies.give(await this.#content.settle(run.first, run.last, false));
       } finally {
         this.lock.release(hold);
       }
@@ -390,7 +391,7 @@ export class Replica {
   /** And the rest, with everything held. */
   async #settleRest(): Promise<void> {
     for (let run = this.#content.dirtyRun(0, 1); run !== null; run = this.#content.dirtyRun(run.last, 1)) {
-      await this.#content.settle(run.first, run.last, false);
+      bodies.give(await this.#content.settle(run.first, run.last, false));
     }
   }
 

@@ -8,6 +8,7 @@
 import { crc32 } from "node:zlib";
 import { assert } from "../../base/assert.ts";
 import * as libc from "../../base/libc.ts";
+import { bodies } from "../../wire/bodies.ts";
 import { asFsError, FsError, isErrno } from "../../wire/errno.ts";
 import type { BlockId } from "../../wire/ids.ts";
 import type { LocateReplicaReply, RangeChange } from "../../wire/messages/dataserver.ts";
@@ -74,9 +75,12 @@ export class ReplicaContent {
   readCached(offset: number, end: number): Uint8Array | null {
     const first = Math.floor(offset / CHUNK_BYTES);
     if (!this.#chunks.allVerified(first, chunkCount(end) - 1)) return null;
-    const buffer = new Uint8Array(end - offset);
-    if (this.#disk.readCached(this.#file.fd, buffer, offset) !== buffer.length) return null;
-    return this.#mayLack ? null : buffer;
+    const buffer = bodies.take(end - offset);
+    if (this.#disk.readCached(this.#file.fd, buffer, offset) === buffer.length && !this.#mayLack) {
+      return buffer;
+    }
+    bodies.give(buffer);
+    return null;
   }
 
   /** Bytes that were read before it was asked may not be those that were written, where it says yes. */
@@ -89,10 +93,11 @@ export class ReplicaContent {
     const first = Math.floor(offset / CHUNK_BYTES);
     const last = chunkCount(end) - 1;
     if (this.#chunks.allVerified(first, last)) {
-      const buffer = new Uint8Array(end - offset);
+      const buffer = bodies.take(end - offset);
       const count = await this.#readFile(buffer, offset);
       if (count < buffer.length && isWhole) throw this.#tooShort(offset + count);
       if (!this.#mayLack) return buffer;
+      bodies.give(buffer);
     }
     const bytes = await this.settle(first, last, isWhole);
     return bytes.subarray(offset - first * CHUNK_BYTES, end - first * CHUNK_BYTES);
@@ -102,10 +107,10 @@ export class ReplicaContent {
    * Reads chunks whole, proving those that are clean and computing the crc of those that are dirty. Where the
    * file ends below the replica's length, a write that extends it is still on its way: zeros, unless `isWhole`.
    * `isStrict`: also what was proven before is compared again; it is in any case where bytes may be gone, and what has no crc
-   * is not believed then.
+   * is not believed then. What it gives is the caller's alone (wire/bodies.ts).
    */
   async settle(first: number, last: number, isWhole: boolean, isStrict = false): Promise<Uint8Array> {
-    const buffer = new Uint8Array((last - first + 1) * CHUNK_BYTES);
+    const buffer = bodies.take((last - first + 1) * CHUNK_BYTES);
     const start = first * CHUNK_BYTES;
     const count = await this.#readFile(buffer, start);
     if (isWhole && start + count < Math.min(this.length, start + buffer.length)) {
@@ -372,9 +377,12 @@ export class ReplicaContent {
     return this.#host.corrupt(this.#file.block, message);
   }
 
+  /** Bytes read; the rest of the buffer, past the end of the file, is zeros. */
   async #readFile(buffer: Uint8Array<ArrayBuffer>, offset: number): Promise<number> {
     try {
-      return await this.#disk.read(this.#file.fd, buffer, offset, this.#file.dataPath);
+      const count = await this.#disk.read(this.#file.fd, buffer, offset, this.#file.dataPath);
+      buffer.fill(0, count);
+      return count;
     } catch (error) {
       throw this.#host.corrupt(this.#file.block, error instanceof Error ? error.message : String(error));
     }

@@ -42,7 +42,7 @@ function socketPair(size: () => number): [Socket, Socket] {
 }
 
 seededTest(
-  "stream: frames arrive whole and in order over a socket that takes a little at a time",
+  "stream: frames arrive whole and in order over a socket that takes a little at a time, and then their memory is free",
   async (random) => {
     const [a, b] = socketPair(() => 1 + randomInt(random, chance(random, 0.5) ? 20 : 50_000));
     const sender = new FrameStream(a);
@@ -50,6 +50,7 @@ seededTest(
     const sent: { head: Uint8Array; body: Uint8Array }[] = [];
     const all = Promise.withResolvers<void>();
     let received = 0;
+    let freed = 0;
     const running = receiver.run(({ requestId, head, body }) => {
       assert.equal(requestId, received);
       assert.deepEqual(new Uint8Array(head), sent[received]!.head);
@@ -61,8 +62,11 @@ seededTest(
     for (let i = 0; i < 200; i++) {
       const head = randomBytes(random, randomInt(random, 200));
       const body = chance(random, 0.3) ? EMPTY_BYTES : randomBytes(random, randomInt(random, 3_000));
-      sent.push({ head, body });
-      sender.send(KIND_REQUEST, 1, i, head, body);
+      sent.push({ head, body: body.slice() });
+      sender.send(KIND_REQUEST, 1, i, head, body, () => {
+        freed++;
+        body.fill(0xee);
+      });
       if (chance(random, 0.2)) await Promise.resolve();
     }
     await within(
@@ -70,6 +74,7 @@ seededTest(
       "all",
       10_000,
     );
+    assert.equal(freed, sent.filter(({ body }) => body.length > 0).length);
     sender.close("done");
     await running;
   },

@@ -358,6 +358,25 @@ Deno.test("dispatcher: data of a write stays valid until a late handler settles;
   }
 });
 
+Deno.test("dispatcher: what is to be done after the reply is done then, once, whatever the answer", async () => {
+  for (const answer of [new Uint8Array([1, 2]), -ERRNO.EIO, "nonsense"]) {
+    const harness = new Harness({
+      read: async (context) => {
+        const before = harness.replies.length;
+        context.onReplied!(() => {
+          done++;
+          assert.equal(harness.replies.length, before + 1);
+        });
+        await Promise.resolve();
+        return answer as Uint8Array;
+      },
+    });
+    let done = 0;
+    await harness.ask({ opcode: P.OP_READ, body: fixed(P.READ_IN.bytes, { 16: 10 }) });
+    assert.equal(done, 1);
+  }
+});
+
 Deno.test("dispatcher: memory that the handler of a write takes stays its own until it gives it back, once", async () => {
   for (const length of [10, PAYLOAD_COPY_BYTES_MAX]) {
     let giveBack: (() => void) | undefined;
