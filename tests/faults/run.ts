@@ -112,7 +112,9 @@ export async function runOnce(options: RunOptions): Promise<RunResult> {
     const bad = workers.errors.filter((error) => !isAllowed(error, injected));
     problems.push(...bad.map((error) => `not an error that may be: ${JSON.stringify(error)}`));
   }
-  if (problems.length > 0) log = cluster?.log(LOG_BYTES);
+  if (problems.length > 0) {
+    log = [cluster?.log(LOG_BYTES), ...fresh === undefined ? [] : [`--- fresh\n${fresh.log}`]].join("\n");
+  }
   workers?.kill();
   fresh?.kill();
   await cluster?.discard();

@@ -621,7 +621,8 @@ static void *work(void *seed) {
 
 /* ---- afterwards */
 
-static void verify(const char *root) {
+static void *verify(void *path) {
+  const char *root = path;
   uint8_t *bytes = allocate(WINDOW_BYTES);
   int verified = 0;
   for (int slot = 0; slot < FILES; slot++) {
@@ -643,6 +644,7 @@ static void verify(const char *root) {
   }
   free(bytes);
   tell("{\"verified\": %d}", verified);
+  return NULL;
 }
 
 static void say_where(void) {
@@ -670,10 +672,10 @@ int main(int argc, char **argv) {
     return 2;
   }
   for (int slot = 0; slot < FILES; slot++) file_make(&files[slot], 0, 0);
-  pthread_t worker, reader;
+  pthread_t worker, reader, verifier;
   pthread_create(&worker, NULL, work, &seed);
   pthread_create(&reader, NULL, read_all_along, &other);
-  char line[PATH_MAX_BYTES];
+  char line[PATH_MAX_BYTES], root[PATH_MAX_BYTES];
   while (fgets(line, sizeof line, stdin) != NULL) {
     line[strcspn(line, "\n")] = 0;
     if (strcmp(line, "stop") == 0) stopping = true;
@@ -681,7 +683,8 @@ int main(int argc, char **argv) {
     else if (strncmp(line, "verify ", 7) == 0) {
       pthread_join(worker, NULL);
       pthread_join(reader, NULL);
-      verify(line + 7);
+      snprintf(root, sizeof root, "%s", line + 7);
+      pthread_create(&verifier, NULL, verify, root); /* "where" is answered meanwhile */
     }
   }
   _exit(0);
