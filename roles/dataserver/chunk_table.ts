@@ -146,7 +146,8 @@ export class ChunkTable {
       const before = this.count;
       // The old end grows by zeros, whether this write touches it or not.
       if (this.#length % CHUNK_BYTES !== 0) {
-        if (this.#flags[before - 1] === VERIFIED) {
+        // Of what this write changes the crc says nothing.
+        if (this.#flags[before - 1] === VERIFIED && offset >= this.#length) {
           this.#setBegin(before - 1, this.#length, this.#crcs[before - 1]!);
         }
         this.#flags[before - 1] = DIRTY;

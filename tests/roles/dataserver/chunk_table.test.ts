@@ -132,3 +132,14 @@ Deno.test("chunk table: tails that come after what is behind them, as the kernel
   equal(model.table.nextDirty(0), -1);
   model.check();
 });
+
+Deno.test("chunk table: a write over the end leaves no checksum of what it has overwritten to go on from", () => {
+  const random = new SeededRandom(3);
+  const model = new Model();
+  for (const [offset, end] of [[0, 128], [64, 192], [128, 192]] as const) {
+    const write = { offset, bytes: randomBytes(random, end - offset) };
+    model.begin(write);
+    model.complete(write);
+    model.check();
+  }
+});
