@@ -16,19 +16,27 @@ class Model {
   readonly table = new ChunkTable();
   readonly bytes = new Uint8Array(LENGTH_MAX);
   inFlight: Write[] = [];
-  /** Where the write ended that was completed last. */
-  lastEnd = 0;
+  /** Where writes began and ended lately, and where the replica did. */
+  marks: number[] = [0];
 
   begin(write: Write): void {
+    this.marks = [...this.marks, this.table.length, write.offset, write.offset + write.bytes.length].slice(
+      -12,
+    );
     this.table.beginWrite(write.offset, write.offset + write.bytes.length);
     this.inFlight.push(write);
   }
 
   complete(write: Write): void {
     this.inFlight = this.inFlight.filter((one) => one !== write);
-    this.lastEnd = write.offset + write.bytes.length;
     this.bytes.set(write.bytes, write.offset);
     this.table.completeWrite(write.offset, write.bytes);
+  }
+
+  /** Some of it may have come to the file. */
+  fail(write: Write): void {
+    this.inFlight = this.inFlight.filter((one) => one !== write);
+    this.bytes.set(write.bytes.subarray(0, write.bytes.length / 2), write.offset);
   }
 
   chunk(index: number): Uint8Array {
@@ -53,25 +61,21 @@ Deno.test("chunk table: any writes at once, cuts, zeros and reads leave no wrong
     const model = new Model();
     const { table } = model;
     for (let step = 0; step < 150; step++) {
-      const kind = randomInt(random, 12);
-      const last = model.inFlight.at(-1);
+      // Now and then everything in flight comes to its end.
+      const kind = randomInt(random, step % 20 < 12 ? 12 : 4) + (step % 20 < 12 ? 0 : 8);
       if (kind < 6) {
-        // Often where the last one ends, or at the end of all.
-        const next = last === undefined ? table.length : last.offset + last.bytes.length;
-        const offset = [
-          next,
-          model.lastEnd,
-          table.length,
-          randomInt(random, LENGTH_MAX),
-        ][randomInt(random, 4)]!;
+        // Mostly where others begin or end.
+        const mark = () => model.marks[randomInt(random, model.marks.length)]!;
+        const offset = randomInt(random, 5) === 0 ? randomInt(random, LENGTH_MAX) : mark();
         const size = [100, 4096, CHUNK_BYTES / 2, CHUNK_BYTES][randomInt(random, 4)]! - randomInt(random, 2);
-        const end = Math.min(LENGTH_MAX, offset + size);
+        const end = Math.min(LENGTH_MAX, randomInt(random, 3) === 0 ? mark() : offset + size);
         if (end <= offset || !model.isFree(offset, end)) continue;
         model.begin({ offset, bytes: randomBytes(random, end - offset) });
       } else if (kind < 10) {
-        if (model.inFlight.length > 0) {
-          model.complete(model.inFlight[randomInt(random, model.inFlight.length)]!);
-        }
+        const one = model.inFlight[randomInt(random, Math.max(1, model.inFlight.length))];
+        if (one === undefined) continue;
+        if (randomInt(random, 10) === 0) model.fail(one);
+        else model.complete(one);
       } else if (model.inFlight.length > 0) {
         continue; // the others hold everything
       } else if (kind === 10 && table.length > 0) {
