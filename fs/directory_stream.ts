@@ -1,7 +1,8 @@
 /**
  * One open directory: hands out entries in the order of their cookies. A position is a cookie, so that a listing goes on
  * from where it was while entries come and go.
- * Invariant: what is handed out for a request of the kernel's was fetched for it, by one call: the kernel takes names and
+ * Invariant: what is handed out for a request of the kernel's was fetched for it, by one call (that there is nothing more may be
+ * known): the kernel takes names and
  * inodes from a listing into its cache, and must not be given what was true when an earlier part of it was read.
  */
 
@@ -46,11 +47,20 @@ export class DirectoryStream {
   /** A reading from the start without a gap: since when, where it stands, and how many entries it has seen. */
   #whole: { readonly since: number; position: number; count: number } | null = null;
 
+  /** There was nothing behind this cookie, and is not while nothing of the directory is taken back, or changed, since. */
+  #end: { readonly cookie: number; readonly since: number } | null = null;
+
   constructor(session: ClusterSession, table: InodeTable, ino: InodeId, isCached: boolean) {
     this.#session = session;
     this.#table = table;
     this.ino = ino;
     this.isCached = isCached;
+  }
+
+  /** The kernel asks until nothing comes. */
+  #isEnd(cookie: number): boolean {
+    if (this.#end?.cookie !== cookie || !this.#session.isValid) return false;
+    return this.#table.get(this.ino)?.lease !== "none" && !this.#table.isCrossed(this.ino, this.#end.since);
   }
 
   /**
@@ -63,6 +73,7 @@ export class DirectoryStream {
     take: (entry: ListedEntry) => boolean,
     interrupt: Interruptible,
   ): Promise<void> {
+    if (this.#isEnd(cookie)) return;
     let position = Math.max(cookie, COOKIE_PARENT);
     const request = {
       ino: this.ino,
@@ -115,6 +126,7 @@ export class DirectoryStream {
       this.#limit = Math.min(this.#limit * 2, ENTRIES_MAX);
       return;
     }
+    if (isKept) this.#end = { cookie: position, since: askedAt };
     const whole = this.#whole;
     if (whole !== null && directory !== undefined && whole.count < COMPLETE_ENTRIES_MAX) {
       if (!this.#table.isCrossed(this.ino, whole.since)) directory.isComplete = true;

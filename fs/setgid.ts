@@ -104,7 +104,8 @@ function isForMembers(mode: number): boolean {
 async function groupsOfThread(tid: number): Promise<readonly number[]> {
   try {
     const status = await Deno.readTextFile(`/proc/${tid}/status`);
-    return (/^Groups:(.*)$/m.exec(status)?.[1]!.match(/\d+/g) ?? []).map(Number);
+    const [, groups = ""] = /^Groups:(.*)$/m.exec(status) ?? [];
+    return (groups.match(/\d+/g) ?? []).map(Number);
   } catch {
     return [];
   }
