@@ -11,6 +11,7 @@
 import { bytesKey } from "../base/bytes.ts";
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
+import type { InodeId } from "../wire/ids.ts";
 import { type InodeReply, isExclusive } from "../wire/messages/inode.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { Inode } from "./inode.ts";
@@ -55,8 +56,8 @@ interface Progress {
 export class NameReadAhead {
   readonly #options: NameReadAheadOptions;
   readonly #progress = new WeakMap<Inode, Progress>();
-  /** What the kernel has not asked for, since when, and where it is; the oldest first. */
-  readonly #kept = new Map<Inode, { readonly sinceMs: number; readonly directory: Inode }>();
+  /** What the kernel was not told of, since when, and where it is; the oldest first. */
+  readonly #kept = new Map<Inode, { readonly sinceMs: number; readonly directory: InodeId }>();
 
   constructor(options: NameReadAheadOptions) {
     this.#options = options;
@@ -77,10 +78,11 @@ export class NameReadAhead {
     const kept = this.#kept.get(inode);
     if (kept === undefined) return;
     this.#kept.delete(inode);
-    const progress = this.#progress.get(kept.directory);
+    const directory = this.#options.table.get(kept.directory);
+    const progress = directory === undefined ? undefined : this.#progress.get(directory);
     if (progress === undefined) return;
     progress.hits++;
-    if (progress.hits * 2 >= progress.fetched) void this.#fetch(kept.directory, progress);
+    if (progress.hits * 2 >= progress.fetched) void this.#fetch(directory!, progress);
   }
 
   #progressOf(directory: Inode): Progress {
@@ -112,7 +114,7 @@ export class NameReadAhead {
       if (table.get(ino) !== directory || !table.adoptLease(directory, lease, askedAt)) return;
       for (const { name, ino: child, inode, cookie: at } of entries) {
         if (!directory.setEntry(bytesKey(name), child)) return;
-        if (inode !== undefined) this.#keep(directory, inode, askedAt);
+        if (inode !== undefined) this.keep(ino, inode, askedAt);
         if (!end) progress.cookie = at;
       }
       if (end && !table.isCrossed(ino, progress.since)) directory.isComplete = true;
@@ -128,11 +130,13 @@ export class NameReadAhead {
     }
   }
 
-  #keep(directory: Inode, reply: InodeReply, askedAt: number): void {
+  /** Takes over an inode of which the kernel is told later, or not at all. */
+  keep(directory: InodeId, reply: InodeReply, askedAt: number): Inode {
     const { table, clock } = this.#options;
     const isNew = table.get(reply.attributes.ino) === undefined;
     const inode = table.adopt(reply, askedAt);
     if (isNew) this.#kept.set(inode, { sinceMs: clock.monotonicMs(), directory });
+    return inode;
   }
 
   /** Gives back what the kernel did not ask for. */

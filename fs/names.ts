@@ -161,7 +161,7 @@ export class Names {
   openDirectory(ino: InodeId, isCached: boolean): DirectoryStream {
     const inode = this.#table.get(ino);
     if (inode !== undefined) inode.directoryHandles++;
-    return new DirectoryStream(this.#session, this.#table, ino, isCached);
+    return new DirectoryStream(this.#session, this.#table, this.#options.readAhead, ino, isCached);
   }
 
   closeDirectory({ ino }: DirectoryStream): void {

@@ -17,6 +17,7 @@ import {
   ROOT,
   startClient,
   type TestClient,
+  type Told,
   watch,
 } from "./client.ts";
 
@@ -35,7 +36,8 @@ function start(isCached = true): TestClient & { readonly stream: DirectoryStream
 }
 
 function newStream(client: TestClient, isCached = true): DirectoryStream {
-  return new DirectoryStream(client.session as unknown as ClusterSession, client.table, ROOT, isCached);
+  const session = client.session as unknown as ClusterSession;
+  return new DirectoryStream(session, client.table, client.readAhead, ROOT, isCached);
 }
 
 /** Answers from `entries` of the directory, as the nameserver would. */
@@ -139,21 +141,76 @@ Deno.test("directory: where it ended is known, until something of it changes, an
   assert.equal(nameserver.asked.length, 7);
 });
 
-Deno.test("directory: goes on from any cookie, and what the kernel did not take is fetched anew", async () => {
+Deno.test("directory: goes on from any cookie, and with what the kernel had no room for", async () => {
   const client = start();
-  const { stream } = client;
+  const { stream, nameserver } = client;
   const entries = Array.from({ length: 60 }, (_, i) => entryOf(i));
   const first = read(stream, 0, 20);
   await serve(client, entries);
   await first.done.promise;
   const next = read(stream, first.taken.at(-1)!.cookie);
-  const request = await serve(client, entries);
-  assert.deepEqual([request.cookie, request.limit], [27, 18], "about as many as it took");
-  await serveAll(client, next, entries);
+  await next.done.promise;
   assert.deepEqual(namesOf(next.taken), entries.slice(18).map(({ name }) => textOf(name)));
+  assert.equal(nameserver.asked.length, 1);
+  const middle = read(stream, first.taken.at(-1)!.cookie);
+  const request = await serve(client, entries);
+  assert.deepEqual([request.cookie, request.limit], [27, 256]);
+  assert.equal((await middle.done.promise, middle.taken.length), 42);
   const dots = read(stream, 1);
   await serveAll(client, dots, entries.slice(0, 3));
   assert.deepEqual(namesOf(dots.taken), ["..", "name0", "name1", "name2"]);
+});
+
+Deno.test("directory: the rest of an answer is asked for anew after a change of the directory, and for its inodes", async () => {
+  for (const why of ["changed", "without inodes", "fenced"]) {
+    const client = start();
+    const { stream, nameserver, table, session } = client;
+    const entries = Array.from({ length: 60 }, (_, i) => entryOf(i, why !== "without inodes"));
+    const first = read(stream, 0, 20, why !== "without inodes");
+    await serve(client, entries);
+    await first.done.promise;
+    if (why === "changed") table.noteRecall(ROOT);
+    if (why === "fenced") session.isValid = false;
+    const next = read(stream, first.taken.at(-1)!.cookie, 42, true);
+    await serve(client, entries);
+    assert.equal((await next.done.promise, next.taken.length), 42);
+    assert.equal(nameserver.asked.length, 2, why);
+  }
+});
+
+Deno.test("directory: the rest of an answer comes without inodes of which something was taken back meanwhile", async () => {
+  const client = start();
+  const { stream, table } = client;
+  const entries = Array.from({ length: 30 }, (_, i) => entryOf(i, true));
+  const first = read(stream, 0, 20, true);
+  await serve(client, entries);
+  await first.done.promise;
+  const [gone, changed, kept] = [entries[25]!, entries[26]!, entries[27]!].map(({ ino }) => table.get(ino)!);
+  table.remove(gone!);
+  changed!.forgetAttributes();
+  const next = read(stream, first.taken.at(-1)!.cookie, Infinity, true);
+  await next.done.promise;
+  const found = new Map(next.taken.map((entry) => [entry.ino, entry.found?.inode]));
+  assert.deepEqual([found.get(gone!.ino), found.get(changed!.ino), found.get(kept!.ino)], [
+    undefined,
+    undefined,
+    kept,
+  ]);
+});
+
+Deno.test("directory: inodes that were not handed out are given back", async () => {
+  const client = start();
+  const { stream, table, readAhead, releases, session, clock } = client;
+  const first = read(stream, 0, 3, true);
+  await serve(client, [entryOf(0, true), entryOf(1, true)]);
+  await first.done.promise;
+  first.taken.at(-1)!.found!.inode!.lookups++;
+  await clock.advance(3_000);
+  readAhead.sweep();
+  await releases.send();
+  const released = (session.told as Told[]).flatMap(({ held }) => held.map(({ ino }) => ino));
+  assert.deepEqual(released, [entryOf(1).ino]);
+  assert.ok(table.get(entryOf(0).ino) !== undefined);
 });
 
 Deno.test("directory: a kernel with no room for a name takes none, and asks again", async () => {
@@ -183,11 +240,11 @@ Deno.test("directory: read to its end under a lease, all its names are known", a
 });
 
 Deno.test("directory: read in pieces that follow each other it is complete, with a gap, or from the middle, not", async () => {
-  const entries = Array.from({ length: 40 }, (_, i) => entryOf(i));
-  for (const [cookies, isComplete] of [[[0, 27], true], [[0, 30], false], [[27], false]] as const) {
+  const entries = Array.from({ length: 200 }, (_, i) => entryOf(i));
+  for (const [cookies, isComplete] of [[[0, 137], true], [[0, 140], false], [[27], false]] as const) {
     const client = start();
     for (const cookie of cookies) {
-      await serveAll(client, read(client.stream, cookie, cookie === 0 ? 20 : Infinity), entries);
+      await serveAll(client, read(client.stream, cookie, cookie === 0 ? 130 : Infinity), entries);
     }
     assert.equal(client.table.get(ROOT)!.isComplete, isComplete, cookies.join());
   }
@@ -211,12 +268,12 @@ Deno.test("directory: a recall of names that crossed a part of it means that it 
 Deno.test("directory: recalled between two parts, though each is kept, it is not complete", async () => {
   const client = start();
   const { stream, table } = client;
-  const entries = Array.from({ length: 40 }, (_, i) => entryOf(i));
-  const first = read(stream, 0, 20);
+  const entries = Array.from({ length: 200 }, (_, i) => entryOf(i));
+  const first = read(stream, 0, 130);
   await serve(client, entries);
   await first.done.promise;
   await recall(client, { ino: ROOT, keep: "read", names: [nameOf("name3")] }).promise;
-  await serveAll(client, read(stream, 27), entries);
+  await serveAll(client, read(stream, 137), entries);
   assert.equal(table.get(ROOT)!.isComplete, false);
 });
 
