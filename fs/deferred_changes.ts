@@ -178,6 +178,7 @@ function bytesOf(change: DeferredChange): number {
       return change.name.length + (change.target?.length ?? 0);
     case "rename":
       return change.name.length + change.newName.length;
+    case "link":
     case "remove":
       return change.name.length;
     case "report":

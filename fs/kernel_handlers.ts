@@ -242,7 +242,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
 
     link(context, nodeid, newParent, newName) {
       const linked = names.link(asInodeId(nodeid), asInodeId(newParent), newName, context);
-      return within(newParent, linked.then((found) => entryOf(found, 0)));
+      return within(newParent, then(linked, (found) => entryOf(found, 0)));
     },
 
     create(context, parent, name, flags, mode, umask) {

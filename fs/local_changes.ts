@@ -11,12 +11,14 @@
 
 import { bytesKey, copyBytes } from "../base/bytes.ts";
 import type { Clock, Timespec } from "../base/clock.ts";
+import { decodeAcl, isEquivalentToMode, modeOfAcl } from "../base/posix_acl.ts";
 import type { InodeId } from "../wire/ids.ts";
 import {
   type Attributes,
   DIRECTORY_BYTES,
   isExclusive,
   NAME_BYTES_MAX,
+  NLINK_MAX,
   S_IFDIR,
   S_IFLNK,
   S_IFMT,
@@ -323,6 +325,25 @@ export class LocalChanges {
     });
   }
 
+  link(ino: InodeId, parent: InodeId, name: Uint8Array): Inode | undefined {
+    const directory = this.#directory(parent);
+    const inode = this.#target(ino);
+    if (directory === undefined || inode === undefined || name.length > NAME_BYTES_MAX) return undefined;
+    const { nlink } = inode.attributes;
+    if (isDirectory(inode.attributes) || nlink >= NLINK_MAX || inode.file?.isUnflushed === true) {
+      return undefined;
+    }
+    if (this.#entry(directory, name) !== ABSENT || !directory.setEntry(bytesKey(name), ino)) return undefined;
+    const time = this.#now(inode, directory);
+    this.#change(inode, { nlink: nlink + 1, ctime: time });
+    this.#touch(directory, time, 0);
+    this.#options.deferred.add(
+      { kind: "link", time, ino, parent, name: copyBytes(name) },
+      [inode, directory],
+    );
+    return inode;
+  }
+
   remove(parent: InodeId, name: Uint8Array, isRmdir: boolean): boolean {
     const directory = this.#directory(parent);
     const inode = directory === undefined ? undefined : this.#target(this.#entry(directory, name));
@@ -406,6 +427,17 @@ export class LocalChanges {
     if (inode.file !== null) inode.file.unsyncedReports++;
     this.#options.deferred.add({ kind: "setattr", time, ino, ...changes }, [inode]);
     return inode;
+  }
+
+  /** An access ACL that says no more than a mode, which is what remains of it. */
+  setAcl(ino: InodeId, value: Uint8Array): boolean {
+    const inode = this.#options.table.get(ino);
+    const acl = decodeAcl(value);
+    if (inode === undefined || acl === undefined || acl.length === 0 || !isEquivalentToMode(acl)) {
+      return false;
+    }
+    if ((inode.attributes.mode & S_IFMT) === S_IFLNK) return false;
+    return this.setattr({ ino, mode: modeOfAcl(acl, inode.attributes.mode) }) !== undefined;
   }
 
   /** It is read now. */

@@ -6,11 +6,19 @@
  * until it was taken away (recalls.ts).
  */
 
-import { bytesKey } from "../base/bytes.ts";
+import { bytesEqual, bytesKey, bytesOf } from "../base/bytes.ts";
 import type { Clock, Timespec } from "../base/clock.ts";
 import { FsError, isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
-import { type Attributes, type InodeReply, S_IFDIR, S_IFMT, S_IFREG } from "../wire/messages/inode.ts";
+import {
+  type Attributes,
+  type InodeReply,
+  isExclusive,
+  S_IFDIR,
+  S_IFLNK,
+  S_IFMT,
+  S_IFREG,
+} from "../wire/messages/inode.ts";
 import type {
   Credentials,
   DirectoryChange,
@@ -32,6 +40,8 @@ import { RemovedXattrs, type Xattr, xattrsOfRemoved } from "./removed_xattrs.ts"
 import type { Writer } from "./writer.ts";
 import type { Interruptible } from "./interruptible.ts";
 
+const ACL_ACCESS = bytesOf("system.posix_acl_access");
+const ACL_DEFAULT = bytesOf("system.posix_acl_default");
 const RENAME_EXCHANGE = 2;
 const RENAME_WHITEOUT = 4;
 
@@ -302,8 +312,23 @@ export class Names {
     this.#table.noteRecall(ino);
   }
 
-  async link(ino: InodeId, parent: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<Found> {
+  link(
+    ino: InodeId,
+    parent: InodeId,
+    name: Uint8Array,
+    interrupt: Interruptible,
+  ): Found | Promise<Found> {
     refuseAfterLoss(this.#table.get(parent));
+    const inode = this.#options.local?.link(ino, parent, name);
+    return inode === undefined ? this.#link(ino, parent, name, interrupt) : { inode, isKept: true };
+  }
+
+  async #link(
+    ino: InodeId,
+    parent: InodeId,
+    name: Uint8Array,
+    interrupt: Interruptible,
+  ): Promise<Found> {
     const askedAt = this.beginChange(parent, name);
     const reply = await this.#session.change((retry) =>
       this.#session.nameserver.link({ retry, ino, parent, name }, interrupt)
@@ -460,6 +485,7 @@ export class Names {
     interrupt: Interruptible,
     killSetgid = false,
   ): Promise<void> {
+    if (!killSetgid && bytesEqual(name, ACL_ACCESS) && await this.#setAclHere(ino, value)) return;
     const kill = killSetgid ? { killSetgid } : {};
     await this.#unlessForgotten(
       ino,
@@ -471,7 +497,19 @@ export class Names {
     );
   }
 
+  async #setAclHere(ino: InodeId, value: Uint8Array): Promise<boolean> {
+    const { local, writer } = this.#options;
+    const inode = this.#table.get(ino);
+    if (local === undefined || inode === undefined || !isExclusive(inode.lease)) return false;
+    // As before any other change (#setattr).
+    if (inode.file?.isUnflushed === true) await writer.commit(inode.file, false);
+    return local.setAcl(ino, value);
+  }
+
   async removeXattr(ino: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<void> {
+    // An ACL that is not there may be removed; who copies attributes does so for each inode.
+    const isAcl = bytesEqual(name, ACL_ACCESS) || bytesEqual(name, ACL_DEFAULT);
+    if (isAcl && this.#hasNone(this.#table.get(ino))) return;
     await this.#unlessForgotten(
       ino,
       this.#changeXattrs(
@@ -480,6 +518,14 @@ export class Names {
       ),
       (xattrs) => xattrs.remove(name),
     );
+  }
+
+  /** It has no attributes that the nameserver could remove, nor a reason to refuse that. */
+  #hasNone(inode: Inode | undefined): boolean {
+    if (!this.isFresh(inode) || inode.attributes.hasXattrs || (inode.attributes.flags ?? 0) !== 0) {
+      return false;
+    }
+    return (inode.attributes.mode & S_IFMT) !== S_IFLNK;
   }
 
   /** What `asked` brings, or `local` if the nameserver has forgotten the inode with its last name. */

@@ -52,6 +52,7 @@ export function setAcl(
     return inode;
   }
   const old = loadXattrs(tx, inode);
+  if (acl.length === 0 && findXattr(old, name) === undefined) return inode;
   if (!isDefault && acl.length > 0) {
     tx.change(inode);
     inode.mode = modeOfAcl(acl, inode.mode);

@@ -168,6 +168,10 @@ export function deferredHandlers(
     switch (change.kind) {
       case "make":
         return make(batch, change);
+      case "link":
+        checkOwn(batch, [change.parent, change.ino]);
+        operations.link(batch.tx, change.ino, change.parent, change.name);
+        return;
       case "remove":
         return remove(batch, change);
       case "rename":

@@ -9,6 +9,7 @@ import { FsError } from "../../wire/errno.ts";
 import { asInodeId, type InodeId, ROOT_INODE, type SessionId } from "../../wire/ids.ts";
 import {
   FILE_BYTES_MAX,
+  NLINK_MAX,
   S_IFCHR,
   S_IFDIR,
   S_IFLNK,
@@ -46,8 +47,6 @@ import { type InodeRecord, isDirectory } from "./records.ts";
 import type { Transaction } from "./transaction.ts";
 import { dropCapability } from "./xattr_records.ts";
 
-/** Names of one file at most, as ext4. A directory has as many subdirectories as there is room for, and counts them. */
-const NLINK_MAX = 65_000;
 const RENAME_NOREPLACE = 1;
 const RENAME_EXCHANGE = 2;
 const RENAME_WHITEOUT = 4;

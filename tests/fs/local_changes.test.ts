@@ -1,7 +1,16 @@
 /** Changes of names that are made here and told later: what is deferred, when it is told, and what becomes of it. */
 
 import assert from "node:assert/strict";
-import { bytesKey } from "../../base/bytes.ts";
+import { bytesKey, bytesOf } from "../../base/bytes.ts";
+import {
+  ACL_GROUP_OBJ,
+  ACL_MASK,
+  ACL_OTHER,
+  ACL_USER,
+  ACL_USER_OBJ,
+  type AclEntry,
+  encodeAcl,
+} from "../../base/posix_acl.ts";
 import type { Handle } from "../../fs/files.ts";
 import { ABSENT, type Found, type Inode } from "../../fs/inode.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
@@ -394,6 +403,58 @@ Deno.test("local changes: a directory that others took is wanted again after a w
   assert.deepEqual([await wanted("3"), await wanted("4")], [false, false]);
   await clock.advance(1_000);
   assert.equal(await wanted("5"), true);
+});
+
+Deno.test("local changes: one more name of a file, and the loss of one of them", async () => {
+  const client = await startAlone();
+  const { names, root, nameserver } = client;
+  const inode = made(client, symlink(A));
+  const { version } = root.attributes;
+  const found = atOnce(names.link(inode.ino, ROOT, B, PATIENT));
+  assert.deepEqual([found.inode, found.isKept, inode.attributes.nlink], [inode, true, 2]);
+  assert.equal(root.attributes.version, version + 1);
+  assert.equal(atOnce(names.lookup(ROOT, B, PATIENT)).inode, inode);
+  atOnce(names.remove(ROOT, A, false, PATIENT));
+  assert.deepEqual([inode.attributes.nlink, inode.isUnlinked], [1, false]);
+  assert.deepEqual(nameserver.asked, []);
+  const directory = made(client, mkdir(C));
+  for (const [ino, name] of [[directory.ino, A], [inode.ino, B]] as const) {
+    const asking = names.link(ino, ROOT, name, PATIENT);
+    assert.ok(asking instanceof Promise, "a directory, and a name that is taken");
+    asking.catch(() => {});
+    const batch = nameserver.calls.find(({ method }) => method === "defer");
+    if (batch !== undefined) await batch.answer({ applied: 4 });
+    await quiet();
+    await nameserver.calls.find(({ method }) => method === "link")!.fail(new FsError("EPERM", "no"));
+  }
+});
+
+Deno.test("local changes: an ACL that is a mode is set as one, of what is written as well; others are asked for", async () => {
+  const client = await startAlone();
+  const { names, nameserver } = client;
+  const name = bytesOf("system.posix_acl_access");
+  const acl = (...entries: AclEntry[]) => encodeAcl(entries);
+  const [owner, group, other] = [
+    { tag: ACL_USER_OBJ, permissions: 6, id: 0xffffffff },
+    { tag: ACL_GROUP_OBJ, permissions: 4, id: 0xffffffff },
+    { tag: ACL_OTHER, permissions: 0, id: 0xffffffff },
+  ];
+  const handle = create(client, A);
+  const { inode } = handle.file;
+  await client.files.write(handle, 0, nameOf("data"), WRITING, PATIENT);
+  const setting = watch(names.setXattr(inode.ino, name, acl(owner, group, other), 0, PATIENT));
+  await quiet();
+  assert.equal(setting.state, "done");
+  assert.equal(inode.attributes.mode & 0o7777, 0o640);
+  const removing = watch(names.removeXattr(inode.ino, bytesOf("system.posix_acl_default"), PATIENT));
+  await quiet();
+  assert.equal(removing.state, "done");
+  assert.deepEqual(nameserver.asked, []);
+  const user = { tag: ACL_USER, permissions: 7, id: 9 };
+  const mask = { tag: ACL_MASK, permissions: 7, id: 0xffffffff };
+  names.setXattr(inode.ino, name, acl(owner, user, group, mask, other), 0, PATIENT).catch(() => {});
+  await quiet();
+  assert.deepEqual(nameserver.asked, ["setXattr"]);
 });
 
 // ---- claims

@@ -207,7 +207,7 @@ class Program {
     }
     await this.#sync();
     const { calls } = this.#fs.session;
-    for (const call of ["defer", "claim", "make", "remove", "rename", "create"]) {
+    for (const call of ["defer", "claim", "make", "link", "remove", "rename", "create"]) {
       this.#workload.count(`call ${call}`, calls[call] ?? 0);
     }
   }
@@ -409,6 +409,12 @@ class Program {
         next.set(name, ino);
         if (name < "d") this.#workload.directories.add(ino);
       };
+    } else if (!this.#isDirectory(there) && simulation.chance(0.2)) {
+      const to = simulation.pick(NAMES.filter((other) => other >= "d"));
+      if (mine.last.has(to)) return mine.end(false);
+      what = `link ${name} as ${to}`;
+      next.set(to, there);
+      call = () => names.link(there, parent, bytesOf(to), PATIENT);
     } else if (simulation.chance(0.5)) {
       what = `remove ${name}`;
       next.delete(name);
@@ -416,6 +422,8 @@ class Program {
     } else {
       const to = simulation.pick(NAMES.filter((other) => other !== name));
       const replaced = mine.last.get(to);
+      // Of two names of one file none goes.
+      if (replaced === there) return mine.end(false);
       if (replaced !== undefined && this.#isDirectory(replaced) !== this.#isDirectory(there)) {
         return mine.end(false);
       }

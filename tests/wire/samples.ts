@@ -162,6 +162,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
         },
         { kind: "remove", time, ino: 9, ...entry, directory: false, told: true },
         { kind: "rename", time, ino: 9, ...entry, newParent: 2, newName: name, replaced: 8, told: true },
+        { kind: "link", time, ino: 9, ...entry },
         { kind: "access", time, ino: 9 },
         { kind: "setattr", time, ino: 9, mode: 0o600, uid: 1, gid: 2, atime: time, mtime: time },
       ],

@@ -37,6 +37,14 @@ export interface DeferredMake extends Deferred {
   readonly host?: string;
 }
 
+/** One more name of what is no directory. */
+export interface DeferredLink extends Deferred {
+  readonly kind: "link";
+  readonly ino: InodeId;
+  readonly parent: InodeId;
+  readonly name: Uint8Array;
+}
+
 /** unlink or rmdir of what only its author knows, and nobody has open. */
 export interface DeferredRemove extends Deferred {
   readonly kind: "remove";
@@ -84,6 +92,7 @@ export interface DeferredReport extends Deferred, WriteReport {
 
 export type DeferredChange =
   | DeferredMake
+  | DeferredLink
   | DeferredRemove
   | DeferredRename
   | DeferredAttributes

@@ -37,6 +37,8 @@ export const XATTR_VALUE_BYTES_MAX = 65_536;
 /** Bytes of a name at most, and of a symlink target (limits.h). */
 export const NAME_BYTES_MAX = 255;
 export const SYMLINK_BYTES_MAX = 4095;
+/** Names of one file at most, as ext4. A directory has as many subdirectories as there is room for, and counts them. */
+export const NLINK_MAX = 65_000;
 /** Bytes of a file that the nameserver keeps itself at most, however it is set. */
 export const INLINE_BYTES_MAX = 65_536;
 /** Largest file: every offset stays an exact number. */

@@ -198,6 +198,20 @@ Deno.test("deferred: numbers for inodes are given out once, over a restart as we
   }
 });
 
+Deno.test("deferred: one more name; not of another's file, nor of a directory", async () => {
+  const { a, b, dir, make, tell, inode } = await start();
+  await tell(make(1, "f"), make(2, "d", { mode: S_IFDIR | 0o755 }));
+  const link = (ino: InodeId, entry: string) =>
+    ({ kind: "link", ...at(3), ino, parent: dir, name: name(entry) }) as const;
+  assert.equal((await tell(link(inode(1), "g"))).applied, 1);
+  assert.deepEqual(await namesOf(a, dir), [`d=${inode(2)}`, `f=${inode(1)}`, `g=${inode(1)}`]);
+  const { attributes: { nlink, ctime } } = await a.call("getattr", { ino: inode(1) });
+  assert.deepEqual([nlink, ctime], [2, at(3).time]);
+  assert.equal((await tell(link(inode(2), "e"))).applied, 0);
+  const theirs = await b.create("t", undefined, true);
+  assert.equal((await tell(link(theirs, "t"))).applied, 0);
+});
+
 Deno.test("deferred: a time of access is set, and nothing else", async () => {
   const { a, make, tell, inode } = await start();
   await tell(make(1, "f"));
