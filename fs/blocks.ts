@@ -19,6 +19,8 @@ import type { Interruptible } from "./interruptible.ts";
 /** How far ahead of a needed offset the block map is fetched. */
 const FETCH_BYTES = 16 * 1024 ** 3;
 const RETRY_MS = 300;
+/** A disk may have gigabytes to write down; a server that hangs is noticed by its silence. */
+export const SYNC_TIMEOUT_MS = 10 * 60_000;
 /** So long a replica may have another generation than the nameserver says: it settles that after a restart. */
 const UNSETTLED_MS = 3_000;
 /** And so long it may take until it is known what counts, after a restart of machines. */
@@ -131,7 +133,8 @@ export class Blocks {
 
   /**
    * A block that a truncate cut short, made ready to grow again over `offset`: its replicas lose what lies past the
-   * cut. Only under a write lease, when nobody else can grow it meanwhile.
+   * cut, on their disks as well, or a power cut might bring it back. Only under a write lease, when nobody else can grow it
+   * meanwhile.
    */
   async #prepareExtension(file: OpenFile, offset: number, tenure: number): Promise<Block | undefined> {
     const before = file.blocks.before(offset);
@@ -142,7 +145,10 @@ export class Blocks {
       return undefined;
     }
     try {
-      return await this.cut(file, before, tenure);
+      const cut = await this.cut(file, before, tenure);
+      const synced = await this.sync(file, cut, tenure);
+      // All machines that had it stopped in between: what was cut off may be back.
+      return (synced.chosenAt ?? 0) > cut.generation ? undefined : synced;
     } catch (error) {
       this.#options.log.debug("a cut block is not extended", { block: before.id, error });
       return undefined;
@@ -156,6 +162,17 @@ export class Blocks {
       block,
       (client, volume, chain, { id, generation, length }) =>
         client.truncateBlock({ block: id, generation, volume, chain, length }),
+      { tenure },
+    );
+  }
+
+  /** What a block's replicas hold is on their disks; gives the block as it is afterwards. */
+  sync(file: OpenFile, block: Block, tenure: number): Promise<Block> {
+    return this.onChain(
+      file,
+      block,
+      (client, volume, chain, { id, generation }) =>
+        client.syncBlock({ block: id, generation, volume, chain }, { timeoutMs: SYNC_TIMEOUT_MS }),
       { tenure },
     );
   }

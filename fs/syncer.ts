@@ -10,12 +10,10 @@ import type { Logger } from "../base/log.ts";
 import { FsError } from "../wire/errno.ts";
 import type { BlockId } from "../wire/ids.ts";
 import type { Block } from "../wire/messages/inode.ts";
-import { type Blocks, isDropped } from "./blocks.ts";
+import { type Blocks, isDropped, SYNC_TIMEOUT_MS } from "./blocks.ts";
 import type { OpenFile } from "./inode.ts";
 import type { Reports } from "./reports.ts";
 
-/** A disk may have gigabytes to write down; a server that hangs is noticed by its silence. */
-export const SYNC_TIMEOUT_MS = 10 * 60_000;
 /** Blocks of one file that are synced at once. */
 const SYNCS_AT_ONCE = 32;
 
@@ -90,11 +88,7 @@ export class Syncer {
 
   /** The block as it is afterwards. */
   #syncBlock(file: OpenFile, block: Block): Promise<Block> {
-    return this.#options.blocks.onChain(file, block, (client, volume, chain, used) =>
-      client.syncBlock(
-        { block: used.id, generation: used.generation, volume, chain },
-        { timeoutMs: SYNC_TIMEOUT_MS },
-      ), { tenure: file.tenure });
+    return this.#options.blocks.sync(file, block, file.tenure);
   }
 
   /** A block that we have not changed: a replica that can't be reached has nothing of ours to lose. */

@@ -19,11 +19,11 @@ import type { BlockId, Generation } from "../wire/ids.ts";
 import type { ChainReply, RangeChange } from "../wire/messages/dataserver.ts";
 import type { Block } from "../wire/messages/inode.ts";
 import { FILE_BYTES_MAX, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
-import { type Blocks, isDropped, leaseLost } from "./blocks.ts";
+import { type Blocks, isDropped, leaseLost, SYNC_TIMEOUT_MS } from "./blocks.ts";
 import { GATHERED_BYTES_MAX, GatheredWrite } from "./gathered_write.ts";
 import type { Inode, OpenFile } from "./inode.ts";
 import { Reports, type ReportsOptions } from "./reports.ts";
-import { SYNC_TIMEOUT_MS, Syncer } from "./syncer.ts";
+import { Syncer } from "./syncer.ts";
 
 const WINDOW_BYTES = 8 * 1024 * 1024;
 const TOTAL_BYTES = 32 * 1024 * 1024;

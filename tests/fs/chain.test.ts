@@ -185,6 +185,33 @@ Deno.test("chain: what was said of a block before it grew does not make it end t
   assert.deepEqual(nameserver.calls.map(({ method }) => method), [], "nothing is extended again");
 });
 
+Deno.test("chain: a block grows only when what lay past its end is gone from the disks, too", async () => {
+  const { client, handle } = await start();
+  const { dataservers, nameserver, events } = client;
+  const disk = Promise.withResolvers<void>();
+  dataservers.onSync = () => disk.promise;
+  events.length = 0;
+  await write(client, handle, MIB, 10);
+  await quiet();
+  assert.deepEqual([events, nameserver.calls.length], [[`cut 1 to ${MIB}`, "sync 1"], 0]);
+  disk.resolve();
+  const allocation = await nameserver.next("allocateBlock");
+  assert.equal(allocation.request.extend, 1);
+});
+
+Deno.test("chain: a block whose machines all stopped while it was to grow does not: what was cut off may be back", async () => {
+  const { client, handle } = await start();
+  const { dataservers, nameserver } = client;
+  dataservers.onSync = (generation) =>
+    generation === 1 ? Promise.reject(new FsError("ESTALE", "another generation")) : Promise.resolve();
+  await write(client, handle, MIB, 10);
+  const now = { ...on(BLOCK, 3, 1), chosenAt: asGeneration(3) };
+  await nameserver.answer("blocks", { blocks: [now], end: 2 * MIB });
+  await client.clock.advance(1_000);
+  const allocation = await nameserver.next("allocateBlock");
+  assert.equal(allocation.request.extend, undefined);
+});
+
 Deno.test("chain: a block that is not known any more is not put back by an answer from before", async () => {
   const { client, handle } = await start();
   const { dataservers, nameserver } = client;
