@@ -14,7 +14,7 @@ import { PAGE, PAGES, type Workload } from "./workload.ts";
 
 /** What is disturbed. */
 export type Disturbed =
-  & Pick<Workload, "registers" | "register" | "died" | "mayDie" | "run" | "isStopping">
+  & Pick<Workload, "registers" | "register" | "died" | "namespaceCut" | "mayDie" | "run" | "isStopping">
   & { unstored(client: ClientHost): { readonly size: number } };
 
 export type Fault =
@@ -253,6 +253,7 @@ export class Faults {
     const beside = dice < 0.6 || up.length === 0 ? [] : dice < 0.8 ? [simulation.pick(up)] : up;
     for (const host of beside) this.#cutPowerOf(host);
     this.#hasFallenBack = true;
+    this.#workload.namespaceCut();
     const known = new Set(this.#cluster.blocks().map(({ extent }) => extent.block));
     this.#cluster.killNameserver(true);
     // Of a block whose removal is undone nobody looked whether all that had it have lost their power.

@@ -86,6 +86,22 @@ export class Register {
     this.#cuts.push({ at });
   }
 
+  /** The last of the writes that have ended before `at`, and nothing of which may have been lost since. */
+  lastWriteBefore(at: number): Operation | undefined {
+    const cutAt = this.#cuts.at(-1)?.at ?? -1;
+    let last: Operation | undefined;
+    for (const one of this.operations) {
+      if (!one.isWrite || one.isOpen || one.to >= at || one.from <= cutAt) continue;
+      if (last === undefined || one.from > last.from) last = one;
+    }
+    return last;
+  }
+
+  /** `operation`, which somebody else's sync covers, may have been lost in a power cut before that came. */
+  wasCutSince({ from }: Operation): boolean {
+    return this.#cuts.some(({ at }) => at >= from);
+  }
+
   /** Undefined, or why what was seen can't be explained. */
   check(): string | undefined {
     let from = 0;
@@ -111,7 +127,13 @@ export class Register {
 
   /** What may be left of it after a power cut. */
   #after(at: number): ReadonlySet<number> {
-    const synced = this.#synced.filter((one) => one.at < at).at(-1)?.operation;
+    let synced: Operation | undefined;
+    for (const one of this.#synced) {
+      const { operation } = one;
+      // Its own client may have heard afterwards that it could not be stored.
+      if (one.at >= at || operation.isOpen) continue;
+      if (synced === undefined || operation.from > synced.from) synced = operation;
+    }
     const left = this.operations.filter((one) =>
       one.isWrite && one.from < at && (synced === undefined || one === synced || one.to > synced.from)
     );

@@ -36,8 +36,18 @@ class Owned {
   readonly states: Names[] = [new Map()];
   /** The first that may be there. */
   floor = 0;
+  /** The first that may be there after a power cut of the nameserver. */
+  durable = 0;
+  /** The nameserver's machine lost its power, and it is not known yet what is left. */
+  hasFallenBack = false;
+  /** What a change that was asked for in that power cut may have made of what was left. */
+  made: Names[] = [];
+  /** Power cuts of the nameserver so far. */
+  cuts = 0;
   /** The change that is under way leads to it. */
   next: Names | undefined;
+  /** And what it makes of another state. */
+  change: (names: Names) => Names = (names) => names;
   /** The nameserver may be waiting with a change until others have given something up, whoever dies meanwhile. */
   isAsking = false;
   /** How often it was not known which is right. */
@@ -65,10 +75,28 @@ class Owned {
     this.next = undefined;
   }
 
+  /** All may be as it was at the last sync, or later; what is being asked for may come on top of that. */
+  fallBack(): void {
+    this.hasFallenBack = true;
+    this.cuts++;
+    this.floor = this.durable;
+    this.epoch++;
+    if (this.next !== undefined) this.made.push(...this.states.slice(this.durable).map(this.change));
+  }
+
+  /** The last state is what is there, and on the nameserver's disk. */
+  isSynced(count = this.count): void {
+    this.floor = Math.max(this.floor, count);
+    this.durable = Math.max(this.durable, count);
+    this.hasFallenBack = false;
+    this.made = [];
+  }
+
   /** The first state from `from` on that was `seen`. */
   find(seen: Names, from: number): number | undefined {
     const all = this.next === undefined ? this.states : [...this.states, this.next];
     const at = all.findIndex((state, i) => i >= from && isSame(state, seen));
+    if (at < 0 && this.hasFallenBack && this.made.some((state) => isSame(state, seen))) return this.count;
     return at < 0 ? undefined : at;
   }
 }
@@ -87,6 +115,7 @@ export class NamesWorkload {
   readonly #owned = new Map<ClientHost, Owned>();
   readonly #shown = new Map<Owned, string>();
   readonly registers: Iterable<Register> = [];
+  readonly sources: ReadonlySet<InodeId> = new Set();
   readonly counts: Record<string, number> = {};
   /** All that are known. */
   readonly directories = new Set<InodeId>();
@@ -110,6 +139,11 @@ export class NamesWorkload {
   /** What a dead client's last request does later, nobody could tell from what its next life does. */
   mayDie(client: ClientHost): boolean {
     return !this.#owned.get(client)!.isAsking;
+  }
+
+  /** The nameserver's machine loses its power: what was not synced may be gone. */
+  namespaceCut(): void {
+    for (const owned of this.#owned.values()) owned.fallBack();
   }
 
   unstored(): ReadonlySet<unknown> {
@@ -190,7 +224,7 @@ class Program {
     const { simulation } = this.#cluster;
     if (this.#mine.ino === undefined) return await this.#makeDirectory();
     if (!this.#isKnown) return await this.#recognize();
-    if (this.#mine.isLost) return await this.#sync();
+    if (this.#mine.isLost || this.#mine.hasFallenBack) return await this.#sync();
     const dice = simulation.random.next();
     if (dice < this.#looks) await this.lookAt(other);
     else if (dice < 0.16) await this.#lookAtMine();
@@ -201,7 +235,7 @@ class Program {
 
   /** A sync that succeeds, and a look: what was lost must have been told by then. */
   async settle(): Promise<void> {
-    while (!this.#isKnown || this.#mine.isLost) {
+    while (!this.#isKnown || this.#mine.isLost || this.#mine.hasFallenBack) {
       await this.#client.life!.wait(100);
       await this.step(this.#mine);
     }
@@ -238,11 +272,13 @@ class Program {
 
   async #makeDirectory(): Promise<void> {
     const request = { parent: ROOT_INODE, name: bytesOf(this.#mine.name), credentials: OWNER };
+    const { cuts } = this.#mine;
     await this.#attempt("mkdir", async () => {
       const found = await this.#fs.names.lookup(ROOT_INODE, request.name, PATIENT);
       const made = found.inode ??
         (await this.#fs.names.make({ ...request, mode: S_IFDIR | 0o755 }, PATIENT)).inode!;
       await this.#fs.names.syncNamespace();
+      if (this.#mine.cuts !== cuts) throw new FsError("EAGAIN", "it may have gone before it was synced");
       made.lookups++;
       this.#mine.ino = made.ino;
       this.#isKnown = true;
@@ -252,6 +288,7 @@ class Program {
   /** Which state is it? Whoever comes later goes on from there. */
   async #recognize(): Promise<void> {
     const mine = this.#mine;
+    const { cuts } = mine;
     let seen: Names | undefined;
     const result = await this.#attempt("recognize", async () => {
       seen = await this.#list(mine);
@@ -261,9 +298,10 @@ class Program {
       mine.isLost = false;
       return;
     }
+    if (mine.cuts !== cuts) return;
     if (mine.find(seen!, mine.floor) === undefined) return this.#wrong(mine, seen!, mine.floor);
     mine.states.push(seen!);
-    mine.floor = mine.count;
+    mine.isSynced();
     mine.mustBeLost = false;
     mine.epoch++;
     this.#isKnown = true;
@@ -296,13 +334,13 @@ class Program {
 
   async lookAt(other: Owned): Promise<void> {
     if (other.ino === undefined) return;
-    const { count, floor, epoch } = other;
+    const { count, floor, epoch, cuts } = other;
     let seen: Names | undefined;
     if (await this.#attempt("look", async () => seen = await this.#list(other)) !== "done") return;
-    if (other.find(seen!, count) !== undefined) return;
+    if (other.find(seen!, count) !== undefined || other.cuts !== cuts) return;
     const at = other.find(seen!, floor);
     if (at === undefined) return this.#wrong(other, seen!, floor);
-    if (other.epoch !== epoch) return;
+    if (other.epoch !== epoch || other.hasFallenBack) return;
     // Its session has ended before it could tell all: its program will hear of that, if it does not know yet.
     other.mustBeLost = true;
     other.floor = Math.max(other.floor, at);
@@ -323,21 +361,25 @@ class Program {
     const mine = this.#mine;
     let seen: Names | undefined;
     if (await this.#attempt("look", async () => seen = await this.#list(mine)) !== "done") return;
+    if (mine.hasFallenBack) return;
     if (!mine.isLost && !isSame(seen!, mine.last)) this.#wrong(mine, seen!, mine.count);
     const name = this.#cluster.simulation.pick(NAMES);
     let found: InodeId | undefined;
     const looked = await this.#attempt("lookup", async () => {
       found = (await this.#fs.names.lookup(mine.ino!, bytesOf(name), PATIENT)).inode?.ino;
     });
-    if (looked !== "done" || mine.isLost || found === mine.last.get(name)) return;
+    if (looked !== "done" || mine.isLost || mine.hasFallenBack || found === mine.last.get(name)) return;
     this.#cluster.problems.push(`${this.#client.host} finds ${found} as ${name}, not ${mine.last.get(name)}`);
   }
 
   /** What was done is certain from here on, or it is said that it is lost. */
   async #sync(): Promise<void> {
-    const { count, isLost } = this.#mine;
+    const mine = this.#mine;
+    const { count, isLost, cuts } = mine;
     const result = await this.#attempt("sync", () => this.#fs.names.syncNamespace());
     this.#vouched(result === "done", isLost, count);
+    // After a power cut as well: it would have said if something was gone.
+    if (result === "done" && mine.cuts === cuts) mine.isSynced(count);
   }
 
   #vouched(isDone: boolean, wasLost: boolean, count: number): void {
@@ -345,8 +387,8 @@ class Program {
     if (isDone && (wasLost || mine.isLost || mine.mustBeLost)) {
       this.#cluster.problems.push(`${this.#client.host}: changes were lost, and nobody was told`);
     }
-    if (isDone) mine.floor = Math.max(mine.floor, count);
-    else this.#unsure();
+    if (!isDone) this.#unsure();
+    else if (!mine.hasFallenBack) mine.floor = Math.max(mine.floor, count);
   }
 
   /** Something is lost, or may be. */
@@ -368,6 +410,7 @@ class Program {
     const next = new Map(mine.last);
     // A number that no file has, until it is known.
     mine.next = next.set(name, ANY);
+    mine.change = (names) => new Map(names).set(name, ANY);
     const result = await this.#attempt("create", async () => {
       const request = { parent: mine.ino!, name: bytesOf(name), credentials: OWNER, mode: 0o644 };
       const how = { ...request, exclusive: true, write: true };
@@ -403,6 +446,7 @@ class Program {
       const target = name < "d" ? {} : { target: bytesOf("x") };
       what = `make ${name}`;
       next.set(name, ANY);
+      mine.change = (names) => new Map(names).set(name, ANY);
       call = async () => {
         const request = { parent, name: bytesOf(name), credentials: OWNER, mode, ...target };
         const { ino } = (await names.make(request, PATIENT)).inode!;
@@ -418,6 +462,7 @@ class Program {
     } else if (simulation.chance(0.5)) {
       what = `remove ${name}`;
       next.delete(name);
+      mine.change = (names) => new Map([...names].filter(([other]) => other !== name));
       call = () => names.remove(parent, bytesOf(name), this.#isDirectory(there), PATIENT);
     } else {
       const to = simulation.pick(NAMES.filter((other) => other !== name));
@@ -430,12 +475,17 @@ class Program {
       what = `rename ${name} to ${to}`;
       next.delete(name);
       next.set(to, there);
+      mine.change = (names) => {
+        const moved = names.get(name);
+        const others = [...names].filter(([other]) => other !== name);
+        return new Map(moved === undefined ? others : [...others, [to, moved]]);
+      };
       call = () => names.rename(parent, bytesOf(name), parent, bytesOf(to), 0, PATIENT);
     }
     const result = await this.#attempt(what, () => this.#asking(call));
     if (result === "done") {
       mine.end(true);
-    } else if (result.errno === "EIO") {
+    } else if (result.errno === "EIO" || mine.hasFallenBack) {
       this.#unsure();
     } else {
       this.#cluster.problems.push(`${this.#client.host} ${what}: ${result.errno} ${result.message}`);

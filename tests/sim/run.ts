@@ -1,6 +1,7 @@
 /** One run of a simulated cluster from one seed: programs work while things go wrong, then all heals and is looked at. */
 
 import { randomInt, SeededRandom } from "../../base/random.ts";
+import type { InodeId } from "../../wire/ids.ts";
 import { Cluster } from "./cluster.ts";
 import { ALL_FAULTS, type Fault, Faults } from "./faults.ts";
 import { NamesWorkload } from "./names_workload.ts";
@@ -99,10 +100,7 @@ async function run(seed: number, trace: Trace | null, only: readonly Fault[]): P
   // Most seeds have a few kinds of faults only, which then meet more often.
   const some = ALL_FAULTS.filter(() => simulation.chance(0.4));
   const wanted = only.length > 0 ? only : some.length > 0 ? some : ALL_FAULTS;
-  // After a power cut of the nameserver nobody knows which state it fell back to.
-  const kinds = !isOfNames
-    ? wanted
-    : ["slow" as const, ...wanted.filter((kind) => kind !== "cutNameserverPower")];
+  const kinds = isOfNames ? ["slow" as const, ...wanted] : wanted;
   const faults = new Faults(cluster, workload, kinds);
   const outcome = (): Outcome => ({
     problems,
@@ -123,7 +121,9 @@ async function run(seed: number, trace: Trace | null, only: readonly Fault[]): P
     }
     if (problems.length > 0) return outcome();
     let wrong = "";
-    if (!await simulation.run(() => (wrong = whatIsWrong(cluster, faults)) === "", SETTLE_MS)) {
+    if (
+      !await simulation.run(() => (wrong = whatIsWrong(cluster, faults, workload.sources)) === "", SETTLE_MS)
+    ) {
       problems.push(wrong);
     }
     const inlineProblem = cluster.inlineProblem();
@@ -151,7 +151,7 @@ async function run(seed: number, trace: Trace | null, only: readonly Fault[]): P
 }
 
 /** Empty when every block has its replicas, all alike. */
-function whatIsWrong(cluster: Cluster, faults: Faults): string {
+function whatIsWrong(cluster: Cluster, faults: Faults, sources: ReadonlySet<InodeId>): string {
   const wanted = Math.min(cluster.options.replication, cluster.dataservers.length);
   for (const { ino, extent } of cluster.blocks()) {
     if (!extent.written || faults.isGone(extent)) continue;
@@ -169,7 +169,9 @@ function whatIsWrong(cluster: Cluster, faults: Faults): string {
       bytes.set(file.bytes.subarray(0, length));
       const versions: (number | undefined)[] = [];
       for (let at = 0; at < length; at += PAGE) {
-        versions.push(versionOf(bytes.subarray(at, at + PAGE), ino, (extent.start + at) / PAGE));
+        versions.push(
+          versionOf(bytes.subarray(at, at + PAGE), ino, (extent.start + at) / PAGE, sources.has(ino)),
+        );
       }
       if (versions.includes(undefined)) return `${what}: wrong bytes on ${host.host}`;
       first ??= versions.join();
