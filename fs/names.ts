@@ -54,6 +54,8 @@ export interface NamesOptions {
   /** Changes that need not be asked for; absent: all are. */
   readonly local?: LocalChanges | undefined;
   readonly readAhead: NameReadAhead;
+  /** Resolves when the nameserver has heard of all accesses so far, or they are given up. */
+  readonly tellAccesses?: () => Promise<unknown>;
 }
 
 export class Names {
@@ -201,6 +203,8 @@ export class Names {
       const changed = this.#options.local?.setattr(request);
       if (changed !== undefined) return changed;
     }
+    // The nameserver would take the change for the later one otherwise.
+    if (known !== undefined && known.accessedAt !== null) await this.#options.tellAccesses?.();
     const askedAt = this.#table.moment;
     if (file !== null && file !== undefined) file.unsyncedReports++;
     let reply: InodeReply;

@@ -52,11 +52,14 @@ export function accessHandlers(
       const now = namespace.clock.now();
       const noted = await Promise.all(
         inodes.map(({ ino, version, time }) => {
-          // What the caller knows besides, such as its own writes that are not reported yet, counts as well.
+          // What the caller knows besides, such as its own writes that are not reported yet, counts as well. What was changed after
+          // the access may be the time itself (utimensat).
           const isDue = (inode: InodeRecord) =>
             (inode.flags & FS_NOATIME_FL) === 0 &&
             (time === undefined || timespecCompare(time, inode.atime) > 0) &&
-            (always || inode.version === version || isAccessDue(inode, now));
+            (inode.version === version ||
+              ((time === undefined || timespecCompare(time, inode.ctime) >= 0) &&
+                (always || isAccessDue(inode, now))));
           return note(ino, isDue, time, session);
         }),
       );

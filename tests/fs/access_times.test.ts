@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { FsError } from "../../wire/errno.ts";
 import { S_IFDIR } from "../../wire/messages/inode.ts";
 import { FakeClock } from "../base/fake_clock.ts";
-import { INO, inodeReply, know, OTHER, PATIENT, quiet, ROOT, startClient, time } from "./client.ts";
+import { INO, inodeReply, know, OTHER, PATIENT, quiet, ROOT, startClient, time, watch } from "./client.ts";
 import { OpenFile } from "../../fs/inode.ts";
 import type { AccessedRequest } from "../../wire/messages/nameserver.ts";
 
@@ -59,6 +59,17 @@ Deno.test("access times: who asks for something tells of them before", async () 
   assert.deepEqual(nameserver.asked, ["accessed"]);
 });
 
+Deno.test("access times: a change of attributes is asked for when the nameserver has heard of the access before it", async () => {
+  const { accessTimes, names, nameserver, inode } = start("relatime");
+  accessTimes.accessed(inode);
+  const changing = watch(names.setattr({ ino: INO, mode: 0o600 }, PATIENT) as Promise<unknown>);
+  await quiet();
+  assert.deepEqual(nameserver.asked, ["accessed"]);
+  await nameserver.answer("accessed", noted());
+  await nameserver.answer("setattr", inodeReply(INO, "read", { version: 3 }));
+  assert.equal(changing.state, "done");
+});
+
 Deno.test("access times: what others have changed meanwhile is not shown before the nameserver was asked", async () => {
   const { accessTimes, names, nameserver, inode } = start("relatime");
   inode.attributes = { ...inode.attributes, ...LATE };
@@ -76,6 +87,7 @@ Deno.test("access times: one that is set by a program counts from then on", asyn
   const set = { atime: time(5), mtime: time(NOW - 5), ctime: time(NOW) };
   const setting = names.setattr({ ino: INO, atime: time(5) }, PATIENT);
   await quiet();
+  await nameserver.answer("accessed", noted());
   await nameserver.answer("setattr", inodeReply(INO, "read", { size: 10, version: 3, ...set }));
   assert.deepEqual(names.shown(await setting).atime, time(5));
 });

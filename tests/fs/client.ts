@@ -545,7 +545,8 @@ export function startClient(
   const releases = new Releases({ session, table, log, keepsExclusive: writeBehind });
   const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log, deferred, local });
   const readAhead = new NameReadAhead({ session, table, releases, clock, log });
-  const names = new Names({ session, table, kernelCache, writer, clock, local, readAhead });
+  const tellAccesses = (): Promise<unknown> => accessTimes.tell();
+  const names = new Names({ session, table, kernelCache, writer, clock, local, readAhead, tellAccesses });
   const files = new Files({
     session,
     names,

@@ -56,6 +56,23 @@ Deno.test("accessed: who knows the newest version knows best, as of writes that 
   assert.ok(timespecCompare(second!.attributes.atime, first!.attributes.atime) > 0);
 });
 
+Deno.test("accessed: a time that was set after the access stays, whenever that is told", async () => {
+  const { service, clients: [a, b] } = await startService("a", "b");
+  const ino = await a.create("f");
+  const { version } = await attributes(b, ino);
+  await service.clock.advance(1_000);
+  const time = service.clock.now();
+  await service.clock.advance(10);
+  const set = { seconds: 528, nanoseconds: 5 };
+  await a.call("setattr", { retry: a.tag(), ino, atime: set });
+  await b.call("accessed", { inodes: [{ ino, version, time }], always: false });
+  assert.deepEqual((await attributes(b, ino)).atime, set);
+  await service.clock.advance(10);
+  const later = service.clock.now();
+  await b.call("accessed", { inodes: [{ ino, version, time: later }], always: false });
+  assert.deepEqual((await attributes(b, ino)).atime, later);
+});
+
 Deno.test("accessed: a writer keeps its lease, and is not asked for what it has buffered", async () => {
   const { clients: [a, b] } = await startService("a", "b");
   const ino = await a.create("f", undefined, true);
