@@ -7,7 +7,7 @@
 import { EMPTY_BYTES } from "../../base/bytes.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import type { InodeId, SessionId, VolumeId } from "../../wire/ids.ts";
-import { type LeaseMode, S_IFLNK, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
+import { type LeaseMode, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
 import type { AcquireReply, CreateRequest, EntryReply, NAMESERVER } from "../../wire/messages/nameserver.ts";
 import type { Handlers } from "../../wire/service.ts";
 import { allocateBlock, regularFile } from "./block_operations.ts";
@@ -20,6 +20,9 @@ import { type InodeRecord, isDirectory } from "./records.ts";
 import { changesOf, nameItem } from "./replies.ts";
 import type { Transaction } from "./transaction.ts";
 import { makeUnnamed } from "./unnamed_files.ts";
+
+const READ = 4;
+const WRITE = 2;
 
 type Created = EntryReply & AcquireReply & { readonly created: boolean };
 
@@ -114,13 +117,17 @@ export function openHandlers(
   };
 
   /** The file that creat(2) opens instead of making one; undefined when there is none. */
-  const openable = (tx: Transaction, { parent, name, exclusive }: CreateRequest): InodeId | undefined => {
+  const openable = (tx: Transaction, request: CreateRequest): InodeId | undefined => {
+    const { parent, name, exclusive } = request;
     const inode = operations.lookup(tx, parent, name);
     if (inode === undefined) return undefined;
     if (exclusive) throw new FsError("EEXIST", "the name is taken");
     if (isDirectory(inode)) throw new FsError("EISDIR", "a directory has that name");
-    if ((inode.mode & S_IFMT) === S_IFLNK) throw new FsError("ELOOP", "a symlink has that name");
-    if ((inode.mode & S_IFMT) !== S_IFREG) throw new FsError("EINVAL", "a special file has that name");
+    // The kernel saw no such name, so that it has not asked what the caller may do with the file: it looks again, and opens it,
+    // or what a symlink leads to.
+    if ((inode.mode & S_IFMT) !== S_IFREG || !mayCertainlyOpen(inode, request)) {
+      throw new FsError("ESTALE", "another has made something of that name meanwhile");
+    }
     return inode.ino;
   };
 
@@ -196,4 +203,14 @@ export function openHandlers(
       );
     },
   };
+}
+
+/** Whatever groups the caller has. */
+function mayCertainlyOpen(inode: InodeRecord, { credentials, write }: CreateRequest): boolean {
+  const { mode, uid, hasXattrs } = inode;
+  if (credentials.uid === 0) return true;
+  const wanted = write ? READ | WRITE : READ; // whether a writer reads as well is not told
+  if (hasXattrs) return false; // an ACL may be among them
+  const allowed = credentials.uid === uid ? mode >> 6 : (mode >> 3) & mode;
+  return (allowed & wanted) === wanted;
 }

@@ -67,7 +67,10 @@ export interface CreateRequest extends Change, InDirectory, Pick<Wishes, "wantsD
   readonly mode: number;
   /** As MakeRequest's. */
   readonly umask?: number;
-  /** O_EXCL: EEXIST when the name is taken. Without it an existing regular file is opened. */
+  /**
+   * O_EXCL: EEXIST when the name is taken. Without it an existing regular file is opened, if the caller may certainly do that;
+   * ESTALE: what there is must be looked up and opened.
+   */
   readonly exclusive: boolean;
   /** The caller means to write: asks for a write lease. */
   readonly write: boolean;

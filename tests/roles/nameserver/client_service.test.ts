@@ -3,7 +3,7 @@ import { bytesKey, bytesOf, textOf } from "../../../base/bytes.ts";
 import { type Random, randomInt } from "../../../base/random.ts";
 import { isErrno } from "../../../wire/errno.ts";
 import { asBlockId, type InodeId, ROOT_INODE } from "../../../wire/ids.ts";
-import { S_IFDIR, S_IFLNK } from "../../../wire/messages/inode.ts";
+import { S_IFDIR, S_IFLNK, S_IFREG } from "../../../wire/messages/inode.ts";
 import type { NAMESERVER } from "../../../wire/messages/nameserver.ts";
 import type { RequestOf } from "../../../wire/service.ts";
 import { settle } from "../../base/fake_clock.ts";
@@ -13,6 +13,7 @@ import { addDataservers, makeService, ServiceClient, startService, withoutDirect
 
 const credentials = { uid: 0, gid: 0 };
 const name = bytesOf;
+const S_IFIFO = 0o010000;
 
 // ---- listing
 
@@ -293,6 +294,32 @@ Deno.test("create: without O_EXCL opens the file that is there, and says so", as
     b.call("create", { ...request, retry: b.tag(), exclusive: true }),
     (error) => isErrno(error, "EEXIST"),
   );
+});
+
+Deno.test("create: what another has made meanwhile is opened only by who certainly may, and only a file", async () => {
+  const { clients: [a, b] } = await startService("a", "b");
+  const open = (entry: string, uid: number, write: boolean) =>
+    b.call("create", {
+      ...{ retry: b.tag(), parent: ROOT_INODE, name: name(entry), credentials: { uid, gid: 5 } },
+      ...{ mode: 0o600, exclusive: false, write },
+    }).then(({ created }) => created, (error) => error.errno);
+  const make = (entry: string, mode: number, more: { readonly target?: Uint8Array } = {}) =>
+    a.call("make", {
+      ...{ retry: a.tag(), parent: ROOT_INODE, name: name(entry), mode, umask: 0, ...more },
+      credentials: { uid: 7, gid: 7 },
+    });
+  await make("f", S_IFREG | 0o640);
+  assert.deepEqual([await open("f", 0, true), await open("f", 7, true)], [false, false]);
+  assert.deepEqual([await open("f", 8, false), await open("f", 8, true)], ["ESTALE", "ESTALE"]);
+  const { attributes: { ino } } = await make("g", S_IFREG | 0o646);
+  assert.deepEqual([await open("g", 8, false), await open("g", 8, true)], [false, "ESTALE"]);
+  await a.call("setXattr", { retry: a.tag(), ino, name: name("user.x"), value: name("v"), flags: 0 });
+  assert.deepEqual([await open("g", 8, false), await open("g", 0, false)], ["ESTALE", false]);
+  await make("dir", S_IFDIR | 0o777);
+  await make("fifo", S_IFIFO | 0o666);
+  await make("link", S_IFLNK | 0o777, { target: name("f") });
+  const found = await Promise.all(["dir", "fifo", "link"].map((entry) => open(entry, 0, true)));
+  assert.deepEqual(found, ["EISDIR", "ESTALE", "ESTALE"]);
 });
 
 seededTest("create: of many who create one name exclusively one succeeds", async (random) => {
