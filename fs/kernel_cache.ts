@@ -24,6 +24,8 @@ import type { ByteRange } from "./pending_write.ts";
 
 /** Longer than a lookup or listing takes that nobody holds up. */
 const ENTRY_MS_MAX = 50;
+/** Changes in the same directory take less, unless somebody else is waited for. */
+const OLD_NAME_MS_MAX = 20;
 const RETRY_MS = 1;
 const RETRIES_MAX = 2_000;
 
@@ -148,6 +150,23 @@ export class KernelCache {
       watching.delete(late);
       if (watching.size === 0) this.#entering.delete(directory.ino);
     }
+  }
+
+  /**
+   * A name that leads elsewhere by now is gone, and `others` have ended. Waits for changes in its directory, which may wait for
+   * other clients: but not for long, as it is to spare the kernel something (directory_places.ts), and nothing is acknowledged
+   * by it.
+   */
+  async dropOldName(
+    directory: InodeId,
+    name: Uint8Array,
+    others: readonly Promise<unknown>[],
+  ): Promise<void> {
+    const done = new AbortController();
+    const dropped = this.#notify((notifier) => notifier.invalidateEntry(directory, name));
+    const late = this.#options.clock.sleep(OLD_NAME_MS_MAX, done.signal);
+    await Promise.race([Promise.all([dropped, ...others]), late]);
+    done.abort();
   }
 
   /** Every name of the mount is looked up again. */

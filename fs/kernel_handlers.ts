@@ -18,6 +18,7 @@ import {
 import type { Credentials } from "../wire/messages/nameserver.ts";
 import { type AccessTimes, NO_ACCESS } from "./access_times.ts";
 import type { ClusterSession } from "./cluster_session.ts";
+import { DirectoryPlaces } from "./directory_places.ts";
 import type { DirectoryStream } from "./directory_stream.ts";
 import type { Files, Handle } from "./files.ts";
 import { flagIoctl, isFlagChange, isSync } from "./inode_flags.ts";
@@ -72,6 +73,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
   /** Any open handle of an inode, for requests that only guess one. */
   const handleOfInode = new Map<InodeId, Handle>();
   const directories = new Map<number, DirectoryStream>();
+  const places = new DirectoryPlaces(table, kernelCache);
   let nextHandle = 1;
 
   /** Marks changes, which hold a directory's lock for themselves in the kernel until they are answered. */
@@ -163,7 +165,15 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       if (isDots(name)) {
         return then(names.lookupDots(asInodeId(parent), name, context), (found) => entryOf(found));
       }
-      return then(names.lookup(asInodeId(parent), name, context), (found) => entryOf(found));
+      const look = () => names.lookup(asInodeId(parent), name, context);
+      const answer = (found: Found) => {
+        places.note(found.inode, asInodeId(parent), name);
+        return entryOf(found);
+      };
+      return then(look(), (found) => {
+        const left = places.leave(found.inode, asInodeId(parent));
+        return left === undefined ? answer(found) : left.then(look).then(answer);
+      });
     },
 
     forget(nodeid, lookups) {
@@ -218,7 +228,13 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     mkdir(context, parent, name, mode, umask) {
       const request = { parent: asInodeId(parent), name, mode: S_IFDIR | (mode & 0o7777), umask };
       const made = names.make({ ...request, credentials: credentialsOf(context) }, context);
-      return within(parent, then(made, (found) => entryOf(found)));
+      return within(
+        parent,
+        then(made, (found) => {
+          places.note(found.inode, asInodeId(parent), name);
+          return entryOf(found);
+        }),
+      );
     },
 
     unlink: (context, parent, name) =>
@@ -228,16 +244,16 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       within(parent, then(names.remove(asInodeId(parent), name, true, context), () => 0)),
 
     rename(context, parent, name, newParent, newName, flags) {
-      const renamed = names.rename(
-        asInodeId(parent),
-        name,
-        asInodeId(newParent),
-        newName,
+      const source = { parent: asInodeId(parent), name };
+      const target = { parent: asInodeId(newParent), name: newName };
+      const credentials = credentialsOf(context);
+      const renamed = places.moving(
+        source,
+        target,
         flags,
-        context,
-        credentialsOf(context),
+        () => names.rename(source.parent, name, target.parent, newName, flags, context, credentials),
       );
-      return within(parent, then(renamed, () => 0), newParent);
+      return within(parent, renamed === undefined ? 0 : renamed.then(() => 0), newParent);
     },
 
     link(context, nodeid, newParent, newName) {
@@ -353,6 +369,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       const done = stream.read(cookie, plus, ({ name, ino, type, cookie: next, found }) => {
         if (!plus) return writer.add(name, ino, type, next);
         if (found === undefined) return writer.addPlus(name, ino, type, next, null);
+        places.note(found.inode, stream.ino, name, true);
         // One that does not fit is not told, and not counted.
         const isTold = writer.addPlus(name, ino, type, next, entryOf(found) as EntryAnswer);
         if (!isTold) files.forget(ino, 1);

@@ -25,6 +25,7 @@ import type {
   EntryReply,
   MakeRequest,
   Removed,
+  RenameReply,
   SetAttributesRequest,
   StatfsReply,
 } from "../wire/messages/nameserver.ts";
@@ -355,18 +356,18 @@ export class Names {
     );
   }
 
-  /** Changes names here, if possible, after what is in the way was claimed, or asks for it. */
-  #changeNames(
+  /** Changes names here, if possible, after what is in the way was claimed (undefined), or asks for it. */
+  #changeNames<T>(
     here: () => boolean,
-    ask: () => Promise<void>,
+    ask: () => Promise<T>,
     names: readonly (readonly [InodeId, Uint8Array])[],
     interrupt: Interruptible,
-  ): void | Promise<void> {
+  ): undefined | Promise<T | undefined> {
     const attempt = () => {
       refuseAfterLoss(...names.map(([parent]) => this.#table.get(parent)));
       return here();
     };
-    if (attempt()) return;
+    if (attempt()) return undefined;
     const claimed = this.#options.local?.claim(names, interrupt);
     if (claimed === undefined) return ask();
     return claimed.then(() => attempt() ? undefined : ask());
@@ -398,6 +399,7 @@ export class Names {
     }
   }
 
+  /** What was moved, and what it replaced or was exchanged with; undefined: made here, of what is known. */
   rename(
     parent: InodeId,
     name: Uint8Array,
@@ -406,7 +408,7 @@ export class Names {
     flags: number,
     interrupt: Interruptible,
     owner?: Credentials,
-  ): void | Promise<void> {
+  ): undefined | Promise<RenameReply | undefined> {
     const { local } = this.#options;
     return this.#changeNames(
       () => local?.rename(parent, name, newParent, newName, flags) === true,
@@ -424,7 +426,7 @@ export class Names {
     flags: number,
     interrupt: Interruptible,
     owner?: Credentials,
-  ): Promise<void> {
+  ): Promise<RenameReply> {
     for (const directory of new Set([parent, newParent])) this.#options.local?.wishes(directory);
     const known = this.#removed(newParent, newName);
     if (losesXattrs(known)) await this.#keepXattrs(known, interrupt);
@@ -435,8 +437,9 @@ export class Names {
     const credentials = (flags & RENAME_WHITEOUT) !== 0 && owner !== undefined ? { credentials: owner } : {};
     const request = { parent, name, newParent, newName, flags, ...credentials };
     let isKept = false;
+    let reply: RenameReply;
     try {
-      const reply = await this.#session.change((retry) =>
+      reply = await this.#session.change((retry) =>
         this.#session.nameserver.rename(
           withHint({ ...request, retry }, known, this.#options.clock),
           interrupt,
@@ -454,6 +457,7 @@ export class Names {
     }
     // What the kernel moves though nothing lets it keep the name has the old epoch, so that it is looked up again.
     if (!isKept) await this.#options.kernelCache.dropAllNames();
+    return reply;
   }
 
   /** What we know of an inode that is about to lose a name, if anything. */
