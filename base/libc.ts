@@ -78,7 +78,8 @@ const libc = library.symbols;
 const EIO = 5;
 const EINTR = 4;
 
-// One errno location a thread; an isolate stays on its thread.
+// One errno location a thread; an isolate stays on its thread. V8 may make calls of its own between one of these and the look at
+// errno: seldom, EAGAIN (it waits for a lock) or, once a process, ENOENT (tsc_freq_khz) stands in place of the error.
 const errnoView = new Deno.UnsafePointerView(libc.__errno_location()!);
 
 function checked(result: number): number {

@@ -453,6 +453,13 @@ if (!support.devices || !support.xattrs || !support.acls) {
   console.log("not all compared; the local disk has", support);
 }
 
+/**
+ * V8 may make system calls of its own between a call and the look at errno: it waits for a lock (EAGAIN), and when it first does, once
+ * a process, looks for a file that there may not be (tsc_freq_khz of the processor: ENOENT). What is read then says nothing.
+ */
+const CLOBBERED = ["ENOENT", "EAGAIN"].map((name) => JSON.stringify(name));
+let repetitions = 2;
+
 for (let i = 0; i < operations; i++) {
   if (only?.has(i) === false) continue;
   const random = randomOf(seed, i);
@@ -460,9 +467,14 @@ for (let i = 0; i < operations; i++) {
   Deno.umask(pick(random, [0o022, 0o022, 0, 0o077]));
   const operation = drawOperation(random, support);
   if (identity !== undefined) sys.become(identity.uid, identity.gid, identity.groups);
-  const [here, there] = [operation.run(mounted), operation.run(reference)].map((result) =>
-    JSON.stringify(result)
-  );
+  const runOn = (side: Side) => JSON.stringify(operation.run(side));
+  let [here, there] = [runOn(mounted), runOn(reference)];
+  if (here !== there && repetitions > 0 && [here, there].some((result) => CLOBBERED.includes(result!))) {
+    repetitions--;
+    // What has failed has changed nothing.
+    if (CLOBBERED.includes(here!)) here = runOn(mounted);
+    if (CLOBBERED.includes(there!)) there = runOn(reference);
+  }
   const who = identity === undefined ? "" : ` as ${identity.uid}:${[identity.gid, ...identity.groups]}`;
   journal.note(`${i}${who} ${operation.text} -> ${there!.slice(0, 200)}`);
   if (here !== there) journal.differ(`of operation ${i}: ${here} on the mount, ${there} on the local disk`);
