@@ -101,6 +101,11 @@ export class SmallCluster implements AsyncDisposable {
     return JSON.parse(await within(STOP_MS_MAX, "counters of the small cluster", line));
   }
 
+  /** HOST:PORT of the nameserver, for programs. */
+  get nameserver(): string {
+    return /nameserver: serving address=(\S+)/.exec(this.#log)![1]!;
+  }
+
   /** What it has logged so far (the end of it). */
   get log(): string {
     return this.#log;
