@@ -190,6 +190,7 @@ export class RangeCopier {
     for (let round = 1;; round++) {
       /** Why the source could not be read, or the whole thing is not served. */
       let failure: FsError | undefined;
+      let isUntouched = false;
       let asked: VolumeId | undefined;
       let allocated: number | undefined;
       let since = there.generation;
@@ -197,6 +198,7 @@ export class RangeCopier {
       if (candidates.length === 0) throw new FsError("EOPNOTSUPP", "no replica of the source can be read");
       const used = await blocks.onChain(target, there, async (client, volume, chain, now) => {
         failure = undefined;
+        isUntouched = false;
         since = now.generation;
         const head = now.replicas.find((replica) => replica.volume === volume)?.node;
         const origin = candidates.find(({ node }) => node === head) ?? candidates[0]!;
@@ -214,15 +216,17 @@ export class RangeCopier {
           const reply = await client.copyRange(request, { timeoutMs });
           allocated = reply.allocatedBytes;
           if (reply.sourceFailed !== undefined) failure = decodeError(reply.sourceFailed);
+          isUntouched = reply.isUntouched === true;
           return reply;
         } catch (error) {
           if (!isErrno(error, "ENOSYS")) throw error;
           failure = new FsError("EOPNOTSUPP", "an older dataserver", { cause: error });
+          isUntouched = true;
           return { failed: [] };
         }
       }, { tenure, headOn: nodesOf(candidates) });
-      // Also a part of it may be there.
-      writer.noteWritten(target, used, allocated, since);
+      // Also a part of it may be there. But a block that is said to have data has replicas.
+      if (!isUntouched) writer.noteWritten(target, used, allocated, since);
       if (failure === undefined) return;
       if (failure.errno === "EOPNOTSUPP") throw failure;
       log.debug("a replica could not be copied from", { block: current.id, volume: asked, error: failure });

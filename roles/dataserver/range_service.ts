@@ -91,6 +91,7 @@ class RangeCopy {
   #chain: readonly ChainTarget[];
   #failed: Failures[number][] = [];
   #create: boolean;
+  #isUntouched = true;
 
   constructor(findVolume: (id: VolumeId) => Volume, pool: ChannelPool, request: CopyRangeRequest) {
     this.#pool = pool;
@@ -114,7 +115,7 @@ class RangeCopy {
     } catch (error) {
       if (!(error instanceof SourceFailure)) throw error;
       const { errno, message } = asFsError(error.cause, "copy");
-      return { failed: this.#failed, sourceFailed: { errno, message } };
+      return { failed: this.#failed, sourceFailed: { errno, message }, isUntouched: this.#isUntouched };
     }
     const allocatedBytes = this.#volume.allocatedBytes(this.#request.block);
     return { failed: this.#failed, ...allocatedBytes === undefined ? {} : { allocatedBytes } };
@@ -163,6 +164,7 @@ class RangeCopy {
   }
 
   async #write(offset: number, body: Uint8Array): Promise<void> {
+    this.#isUntouched = false;
     const { block, generation } = this.#request;
     const create = this.#create;
     const { failed } = await withChain(
@@ -179,6 +181,7 @@ class RangeCopy {
 
   /** What the target has there becomes a hole as well. A replica that is yet to be made has nothing there. */
   async #punch(offset: number, length: number): Promise<void> {
+    this.#isUntouched = false;
     const { block, generation } = this.#request;
     const create = this.#create;
     const punch = { block, generation, change: "punch", offset, length, create } as const;

@@ -212,6 +212,23 @@ Deno.test("chain: a block whose machines all stopped while it was to grow does n
   assert.equal(allocation.request.extend, undefined);
 });
 
+Deno.test("chain: a block to which nothing was copied, as the source could not be read, has no data", async () => {
+  for (const isUntouched of [true, undefined]) {
+    const target = blockOf(2, MIB, MIB, false);
+    const { client, handle } = await start([BLOCK, target]);
+    client.dataservers.onCopy = () => ({
+      failed: [],
+      sourceFailed: { errno: "EOPNOTSUPP", message: "not now" },
+      ...isUntouched === undefined ? {} : { isUntouched },
+    });
+    const copying = watch(client.ranges.copy(handle, handle, { from: 0, to: MIB, length: 4096 }, PATIENT));
+    await quiet();
+    assert.ok(isErrno(copying.error, "EOPNOTSUPP"), copying.state);
+    // One that older dataservers speak of may have some.
+    assert.equal(handle.file.hasData(target), isUntouched === undefined);
+  }
+});
+
 Deno.test("chain: a block that is not known any more is not put back by an answer from before", async () => {
   const { client, handle } = await start();
   const { dataservers, nameserver } = client;

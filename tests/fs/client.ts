@@ -43,6 +43,7 @@ import {
 import type { ChainReply } from "../../wire/messages/dataserver.ts";
 import type {
   ChangeRangeRequest,
+  CopyRangeReply,
   CopyRangeRequest,
   LocateReplicaReply,
   ReplicaRequest,
@@ -398,6 +399,7 @@ export class FakeDataservers {
   /** Where a replica lies; a test may say. */
   onLocate: (address: string, request: ReplicaRequest) => Promise<LocateReplicaReply> = () =>
     Promise.resolve({ body: new Uint8Array(0) });
+  onCopy: () => CopyRangeReply = () => ({ failed: [] });
   /** Replicas further down the chain that fail. */
   onChain: () => ChainReply["failed"] = () => [];
   readonly #events: string[];
@@ -452,7 +454,7 @@ export class FakeDataservers {
       copyRange: async ({ block, offset, length, source }: CopyRangeRequest) => {
         this.#events.push(`copy ${source.block} ${source.offset}+${length} to ${block} ${offset}`);
         await this.onWrite();
-        return none;
+        return this.onCopy();
       },
       seekBlock: async ({ offset, data }: SeekBlockRequest) => data ? { offset } : {},
       locateReplica: (request: ReplicaRequest) => this.onLocate(address, request),

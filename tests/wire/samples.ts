@@ -335,7 +335,12 @@ const dataserver: Samples<typeof DATASERVER> = {
       create: true,
       source: { block: 8, generation: 2, node: 1, volume: 3, address: "h:1", offset: 0 },
     },
-    { failed: [], allocatedBytes: 4096, sourceFailed: { errno: "ESTALE", message: "old" } },
+    {
+      failed: [],
+      allocatedBytes: 4096,
+      sourceFailed: { errno: "ESTALE", message: "old" },
+      isUntouched: false,
+    },
   ],
   seekBlock: [{ block: 7, generation: 3, volume: 2, offset: 5, data: true }, { offset: 4096 }],
   locateReplica: [

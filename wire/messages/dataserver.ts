@@ -101,6 +101,8 @@ export const COPY_RANGE_BYTES_MAX = 8 * 1024 * 1024;
 export interface CopyRangeReply extends ChainReply {
   /** The source's replica could not be read: the target's replicas have a part of the range, and none has failed. */
   readonly sourceFailed?: { readonly errno: string; readonly message: string };
+  /** With that: nothing of the target was changed, nor made. */
+  readonly isUntouched?: boolean;
 }
 
 export interface ReplicaRequest {

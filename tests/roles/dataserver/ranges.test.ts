@@ -118,7 +118,7 @@ Deno.test("a range is copied down the target's chain, from another server's repl
 
     const stale = { ...source, generation: asGeneration(5) };
     const failed = await client.call.copyRange({ ...request, source: stale });
-    deepEqual([failed.failed, failed.sourceFailed?.errno], [[], "ESTALE"]);
+    deepEqual([failed.failed, failed.sourceFailed?.errno, failed.isUntouched], [[], "ESTALE", true]);
     await b.stop();
     const without = await client.call.copyRange({ ...request, source });
     deepEqual([without.failed.map((one) => one.volume), without.sourceFailed], [
