@@ -59,6 +59,8 @@ const library = Deno.dlopen("libc.so.6", {
   unlink: { parameters: ["buffer"], result: "i32" },
   mkdir: { parameters: ["buffer", "u32"], result: "i32" },
   poll: { parameters: ["buffer", "u64", "i32"], result: "i32" },
+  socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
   pollAsync: { name: "poll", parameters: ["buffer", "u64", "i32"], result: "i32", nonblocking: true },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
   fcntlLock: { name: "fcntl", parameters: ["i32", "i32", "buffer"], result: "i32" },
@@ -77,6 +79,7 @@ const libc = library.symbols;
 
 const EIO = 5;
 const EINTR = 4;
+const ENAMETOOLONG = 36;
 
 // One errno location a thread; an isolate stays on its thread. V8 may make calls of its own between one of these and the look at
 // errno: seldom, EAGAIN (it waits for a lock) or, once a process, ENOENT (tsc_freq_khz) stands in place of the error.
@@ -468,6 +471,24 @@ export function socketpair(): readonly [number, number] | number {
   const fds = new Int32Array(2);
   const result = checked(libc.socketpair(AF_UNIX, SOCK_STREAM, 0, fds));
   return result < 0 ? result : [fds[0]!, fds[1]!];
+}
+
+const SOCK_CLOEXEC = 0o2000000;
+/** sys/un.h */
+const SUN_PATH_BYTES = 108;
+
+/** A descriptor that is connected to a listening Unix socket, or -errno; the path has at most 107 bytes. */
+export function connectUnix(path: string): number {
+  const name = new TextEncoder().encode(path);
+  if (name.length >= SUN_PATH_BYTES) return -ENAMETOOLONG;
+  const address = new Uint8Array(2 + SUN_PATH_BYTES);
+  new DataView(address.buffer).setUint16(0, AF_UNIX, true);
+  address.set(name, 2);
+  const fd = checked(libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (fd < 0) return fd;
+  const result = checked(libc.connect(fd, address, address.length));
+  if (result < 0) close(fd);
+  return result < 0 ? result : fd;
 }
 
 const SOL_SOCKET = 1;
