@@ -23,6 +23,8 @@ export interface ReplySink {
   send(reply: ReplyBuffer): number;
   /** An asynchronous handler is done with the buffer that `dispatch` kept. */
   giveBack(buffer: RequestBuffer): void;
+  /** A request that was waited for was answered. */
+  answered(): void;
   /** INIT was answered. */
   connected(features: ConnectionFeatures): void;
 }
@@ -144,6 +146,7 @@ export class Dispatcher {
       this.#fail(request, error);
     } finally {
       if (buffer !== null && !request.isBufferTaken) this.#sink.giveBack(buffer);
+      this.#sink.answered();
     }
   }
 

@@ -174,7 +174,8 @@ export class KernelSession implements ReplySink {
         }
       }
       const isHot = nowMs < servedMs + HOT_MS;
-      if (this.#turns === null || !isHot) {
+      // While a handler is at work its answer comes first, by the event loop itself; it ends the wait (`answered`).
+      if (this.#turns === null || !isHot || isWaitedFor) {
         await this.#wait();
       } else {
         const isBusy = nowMs >= turnedMs + BUSY_MS_MAX;
@@ -243,6 +244,11 @@ export class KernelSession implements ReplySink {
     const tail = reply.tail;
     if (tail === null) return libc.write(this.#fd, head);
     return libc.writev(this.#fd, tail instanceof Uint8Array ? [head, tail] : [head, ...tail]);
+  }
+
+  /** The next request is likely to come from who got the answer. */
+  answered(): void {
+    if (this.#turns !== null && this.#dispatcher.pendingCount === 0) this.#wake();
   }
 
   giveBack(buffer: RequestBuffer): void {

@@ -24,6 +24,8 @@ interface Reply {
 
 /** A dispatcher whose replies are collected, and checked as the kernel would. */
 class Harness implements ReplySink {
+  /** How many requests were still waited for after each that was. */
+  readonly answers: number[] = [];
   readonly replies: Reply[] = [];
   readonly returned: RequestBuffer[] = [];
   features: ConnectionFeatures | null = null;
@@ -40,6 +42,10 @@ class Harness implements ReplySink {
       connection: { ...CONNECTION_DEFAULTS, passthroughStackDepth: 1 },
       trace: null,
     });
+  }
+
+  answered(): void {
+    this.answers.push(this.dispatcher.pendingCount);
   }
 
   send(reply: ReplyBuffer): number {
@@ -356,6 +362,29 @@ Deno.test("dispatcher: data of a write stays valid until a late handler settles;
     assert.deepEqual(seen, data);
     assert.deepEqual(harness.returned, kept ? [harness.buffer] : []);
   }
+});
+
+Deno.test("dispatcher: it is told when a request that was waited for was answered, or has failed", async () => {
+  const waiting: PromiseWithResolvers<number>[] = [];
+  const harness = new Harness({
+    fsync: () => {
+      const one = Promise.withResolvers<number>();
+      waiting.push(one);
+      return one.promise;
+    },
+    unlink: () => 0,
+  });
+  harness.dispatch(encodeRequest({ opcode: P.OP_UNLINK, body: bytesOf("a\0") }));
+  assert.deepEqual(harness.answers, []);
+  for (let unique = 1; unique <= 2; unique++) {
+    harness.dispatch(encodeRequest({ opcode: P.OP_FSYNC, unique, body: new Uint8Array(16) }));
+  }
+  waiting[0]!.resolve(0);
+  await sleep(1);
+  assert.deepEqual(harness.answers, [1]);
+  waiting[1]!.reject(new FsError("EIO", "why"));
+  await harness.settled();
+  assert.deepEqual([harness.answers, harness.replies.map(({ error }) => error)], [[1, 0], [0, 0, -5]]);
 });
 
 Deno.test("dispatcher: what is to be done after the reply is done then, once, whatever the answer", async () => {
