@@ -120,10 +120,12 @@ export class Keeper {
   /** As `Volume.settle`. */
   async #settle(replica: Replica): Promise<void> {
     const { clock } = this.#options;
-    const restMs = replica.lastChangeMs + REST_MS - clock.monotonicMs();
+    const { lastChangeMs } = replica;
+    const restMs = lastChangeMs + REST_MS - clock.monotonicMs();
     if (restMs > 0) await clock.sleep(restMs);
     while (this.#sweeping !== null) await this.#sweeping;
-    const isAtRest = replica.lastChangeMs + REST_MS <= clock.monotonicMs();
+    // Not by the clock once more: a timer may be early by a fraction of a millisecond.
+    const isAtRest = replica.lastChangeMs === lastChangeMs;
     const mayBe = !this.#isEnding && this.#volume.failed === undefined && !replica.isClosed;
     if (!isAtRest || !mayBe || !this.#isFinalizable(replica)) return;
     await this.#alone(async () => void await this.#finalize([replica]));
