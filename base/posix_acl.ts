@@ -5,6 +5,16 @@
  * named; in the kernel's order, without duplicates.
  */
 
+import { bytesEqual, bytesOf } from "./bytes.ts";
+
+/** Names of the attributes. */
+export const ACCESS_ACL = bytesOf("system.posix_acl_access");
+export const DEFAULT_ACL = bytesOf("system.posix_acl_default");
+
+export function isAclName(name: Uint8Array): boolean {
+  return bytesEqual(name, ACCESS_ACL) || bytesEqual(name, DEFAULT_ACL);
+}
+
 // Tags, and the version of the coding (linux/posix_acl_xattr.h, posix_acl.h).
 export const ACL_USER_OBJ = 0x01;
 export const ACL_USER = 0x02;

@@ -9,23 +9,19 @@
 import { bytesKey, bytesOf } from "../base/bytes.ts";
 import { isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
-import { isExclusive } from "../wire/messages/inode.ts";
+import { wishesWithin } from "./claims.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { Found, Inode } from "./inode.ts";
 import type { Interruptible } from "./interruptible.ts";
-import type { NameReadAhead } from "./name_read_ahead.ts";
+import { COOKIE_PARENT, COOKIE_SELF, INLINE_BYTES, type NameReadAhead } from "./name_read_ahead.ts";
 
 /** Entries asked for at first; most directories are small. */
 const FIRST_ENTRIES = 128;
 const ENTRIES_MAX = 2_048;
-/** Of the data of small files, which is wanted where they are all read, and not where they are only looked at. */
-const INLINE_BYTES = 512 * 1024;
 /** Names of a larger directory are not kept for the question whether one is absent. */
 const COMPLETE_ENTRIES_MAX = 20_000;
 const DT_DIR = 4;
-const COOKIE_SELF = 1;
-const COOKIE_PARENT = 2;
 
 /** An entry as it is handed out; `found` only with inodes, and if it did not vanish meanwhile. */
 export interface ListedEntry {
@@ -133,7 +129,7 @@ export class DirectoryStream {
       limit: this.#limit,
       withInodes,
       inlineBytes: INLINE_BYTES,
-      ...isExclusive(table.get(this.ino)?.lease ?? "none") ? { wantsFound: true as const } : {},
+      ...wishesWithin(table.get(this.ino)),
     };
     const since = table.moment;
     const reply = await this.#session.nameserver.readDirectory(request, interrupt).catch((error) => {

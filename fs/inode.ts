@@ -171,6 +171,11 @@ export class Inode {
     }
   }
 
+  /** Where a name of the directory leads, as far as that is known. */
+  entry(key: string): InodeId {
+    return this.entries?.get(key) ?? (this.isComplete ? ABSENT : UNKNOWN);
+  }
+
   /** Notes where a name leads. Only under a lease. False: there are too many, and it may not be kept. */
   setEntry(key: string, ino: InodeId): boolean {
     this.entries ??= new Map();

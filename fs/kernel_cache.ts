@@ -166,7 +166,7 @@ export class KernelCache {
     const dropped = this.#notify((notifier) => notifier.invalidateEntry(directory, name));
     const late = this.#options.clock.sleep(OLD_NAME_MS_MAX, done.signal);
     await Promise.race([Promise.all([dropped, ...others]), late]);
-    done.abort();
+    done.abort(OVER);
   }
 
   /** Every name of the mount is looked up again. */

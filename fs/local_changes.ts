@@ -6,7 +6,6 @@
  * Invariants:
  * - What is made here comes out as it will at the nameserver, to the version of each inode.
  * - Nothing is changed here of what is being given back, or while any call is under way (`ClusterSession.isQuiet`).
- * - A directory that others took back from us is not asked for again for a while, longer each time.
  */
 
 import { bytesKey, copyBytes } from "../base/bytes.ts";
@@ -27,14 +26,10 @@ import {
   S_ISUID,
   SYMLINK_BYTES_MAX,
 } from "../wire/messages/inode.ts";
-import {
-  CLAIM_MAX,
-  type CreateRequest,
-  type MakeRequest,
-  type SetAttributesRequest,
-} from "../wire/messages/nameserver.ts";
+import type { CreateRequest, MakeRequest, SetAttributesRequest } from "../wire/messages/nameserver.ts";
 import type { WriteReport } from "../wire/messages/write_report.ts";
 import { BlockMap } from "./block_map.ts";
+import { Claims, type EntryName } from "./claims.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import { type DeferredChanges, notBefore } from "./deferred_changes.ts";
 import { ABSENT, Inode, type OpenFile, UNKNOWN } from "./inode.ts";
@@ -43,15 +38,6 @@ import type { InodeTable } from "./inode_table.ts";
 import type { Interruptible } from "./interruptible.ts";
 
 const RENAME_NOREPLACE = 1;
-/** Changes of a directory's names in a row, by this mount alone, after which it is wanted. */
-const CHANGES_MIN = 2;
-/** What is in a directory is claimed in growing numbers, as what is read ahead. */
-const CLAIMED_MIN = 16;
-const CLAIMED_MAX = 512;
-/** Directories claimed in a row without a refusal, after which others are without waiting for changes. */
-const CLAIMS_MIN = 2;
-const SHY_MS_MIN = 1_000;
-const SHY_MS_MAX = 64_000;
 
 export interface LocalChangesOptions {
   readonly session: ClusterSession;
@@ -64,153 +50,28 @@ export interface LocalChangesOptions {
 /** What is to be made, and whether its maker goes on to write it. */
 export type LocalMake = Omit<MakeRequest, "retry"> & { readonly write?: boolean };
 
-/** How it went with a directory. */
-interface Record {
-  /** Changes of its names that were asked for since somebody else changed or took it. */
-  changes: number;
-  shyUntilMs: number;
-  shyMs: number;
-  /** Those in it that are claimed next, and how many at once. */
-  children: Iterator<InodeId> | null;
-  claimed: number;
-}
-
 export class LocalChanges {
   readonly #options: LocalChangesOptions;
-  readonly #records = new WeakMap<Inode, Record>();
-  /** Claims in a row that nothing was refused of. */
-  #claims = 0;
+  readonly #claims: Claims;
 
   constructor(options: LocalChangesOptions) {
     this.#options = options;
+    this.#claims = new Claims(options);
   }
-
-  // ---- what is wanted
 
   /** To be sent with a request that changes names of the directory. */
   wishes(parent: InodeId): { readonly wantsDirectory?: true } {
-    const { table, clock } = this.#options;
-    const inode = table.get(parent);
-    if (inode === undefined || isExclusive(inode.lease)) return {};
-    const record = this.#recordOf(inode);
-    record.changes++;
-    const isWanted = record.changes >= CHANGES_MIN && clock.monotonicMs() >= record.shyUntilMs;
-    return isWanted ? { wantsDirectory: true } : {};
+    return this.#claims.wishes(parent);
   }
 
-  #recordOf(inode: Inode): Record {
-    let record = this.#records.get(inode);
-    if (record === undefined) {
-      record = {
-        changes: 0,
-        shyUntilMs: -Infinity,
-        shyMs: SHY_MS_MIN,
-        children: null,
-        claimed: CLAIMED_MIN,
-      };
-      this.#records.set(inode, record);
-    }
-    return record;
-  }
-
-  /** To be sent with a request that finds something in the directory. */
-  wishesOf(parent: InodeId): { readonly wantsFound?: true } {
-    const { table } = this.#options;
-    const directory = table.get(parent);
-    return directory !== undefined && isExclusive(directory.lease) ? { wantsFound: true } : {};
-  }
-
-  /** To be sent with a request that makes something. */
-  readonly wishesOfMaker = { wantsFound: true } as const;
-
-  /** Another session has taken the directory, or changed it, or has something of what is in it. */
+  /** As Claims'. */
   noteTaken(inode: Inode): void {
-    const nowMs = this.#options.clock.monotonicMs();
-    const record = this.#recordOf(inode);
-    const isLongAgo = nowMs > record.shyUntilMs + SHY_MS_MAX;
-    record.shyMs = isLongAgo ? SHY_MS_MIN : Math.min(record.shyMs * 2, SHY_MS_MAX);
-    record.shyUntilMs = nowMs + record.shyMs;
-    record.changes = 0;
-    record.claimed = CLAIMED_MIN;
-    this.#claims = 0;
+    this.#claims.noteTaken(inode);
   }
 
-  /**
-   * Asks for what stands in the way of changing these names here: the directories, what the names lead to, and more that is in
-   * them, as who removes or renames one often goes on with the next. Undefined: it is not worth while. What was refused is for the
-   * caller to find out. Never rejects.
-   */
-  claim(
-    names: readonly (readonly [InodeId, Uint8Array])[],
-    interrupt: Interruptible,
-  ): Promise<void> | undefined {
-    const { table, clock } = this.#options;
-    if (!this.#mayDefer) return undefined;
-    const wanted = new Set<InodeId>();
-    const directories = new Set<Inode>();
-    for (const [parent, name] of names) {
-      const directory = table.get(parent);
-      if (directory === undefined || !this.#isClaimable(directory)) return undefined;
-      const record = this.#recordOf(directory);
-      if (clock.monotonicMs() < record.shyUntilMs) return undefined;
-      if (!isExclusive(directory.lease)) {
-        if (record.changes < CHANGES_MIN && this.#claims < CLAIMS_MIN) return undefined;
-        wanted.add(parent);
-      }
-      const found = table.get(this.#entry(directory, name));
-      if (found !== undefined && !isExclusive(found.lease)) {
-        if (!this.#isClaimable(found)) return undefined;
-        wanted.add(found.ino);
-      }
-      directories.add(directory);
-    }
-    if (wanted.size === 0) return undefined;
-    const needed = [...wanted];
-    for (const directory of directories) this.#addChildren(directory, wanted);
-    return this.#claim(directories, needed, [...wanted].slice(0, CLAIM_MAX), interrupt);
-  }
-
-  #isClaimable(inode: Inode): boolean {
-    return inode.isFresh && !inode.isUnlinked && inode.yielding === 0 && inode.removing === 0 &&
-      inode.accessedAt === null;
-  }
-
-  #addChildren(directory: Inode, wanted: Set<InodeId>): void {
-    const { table } = this.#options;
-    const record = this.#recordOf(directory);
-    record.children ??= directory.entries?.values() ?? null;
-    for (let left = record.claimed; left > 0 && record.children !== null;) {
-      const { value: ino, done = false } = record.children.next();
-      if (done) record.children = null;
-      const inode = ino === undefined ? undefined : table.get(ino);
-      if (inode === undefined || isExclusive(inode.lease) || !this.#isClaimable(inode)) continue;
-      wanted.add(inode.ino);
-      left--;
-    }
-    record.claimed = Math.min(record.claimed * 2, CLAIMED_MAX);
-  }
-
-  async #claim(
-    directories: Iterable<Inode>,
-    needed: readonly InodeId[],
-    inodes: readonly InodeId[],
-    interrupt: Interruptible,
-  ): Promise<void> {
-    const { session, table } = this.#options;
-    const askedAt = table.moment;
-    const granted = new Set<InodeId>();
-    try {
-      const reply = await session.nameserver.claim({ inodes }, interrupt);
-      for (const one of reply.inodes) {
-        const inode = table.adopt(one, askedAt);
-        if (isExclusive(inode.lease)) granted.add(inode.ino);
-      }
-    } catch {
-      // Whoever asks for the change itself hears why.
-    }
-    const isGranted = needed.every((ino) => granted.has(ino)) && granted.size * 2 >= inodes.length;
-    if (isGranted) this.#claims++;
-    else for (const directory of directories) this.noteTaken(directory);
+  /** As Claims'; undefined also when nothing may be changed here for another reason. */
+  claim(names: readonly EntryName[], interrupt: Interruptible): Promise<void> | undefined {
+    return this.#mayDefer ? this.#claims.claim(names, interrupt) : undefined;
   }
 
   // ---- what may be changed
@@ -235,7 +96,7 @@ export class LocalChanges {
   }
 
   #entry(directory: Inode, name: Uint8Array): InodeId {
-    return directory.entries?.get(bytesKey(name)) ?? (directory.isComplete ? ABSENT : UNKNOWN);
+    return directory.entry(bytesKey(name));
   }
 
   /** What a name leads to, if that is ours as well. */

@@ -12,7 +12,8 @@ import { bytesKey } from "../base/bytes.ts";
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import type { InodeId } from "../wire/ids.ts";
-import { type InodeReply, isExclusive } from "../wire/messages/inode.ts";
+import type { InodeReply } from "../wire/messages/inode.ts";
+import { wishesWithin } from "./claims.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { Inode } from "./inode.ts";
 import type { InodeTable } from "./inode_table.ts";
@@ -22,10 +23,14 @@ import type { Releases } from "./releases.ts";
 const MISSES_MIN = 3;
 const ENTRIES_MIN = 128;
 const ENTRIES_MAX = 1_024;
-/** The cookies of "." and "..", behind which entries begin. */
-const COOKIE_PARENT = 2;
-/** Of small files' data in one answer. */
-const INLINE_BYTES = 512 * 1024;
+/** Entries begin behind the cookies of "." and "..". */
+export const COOKIE_SELF = 1;
+export const COOKIE_PARENT = 2;
+/**
+ * Of small files' data in one answer: of as many files as the first page has. It is wanted where they are all read, and not
+ * where they are only looked at.
+ */
+export const INLINE_BYTES = 512 * 1024;
 const KEPT_MS = 3_000;
 const KEPT_MAX = 8_192;
 
@@ -82,7 +87,8 @@ export class NameReadAhead {
     const progress = directory === undefined ? undefined : this.#progress.get(directory);
     if (progress === undefined) return;
     progress.hits++;
-    if (progress.hits * 2 >= progress.fetched) void this.#fetch(directory!, progress);
+    const isWorthwhile = progress.fetched > 0 && progress.hits * 2 >= progress.fetched;
+    if (isWorthwhile) void this.#fetch(directory!, progress);
   }
 
   #progressOf(directory: Inode): Progress {
@@ -108,7 +114,7 @@ export class NameReadAhead {
     try {
       const { entries, end, directory: lease } = await session.nameserver.readDirectory({
         ...{ ino, cookie, limit, withInodes: true, inlineBytes: INLINE_BYTES, ahead: true },
-        ...isExclusive(directory.lease) ? { wantsFound: true } : {},
+        ...wishesWithin(directory),
       });
       progress.cookie = null;
       if (table.get(ino) !== directory || !table.adoptLease(directory, lease, askedAt)) return;

@@ -6,8 +6,9 @@
  * until it was taken away (recalls.ts).
  */
 
-import { bytesEqual, bytesKey, bytesOf } from "../base/bytes.ts";
+import { bytesEqual, bytesKey } from "../base/bytes.ts";
 import type { Clock, Timespec } from "../base/clock.ts";
+import { ACCESS_ACL, isAclName } from "../base/posix_acl.ts";
 import { FsError, isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
 import {
@@ -29,6 +30,7 @@ import type {
   SetAttributesRequest,
   StatfsReply,
 } from "../wire/messages/nameserver.ts";
+import { type EntryName, wishesWithin } from "./claims.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import { refuseAfterLoss } from "./deferred_changes.ts";
 import { DirectoryStream } from "./directory_stream.ts";
@@ -39,10 +41,8 @@ import type { LocalChanges } from "./local_changes.ts";
 import type { NameReadAhead } from "./name_read_ahead.ts";
 import { RemovedXattrs, type Xattr, xattrsOfRemoved } from "./removed_xattrs.ts";
 import type { Writer } from "./writer.ts";
-import type { Interruptible } from "./interruptible.ts";
+import { type Interruptible, withSignal } from "./interruptible.ts";
 
-const ACL_ACCESS = bytesOf("system.posix_acl_access");
-const ACL_DEFAULT = bytesOf("system.posix_acl_default");
 const RENAME_EXCHANGE = 2;
 const RENAME_WHITEOUT = 4;
 
@@ -99,7 +99,7 @@ export class Names {
     const directory = this.#table.get(parent);
     if (directory !== undefined && directory.lease !== "none" && this.#session.isValid) {
       const key = bytesKey(name);
-      const ino = directory.entries?.get(key) ?? (directory.isComplete ? ABSENT : UNKNOWN);
+      const ino = directory.entry(key);
       if (ino === ABSENT) {
         // The kernel has it from now on.
         if (directory.setEntry(key, ABSENT)) return NOT_THERE;
@@ -121,7 +121,7 @@ export class Names {
     const reply = await this.#session.nameserver.lookup({
       parent,
       name,
-      ...this.#options.local?.wishesOf(parent),
+      ...wishesWithin(this.#table.get(parent)),
     }, interrupt);
     const inode = reply.inode === undefined ? null : this.#table.adopt(reply.inode, askedAt);
     const ino = inode?.ino ?? ABSENT;
@@ -205,7 +205,9 @@ export class Names {
       if (changed !== undefined) return changed;
     }
     // The nameserver would take the change for the later one otherwise.
-    if (known !== undefined && known.accessedAt !== null) await this.#options.tellAccesses?.();
+    if (known !== undefined && known.accessedAt !== null) {
+      await withSignal(this.#options.tellAccesses?.() ?? Promise.resolve(), interrupt);
+    }
     const askedAt = this.#table.moment;
     if (file !== null && file !== undefined) file.unsyncedReports++;
     let reply: InodeReply;
@@ -243,7 +245,11 @@ export class Names {
 
   async #make(asked: Omit<MakeRequest, "retry">, interrupt: Interruptible): Promise<Found> {
     const { local } = this.#options;
-    const request = { ...asked, ...local?.wishes(asked.parent), ...local?.wishesOfMaker };
+    const request = {
+      ...asked,
+      ...local?.wishes(asked.parent),
+      ...local === undefined ? {} : { wantsFound: true as const },
+    };
     const askedAt = this.beginChange(request.parent, request.name);
     const reply = await this.#session.change((retry) =>
       this.#session.nameserver.make({ ...request, retry }, interrupt)
@@ -360,7 +366,7 @@ export class Names {
   #changeNames<T>(
     here: () => boolean,
     ask: () => Promise<T>,
-    names: readonly (readonly [InodeId, Uint8Array])[],
+    names: readonly EntryName[],
     interrupt: Interruptible,
   ): undefined | Promise<T | undefined> {
     const attempt = () => {
@@ -493,7 +499,7 @@ export class Names {
     interrupt: Interruptible,
     killSetgid = false,
   ): Promise<void> {
-    if (!killSetgid && bytesEqual(name, ACL_ACCESS) && await this.#setAclHere(ino, value)) return;
+    if (!killSetgid && bytesEqual(name, ACCESS_ACL) && await this.#setAclHere(ino, value)) return;
     const kill = killSetgid ? { killSetgid } : {};
     await this.#unlessForgotten(
       ino,
@@ -516,8 +522,7 @@ export class Names {
 
   async removeXattr(ino: InodeId, name: Uint8Array, interrupt: Interruptible): Promise<void> {
     // An ACL that is not there may be removed; who copies attributes does so for each inode.
-    const isAcl = bytesEqual(name, ACL_ACCESS) || bytesEqual(name, ACL_DEFAULT);
-    if (isAcl && this.#hasNone(this.#table.get(ino))) return;
+    if (isAclName(name) && this.#hasNone(this.#table.get(ino))) return;
     await this.#unlessForgotten(
       ino,
       this.#changeXattrs(

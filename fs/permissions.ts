@@ -3,8 +3,7 @@
  * that the kernel takes for root (root_squash.ts). Asks for what is not known.
  */
 
-import { bytesOf } from "../base/bytes.ts";
-import { aclPermits, decodeAcl } from "../base/posix_acl.ts";
+import { ACCESS_ACL, aclPermits, decodeAcl } from "../base/posix_acl.ts";
 import type { UserIds } from "../base/user_ids.ts";
 import { FsError, isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
@@ -15,8 +14,6 @@ import type { Interruptible } from "./interruptible.ts";
 export const MAY_READ = 4;
 export const MAY_WRITE = 2;
 export const MAY_EXECUTE = 1;
-
-const ACCESS_ACL = bytesOf("system.posix_acl_access");
 
 export class Permissions {
   readonly #names: Names;

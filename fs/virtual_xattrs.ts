@@ -7,7 +7,8 @@
  * Values are no longer than an attribute's can be (64 KiB, blocks of some 1,500 lines): E2BIG.
  */
 
-import { bytesEqual, bytesOf, startsWith, textOf } from "../base/bytes.ts";
+import { bytesOf, startsWith, textOf } from "../base/bytes.ts";
+import { isAclName } from "../base/posix_acl.ts";
 import { ERRNO, FsError } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
 import {
@@ -29,7 +30,6 @@ const PREFIX = bytesOf("user.mfs.");
 const TRUSTED = bytesOf("trusted.");
 const NAMESPACES = [bytesOf("security."), bytesOf("user."), TRUSTED];
 const PREFIXES = { "user.": bytesOf("user."), "trusted.": TRUSTED, "system.": bytesOf("system.") };
-const ACL_NAMES = [bytesOf("system.posix_acl_access"), bytesOf("system.posix_acl_default")];
 
 export interface VirtualXattrsOptions {
   readonly session: ClusterSession;
@@ -90,7 +90,7 @@ export class VirtualXattrs {
 export function refusedXattrName(name: Uint8Array, hasAcls: boolean): number {
   const namespace = NAMESPACES.find((prefix) => startsWith(name, prefix));
   if (namespace !== undefined) return name.length > namespace.length ? 0 : -ERRNO.EINVAL;
-  return hasAcls && ACL_NAMES.some((acl) => bytesEqual(name, acl)) ? 0 : -ERRNO.EOPNOTSUPP;
+  return hasAcls && isAclName(name) ? 0 : -ERRNO.EOPNOTSUPP;
 }
 
 /** The name has that prefix. */

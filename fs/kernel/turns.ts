@@ -8,6 +8,7 @@
  * that also makes a turn end: what was ready before its byte has been served then.
  */
 
+import { assert } from "../../base/assert.ts";
 import * as libc from "../../base/libc.ts";
 import type { Logger } from "../../base/log.ts";
 import { errnoName, FsError } from "../../wire/errno.ts";
@@ -27,21 +28,17 @@ export class EventLoopTurns {
 
   /** Null where the runtime waits in another way, or there is no room for a socket. */
   static async open(log: Logger): Promise<EventLoopTurns | null> {
+    let ends: Ends | undefined;
     try {
-      const ends = await Ends.open();
-      try {
-        const epoll = await findEpoll(ends);
-        if (epoll !== undefined) return new EventLoopTurns(epoll, ends);
-      } catch (error) {
-        ends.close();
-        throw error;
-      }
-      ends.close();
-      log.debug("the runtime's epoll descriptor was not found: waiting takes longer", {});
+      ends = await Ends.open();
+      const epoll = await findEpoll(ends);
+      if (epoll !== undefined) return new EventLoopTurns(epoll, ends);
+      throw new FsError("ENOENT", "the runtime's epoll descriptor was not found");
     } catch (error) {
-      log.debug("no connection to ourselves: waiting takes longer", { error });
+      ends?.close();
+      log.debug("the event loop can't be waited for: requests take longer", { error });
+      return null;
     }
-    return null;
   }
 
   /**
@@ -49,7 +46,8 @@ export class EventLoopTurns {
    * passed. Only after a turn without further work: what waits for a mere turn of the loop is not seen from here.
    */
   block(fd: number, timeoutMs: number): boolean {
-    return (libc.pollTwo(fd, this.#epoll, timeoutMs) & 1) !== 0;
+    const ready = libc.pollTwo(fd, this.#epoll, timeoutMs);
+    return ready === 1 || ready === 3;
   }
 
   /** One turn in which all is served that was ready before. */
@@ -96,7 +94,8 @@ class Ends {
 
   /** Sends a byte, and resolves when it has come. */
   async pass(): Promise<void> {
-    libc.write(this.#sending, this.#byte);
+    // Else nothing would ever come.
+    assert(libc.write(this.#sending, this.#byte) === 1, "a byte has room in a socket that is read");
     await this.#receiving.read(this.#received);
   }
 

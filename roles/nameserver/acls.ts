@@ -6,9 +6,11 @@
  */
 
 import {
+  ACCESS_ACL,
   type Acl,
   aclAfterChmod,
   decodeAcl,
+  DEFAULT_ACL,
   encodeAcl,
   inheritedAcl,
   isEquivalentToMode,
@@ -21,8 +23,6 @@ import { type InodeRecord, isDirectory } from "./records.ts";
 import type { Transaction } from "./transaction.ts";
 import { findXattr, loadXattrs, storeXattrs, withoutXattr, withXattr } from "./xattr_records.ts";
 
-const ACCESS = bytesOf("system.posix_acl_access");
-const DEFAULT = bytesOf("system.posix_acl_default");
 const SYSTEM = bytesOf("system.");
 
 export function isSystemXattr(name: Uint8Array): boolean {
@@ -41,8 +41,8 @@ export function setAcl(
   value: Uint8Array | null,
   killSetgid: boolean,
 ): InodeRecord {
-  const isDefault = bytesEqual(name, DEFAULT);
-  if ((!isDefault && !bytesEqual(name, ACCESS)) || (inode.mode & S_IFMT) === S_IFLNK) {
+  const isDefault = bytesEqual(name, DEFAULT_ACL);
+  if ((!isDefault && !bytesEqual(name, ACCESS_ACL)) || (inode.mode & S_IFMT) === S_IFLNK) {
     throw new FsError("EOPNOTSUPP", "of system attributes there are POSIX ACLs only, and not of symlinks");
   }
   const acl = value === null ? [] : decodeAcl(value);
@@ -69,9 +69,13 @@ function aclOf(tx: Transaction, inode: InodeRecord, name: Uint8Array): Acl | und
 
 /** After a change of the mode: its access ACL, if it has one, says the same. */
 export function followMode(tx: Transaction, inode: InodeRecord): void {
-  const acl = aclOf(tx, inode, ACCESS);
+  const acl = aclOf(tx, inode, ACCESS_ACL);
   if (acl === undefined) return;
-  storeXattrs(tx, inode, withXattr(loadXattrs(tx, inode), ACCESS, encodeAcl(aclAfterChmod(acl, inode.mode))));
+  storeXattrs(
+    tx,
+    inode,
+    withXattr(loadXattrs(tx, inode), ACCESS_ACL, encodeAcl(aclAfterChmod(acl, inode.mode))),
+  );
 }
 
 /**
@@ -85,7 +89,7 @@ export function inheritPermissions(
   umask: number,
 ): void {
   if ((inode.mode & S_IFMT) === S_IFLNK) return;
-  const inherited = aclOf(tx, parent, DEFAULT);
+  const inherited = aclOf(tx, parent, DEFAULT_ACL);
   if (inherited === undefined) {
     inode.mode &= ~(umask & 0o777);
     return;
@@ -93,8 +97,8 @@ export function inheritPermissions(
   const { mode, acl } = inheritedAcl(inherited, inode.mode);
   inode.mode = mode;
   const xattrs = [
-    ...acl === undefined ? [] : [[ACCESS, encodeAcl(acl)] as const],
-    ...isDirectory(inode) ? [[DEFAULT, encodeAcl(inherited)] as const] : [],
+    ...acl === undefined ? [] : [[ACCESS_ACL, encodeAcl(acl)] as const],
+    ...isDirectory(inode) ? [[DEFAULT_ACL, encodeAcl(inherited)] as const] : [],
   ];
   if (xattrs.length > 0) storeXattrs(tx, inode, xattrs);
 }

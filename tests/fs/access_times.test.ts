@@ -1,7 +1,7 @@
 /** Times of access: which reads are told, when, what is shown meanwhile, and how the next one is made to reach us. */
 
 import assert from "node:assert/strict";
-import { FsError } from "../../wire/errno.ts";
+import { FsError, isErrno } from "../../wire/errno.ts";
 import { S_IFDIR } from "../../wire/messages/inode.ts";
 import { FakeClock } from "../base/fake_clock.ts";
 import { INO, inodeReply, know, OTHER, PATIENT, quiet, ROOT, startClient, time, watch } from "./client.ts";
@@ -90,6 +90,17 @@ Deno.test("access times: one that is set by a program counts from then on", asyn
   await nameserver.answer("accessed", noted());
   await nameserver.answer("setattr", inodeReply(INO, "read", { size: 10, version: 3, ...set }));
   assert.deepEqual(names.shown(await setting).atime, time(5));
+});
+
+Deno.test("access times: who waits until one is told before a change can be killed", async () => {
+  const { accessTimes, names, nameserver, inode } = start("relatime");
+  accessTimes.accessed(inode);
+  const killed = new AbortController();
+  const setting = Promise.resolve(names.setattr({ ino: INO, mode: 0o600 }, { signal: killed.signal }));
+  await quiet();
+  assert.deepEqual(nameserver.asked, ["accessed"]);
+  killed.abort();
+  await assert.rejects(setting, (error) => isErrno(error, "EINTR"));
 });
 
 Deno.test("access times: of what is this mount's alone they are deferred with all other changes", async () => {

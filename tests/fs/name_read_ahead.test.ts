@@ -103,6 +103,18 @@ Deno.test("read-ahead: goes on when half of a page was asked for, with larger on
   assert.ok(root.isComplete);
 });
 
+Deno.test("read-ahead: what came with a listing is no reason to begin", async () => {
+  const client = startClient();
+  const { readAhead, nameserver, table } = client;
+  const root = know(client, ROOT, "read", { mode: S_IFDIR | 0o755 });
+  await ask(client, nameOf("x"));
+  const inode = readAhead.keep(ROOT, inodeReply(inoOf(0), "read"), table.moment);
+  root.setEntry(bytesKey(nameOf("0")), inode.ino);
+  assert.equal(find(client, 0), inode);
+  await quiet();
+  assert.deepEqual(nameserver.asked, ["lookup"]);
+});
+
 Deno.test("read-ahead: of a directory that is this mount's alone what is found is wanted alone", async () => {
   const client = await startAfterMisses("exclusive");
   assert.equal((await requested(client)).wantsFound, true);
