@@ -1,15 +1,17 @@
 /**
  * What caches bring and cost, measured on a cluster of real processes with two mounts, and beside it on a local directory,
- * in turn within one run: `scripts/bench-caches [--seconds N] [--files N] [--json]`.
+ * in turn within one run: `scripts/bench-caches --help`.
  *
  * Rates of one client alone are shown as ratios to the local directory, with the requests of the kernel and the calls to
  * the nameserver that they took; a hand-over between two clients in microseconds and in round trips (a statfs(2), which
  * is one request and one call).
  */
 
+import { Command } from "commander";
 import { fetchStatus } from "../../roles/admin/status.ts";
 import { RoleCluster } from "../../tests/harness/role_cluster.ts";
 import { run } from "../../tests/harness/command.ts";
+import { number } from "./arguments.ts";
 
 const SOURCE = decodeURIComponent(new URL("./caches.c", import.meta.url).pathname);
 /** Counters come with a renewal, about once a second. */
@@ -36,14 +38,12 @@ interface Result {
 }
 
 function parse(args: readonly string[]): Options {
-  const value = (flag: string, otherwise: number): number => {
-    const at = args.indexOf(flag);
-    const number = at < 0 ? otherwise : Number(args[at + 1]);
-    if (number > 0) return number;
-    console.error(`bench-caches: ${flag} takes a number`);
-    Deno.exit(2);
-  };
-  return { seconds: value("--seconds", 4), files: value("--files", 2_000), json: args.includes("--json") };
+  return new Command("scripts/bench-caches")
+    .description("What caches bring on one mount, and what a hand-over between two costs.")
+    .option("--seconds <n>", "how long each operation is repeated", number(1, 3600), 4)
+    .option("--files <n>", "how many files there are", number(1, 1_000_000), 2_000)
+    .option("--json", "print JSON and nothing else", false)
+    .parse([...args], { from: "user" }).opts<Options>();
 }
 
 async function measure(

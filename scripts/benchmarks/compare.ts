@@ -6,7 +6,7 @@
  * All of them are set up in one directory and are gone afterwards, also after Ctrl-C.
  */
 
-import { Command, InvalidArgumentError } from "commander";
+import { Command } from "commander";
 import { BENCH_BYTES, missingProgram, selectWorkloads } from "../../roles/admin/bench/command.ts";
 import { BenchRunner } from "../../roles/admin/bench/runner.ts";
 import type { Workload } from "../../roles/admin/bench/workload.ts";
@@ -16,6 +16,7 @@ import { absolutePath } from "../../roles/admin/self.ts";
 import { size } from "../../roles/admin/units.ts";
 import { statvfs } from "../../base/libc.ts";
 import { clearMounts, removeScratch } from "../../tests/harness/scratch.ts";
+import { number } from "./arguments.ts";
 import { changesSince, formatChanges } from "./baseline.ts";
 import { drawChart } from "./chart.ts";
 import { CpuMeter, footprintOf, OthersMeter } from "./footprint.ts";
@@ -54,14 +55,6 @@ interface Options {
   readonly baseline?: string;
   readonly worst: number;
   readonly chart?: string;
-}
-
-function number(min: number, max: number): (text: string) => number {
-  return (text) => {
-    const value = /^\d{1,6}(\.\d{1,6})?$/.test(text) ? Number(text) : NaN;
-    if (value >= min && value <= max) return value;
-    throw new InvalidArgumentError(`It must be a number from ${min} to ${max}.`);
-  };
 }
 
 const names = (text: string) => text.split(",").filter((name) => name !== "");

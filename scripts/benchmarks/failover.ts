@@ -1,18 +1,22 @@
 /**
  * How long programs wait when one of three dataservers dies or hangs, on a cluster of real processes with two replicas of
- * each block: `scripts/bench-failover [--seconds N] [--json]`.
+ * each block: `scripts/bench-failover --help`.
  *
  * fio writes and reads (past the page cache) for some seconds; in the middle the dataserver on the mount's own host, which
  * is the first replica of all that is written and read, gets a signal. Beside it the same without a fault, as these
  * machines have pauses of their own. Then how soon repair begins, and its rate.
  */
 
+import { Command } from "commander";
 import { fetchStatus } from "../../roles/admin/status.ts";
+import { INLINE_LIMIT_DEFAULT } from "../../roles/nameserver/inline_data.ts";
 import { Cluster } from "../../tests/harness/cluster.ts";
 import { run, sh, sleep } from "../../tests/harness/command.ts";
+import { number } from "./arguments.ts";
 
 interface Options {
   readonly seconds: number;
+  readonly blocks: number;
   readonly json: boolean;
 }
 
@@ -29,11 +33,12 @@ interface Result {
 }
 
 function parse(args: readonly string[]): Options {
-  const at = args.indexOf("--seconds");
-  const seconds = at < 0 ? 16 : Number(args[at + 1]);
-  if (seconds >= 8) return { seconds, json: args.includes("--json") };
-  console.error("bench-failover: --seconds takes a number from 8");
-  Deno.exit(2);
+  return new Command("scripts/bench-failover")
+    .description("How long readers and writers wait when a dataserver dies or hangs, and how fast repair is.")
+    .option("--seconds <n>", "how long programs run for each fault", number(8, 3600), 16)
+    .option("--blocks <n>", "how many blocks are repaired", number(50, 1_000_000), 5_000)
+    .option("--json", "print JSON and nothing else", false)
+    .parse([...args], { from: "user" }).opts<Options>();
 }
 
 interface FioJob {
@@ -115,7 +120,7 @@ interface RepairResult {
   readonly perSecond: number;
 }
 
-/** Many small blocks; one dataserver dies. */
+/** Many small blocks, of files that are just too large to be kept with their inodes; one dataserver dies. */
 async function measureRepair(blocks: number): Promise<RepairResult> {
   const deadAfterSeconds = 2;
   const cluster = await Cluster.start({
@@ -129,10 +134,14 @@ async function measureRepair(blocks: number): Promise<RepairResult> {
       `cd ${cluster.mountpoint}
       for d in $(seq 0 49); do
         mkdir d$d
-        for f in $(seq 1 ${Math.ceil(blocks / 50)}); do echo "block $d $f" > d$d/$f; done
+        for f in $(seq 1 ${Math.ceil(blocks / 50)}); do head -c ${
+        2 * INLINE_LIMIT_DEFAULT
+      } /dev/urandom > d$d/$f; done
       done`,
       { timeoutMs: 300_000 },
     );
+    const { blocks: stored } = await fetchStatus(cluster.nameserver);
+    if (stored < blocks) throw new Error(`${stored} blocks are there, not ${blocks}`);
     const startMs = performance.now();
     await cluster.kill("dataserver2");
     let firstMs: number | undefined;
@@ -172,7 +181,7 @@ for (const fault of ["none", "kill -9", "SIGSTOP"] as const) {
       `${writeMiBs} MiB/s written, ${readMiBs} MiB/s read`,
   );
 }
-const repair = await measureRepair(5_000);
+const repair = await measureRepair(options.blocks);
 if (options.json) console.log(JSON.stringify({ results, repair }));
 else {
   console.log(

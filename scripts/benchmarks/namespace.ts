@@ -1,11 +1,12 @@
 /**
- * What a large namespace costs the nameserver: `scripts/bench-namespace [--files N] [--dir DIR] [--json]`.
+ * What a large namespace costs the nameserver: `scripts/bench-namespace --help`.
  *
  * Makes a namespace of N files (1,000,000) of one block with two replicas each, a thousand a directory, by the
  * namespace's own operations; then measures from the start of `mfs nameserver` to its `ready`, its memory then, after
  * 100,000 lookups and 100 listings over the wire, after `mfs status`, and during a backup.
  */
 
+import { Command } from "commander";
 import { bytesOf, EMPTY_BYTES } from "../../base/bytes.ts";
 import { systemClock } from "../../base/clock.ts";
 import { backup } from "../../roles/admin/backup.ts";
@@ -25,6 +26,7 @@ import { asVolumeId, type InodeId, ROOT_INODE } from "../../wire/ids.ts";
 import { S_IFDIR, S_IFREG } from "../../wire/messages/inode.ts";
 import { LEASESERVER, NAMESERVER } from "../../wire/messages/nameserver.ts";
 import { createClient } from "../../wire/service.ts";
+import { number } from "./arguments.ts";
 
 const FILES_PER_DIRECTORY = 1_000;
 const BATCH = 500;
@@ -35,16 +37,17 @@ const PAGE_KIB_PER_MIB = 1024;
 
 interface Options {
   readonly files: number;
-  readonly dir: string | undefined;
+  readonly dir?: string;
   readonly json: boolean;
 }
 
 function parse(args: readonly string[]): Options {
-  const after = (flag: string) => args.includes(flag) ? args[args.indexOf(flag) + 1] : undefined;
-  const files = Number(after("--files") ?? 1_000_000);
-  if (files >= FILES_PER_DIRECTORY) return { files, dir: after("--dir"), json: args.includes("--json") };
-  console.error(`bench-namespace: --files takes a number from ${FILES_PER_DIRECTORY}`);
-  Deno.exit(2);
+  return new Command("scripts/bench-namespace")
+    .description("What a large namespace costs the nameserver: start, memory, requests.")
+    .option("--files <n>", "how many files there are", number(FILES_PER_DIRECTORY, 100_000_000), 1_000_000)
+    .option("--dir <dir>", "where to make it, and leave it (default: a temporary directory)")
+    .option("--json", "print JSON and nothing else", false)
+    .parse([...args], { from: "user" }).opts<Options>();
 }
 
 /**
@@ -109,7 +112,12 @@ async function storm(address: string, pid: number, directories: readonly InodeId
     channel.call(op, request, options);
   const nameserver = createClient(NAMESERVER, call);
   const leaseserver = createClient(LEASESERVER, call);
-  await leaseserver.openSession({ clientId: "bench", host: "bench", mountpoint: "/bench" });
+  await leaseserver.openSession({
+    clientId: "bench",
+    host: "bench",
+    mountpoint: "/bench",
+    readsInline: true,
+  });
   const renewal = setInterval(() => leaseserver.renew({}), 1_000);
   const inParallel = async (
     count: number,
