@@ -49,6 +49,8 @@ import {
 export interface LockKeeper {
   /** The server asks to ask again for what is waited for. */
   offered(wait: number): void;
+  /** Another client wants something of a file whose record locks are kept here. */
+  recalled(ino: InodeId, kept: number): void;
   /** Tells a server that has forgotten them, through `locks`, which locks are held. */
   reclaim(locks: Client<typeof LOCKS>): Promise<void>;
   /** There is a connection again: what was left in doubt can be settled. */
@@ -480,6 +482,10 @@ export class ClusterSession {
         recall: (push) => this.#options.onRecall(push),
         lockOffered: ({ wait }) => {
           this.#options.locks.offered(wait);
+          return { ok: true as const };
+        },
+        recallLocks: ({ ino, kept }) => {
+          this.#options.locks.recalled(ino, kept);
           return { ok: true as const };
         },
       }),

@@ -95,6 +95,7 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
     },
     locks: {
       offered: (wait) => locks.offered(wait),
+      recalled: (ino, kept) => locks.recalled(ino, kept),
       reclaim: (server) => locks.reclaim(server),
       connected: () => locks.connected(),
     },
@@ -115,7 +116,13 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
       },
     }),
   });
-  const locks = new Locks({ server: session.locks, clock, log, waitsForOfdLock });
+  const locks = new Locks({
+    server: session.locks,
+    isValid: () => session.isValid,
+    clock,
+    log,
+    waitsForOfdLock,
+  });
   const { rack = "" } = options;
   const clusterId = () => session.clusterId;
   const onGone = (address: string) => localReplicas.gone(address);

@@ -1,5 +1,6 @@
 /**
- * Locks on files for this mount's processes. The leaseserver keeps them; here is what each owner holds, to claim it again
+ * Locks on files for this mount's processes. The leaseserver keeps them, but for record locks of files that nobody else locks
+ * (kept_locks.ts); here is what each owner holds, to claim it again
  * after a restart of the server and to release it when the owner closes the file, and who waits.
  *
  * The kernel tells of a close in two ways. FLUSH comes for each descriptor of a process that is closed, and names the
@@ -34,6 +35,7 @@ import type { Client } from "../wire/service.ts";
 import type { LockKeeper } from "./cluster_session.ts";
 import { LockRecord } from "./lock_record.ts";
 import type { Interruptible } from "./interruptible.ts";
+import { KeptLocks, type LockCall } from "./kept_locks.ts";
 
 /** An answer that is on its way when its caller gets a signal is waited for so long. */
 const ANSWER_MS = 1_000;
@@ -45,6 +47,8 @@ const LOST_NAMED_MAX = 20;
 export interface LocksOptions {
   /** Calls that are sent until they are answered (ClusterSession.locks). */
   readonly server: Client<typeof LOCKS>;
+  /** The server can't have given the session up. */
+  readonly isValid: () => boolean;
   readonly clock: Clock;
   readonly log: Logger;
   /** Whether a thread waits for the lock of an open file, not of its process. */
@@ -76,6 +80,7 @@ export class Locks implements LockKeeper {
     posix: new Map(),
     flock: new Map(),
   };
+  readonly #kept: KeptLocks;
   #areRecordsUsed = false;
   readonly #byHandle = new Map<number, Set<LockRecord>>();
   readonly #lostHandles = new Set<number>();
@@ -86,6 +91,9 @@ export class Locks implements LockKeeper {
 
   constructor(options: LocksOptions) {
     this.#options = options;
+    const { server, clock, isValid } = options;
+    const recordsOf = (ino: InodeId) => this.#records.posix.get(ino)?.values() ?? [];
+    this.#kept = new KeptLocks({ server, clock, isValid, recordsOf });
   }
 
   /** Not undefined: a lock that was asked for through this handle is lost; the file may be another's to work on by now. */
@@ -167,24 +175,31 @@ export class Locks implements LockKeeper {
     const work = record.inTurn(async () => {
       if (isGivenUp) throw interrupted();
       await this.#settle(record);
-      const tenure = this.#tenure;
-      let isGranted: boolean;
-      try {
-        const { pid } = record;
-        isGranted = (await server.lock({ ...record.id, ...wanted, pid, ...options })).granted;
-      } catch (error) {
-        if (isErrno(error, "EAGAIN") && record.kind === "flock") record.ranges = []; // the one that it was to replace
-        if (isUncertain(error)) record.isInDoubt = true;
-        throw error;
-      }
-      const isWanted = !isGivenUp && !(record.isLost && tenure !== this.#tenure);
-      if (!isWanted && options.wait !== undefined) this.#cancel(record, options.wait);
-      if (!isWanted && isGranted) record.isInDoubt = true;
-      if (record.isInDoubt) await this.#settle(record);
-      if (!isWanted) throw record.isLost ? lost() : interrupted();
-      if (isGranted) record.ranges = withRange(record.ranges, wanted, wanted.type);
-      else if (record.kind === "flock") record.ranges = [];
-      return isGranted;
+      if (this.#lockHere(record, wanted, options.wait !== undefined)) return true;
+      return await this.#called(record, async (call) => {
+        const tenure = this.#tenure;
+        let isGranted: boolean;
+        let kept: true | undefined;
+        try {
+          const { pid } = record;
+          const keep = call?.keep === undefined ? {} : { keep: call.keep };
+          const reply = await server.lock({ ...record.id, ...wanted, pid, ...options, ...keep });
+          ({ granted: isGranted, kept } = reply);
+        } catch (error) {
+          if (isErrno(error, "EAGAIN") && record.kind === "flock") record.ranges = []; // the one that it was to replace
+          if (isUncertain(error)) record.isInDoubt = true;
+          throw error;
+        }
+        const isWanted = !isGivenUp && !(record.isLost && tenure !== this.#tenure);
+        if (!isWanted && options.wait !== undefined) this.#cancel(record, options.wait);
+        if (!isWanted && isGranted) record.isInDoubt = true;
+        if (record.isInDoubt) await this.#settle(record);
+        if (!isWanted) throw record.isLost ? lost() : interrupted();
+        if (isGranted) record.ranges = withRange(record.ranges, wanted, wanted.type);
+        else if (record.kind === "flock") record.ranges = [];
+        if (kept === true) call?.kept();
+        return isGranted;
+      });
     });
     return await this.#unlessInterrupted(work, signal, () => isGivenUp = true);
   }
@@ -195,15 +210,18 @@ export class Locks implements LockKeeper {
     if (record === undefined) return; // nothing was ever locked
     const work = record.inTurn(async () => {
       await this.#settle(record);
-      const before = record.ranges;
-      record.ranges = withRange(before, span);
-      try {
-        await this.#options.server.unlock({ ...record.id, start: span.start, end: span.end });
-      } catch (error) {
-        if (isUncertain(error)) record.isInDoubt = true;
-        else record.ranges = before;
-        throw error;
-      }
+      if (this.#isKept(record) && this.#kept.setRanges(record, withRange(record.ranges, span))) return;
+      await this.#called(record, async () => {
+        const before = record.ranges;
+        record.ranges = withRange(before, span);
+        try {
+          await this.#options.server.unlock({ ...record.id, start: span.start, end: span.end });
+        } catch (error) {
+          if (isUncertain(error)) record.isInDoubt = true;
+          else record.ranges = before;
+          throw error;
+        }
+      });
       if (record.isLost) throw lost();
     });
     await this.#tidied(record, this.#unlessInterrupted(work, thread.signal, () => {}));
@@ -218,8 +236,44 @@ export class Locks implements LockKeeper {
     const record = this.#find(caller);
     if (record?.isLost === true) throw lost();
     const { ino, kind, owner } = caller;
-    const reply = await this.#options.server.testLock({ ino, kind, owner, ...wanted }, thread);
-    return reply.conflict;
+    if (this.#isKept(caller)) return this.#kept.conflict(ino, record, wanted);
+    const { server } = this.#options;
+    const { conflict } = await this.#called(
+      caller,
+      () => server.testLock({ ino, kind, owner, ...wanted }, thread),
+    );
+    return conflict;
+  }
+
+  // ---- files that are kept here (kept_locks.ts)
+
+  #isKept({ kind, ino }: Pick<LockOwner, "kind" | "ino">): boolean {
+    return kind === "posix" && this.#kept.isKept(ino);
+  }
+
+  /** Whether it is held now by nobody's leave but ours. EAGAIN when another owner here is in the way, and it is not waited for. */
+  #lockHere(record: LockRecord, wanted: LockedRange, isWaitedFor: boolean): boolean {
+    if (!this.#isKept(record)) return false;
+    if (this.#kept.conflict(record.ino, record, wanted) !== undefined) {
+      if (isWaitedFor) return false; // the server keeps the order of who waits
+      throw new FsError("EAGAIN", "another holds a lock on this", { op: "lock" });
+    }
+    return this.#kept.setRanges(record, withRange(record.ranges, wanted, wanted.type));
+  }
+
+  /** A call about locks of a file, which is kept no more then. */
+  async #called<T>(
+    { kind, ino }: Pick<LockOwner, "kind" | "ino">,
+    send: (call: LockCall | undefined) => Promise<T>,
+  ): Promise<T> {
+    if (kind !== "posix") return await send(undefined);
+    for (let ended = this.#kept.ended(ino); ended !== undefined; ended = this.#kept.ended(ino)) await ended;
+    const call = this.#kept.begin(ino);
+    try {
+      return await send(call);
+    } finally {
+      call.end();
+    }
   }
 
   // ---- what closes say
@@ -247,6 +301,10 @@ export class Locks implements LockKeeper {
     record.isLost = false;
     if (record.isIdle) return this.#tidy(record);
     const work = record.inTurn(async () => {
+      if (!record.isInDoubt && this.#isKept(record)) {
+        record.ranges = [];
+        return;
+      }
       record.ranges = [];
       record.isInDoubt = true;
       await this.#settle(record);
@@ -272,7 +330,12 @@ export class Locks implements LockKeeper {
     wait.wake?.();
   }
 
+  recalled(ino: InodeId, kept: number): void {
+    this.#kept.recall(ino, kept);
+  }
+
   async reclaim(server: Client<typeof LOCKS>): Promise<void> {
+    this.#kept.clear();
     const held = [...this.#all()].filter(({ ranges }) => ranges.length > 0);
     const refused: LockRecord[] = [];
     for (let at = 0; at < held.length;) {
@@ -295,6 +358,7 @@ export class Locks implements LockKeeper {
   }
 
   connected(): void {
+    this.#kept.connected();
     for (const wait of this.#waits.values()) {
       wait.isOffered = true;
       wait.wake?.();
@@ -309,6 +373,7 @@ export class Locks implements LockKeeper {
   /** The session has ended: others may hold by now what was held here. */
   lost(): void {
     this.#tenure++;
+    this.#kept.clear();
     for (const record of this.#all()) record.isInDoubt = false;
     this.#lose([...this.#all()].filter(({ ranges }) => ranges.length > 0));
   }
@@ -337,7 +402,8 @@ export class Locks implements LockKeeper {
   async #settle(record: LockRecord): Promise<void> {
     while (record.isInDoubt) {
       const tenure = this.#tenure;
-      const { held } = await this.#options.server.setLocks({ owners: [record.owned] });
+      const { server } = this.#options;
+      const { held } = await this.#called(record, () => server.setLocks({ owners: [record.owned] }));
       // Heard by another session than it was meant for: it is to hold nothing there.
       record.isInDoubt = tenure !== this.#tenure;
       if (!record.isInDoubt && held[0] !== true) this.#lose([record]);

@@ -19,7 +19,7 @@ import type { Handlers } from "../../wire/service.ts";
 import { LeaseTable } from "./leases.ts";
 import { lockHandlers } from "./lock_service.ts";
 import { LockTable } from "./locks.ts";
-import { type SessionRecord, type SessionStore, SessionTable } from "./sessions.ts";
+import { PUSH_TTLS_MAX, type SessionRecord, type SessionStore, SessionTable } from "./sessions.ts";
 
 export const SESSION_TTL_MS_DEFAULT = 10_000;
 /** Some 35 MiB here (170 bytes a lease), and up to 400 MiB in the client (2 KiB an inode). */
@@ -93,10 +93,16 @@ export class Leaseserver {
       ...presumed === undefined ? {} : { presumed },
     });
     const { op: offered } = LEASE_PUSHES.methods.lockOffered;
+    const { op: recallLocks } = LEASE_PUSHES.methods.recallLocks;
     this.locks = new LockTable({
       clock,
       // It never rejects: push gives up by itself.
       tell: (session, wait) => void this.sessions.push(session, offered, { wait }),
+      recall: async (session, ino, kept, ended) => {
+        await this.sessions.push(session, recallLocks, { ino, kept });
+        await clock.sleep(PUSH_TTLS_MAX * ttlMs, ended);
+        if (!ended.aborted) this.sessions.end(session, "it did not give up its locks");
+      },
     });
     this.lockHandlers = lockHandlers(this.sessions, this.locks);
     this.handlers = {

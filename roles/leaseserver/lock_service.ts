@@ -2,8 +2,14 @@
 
 import { type ByteSpan, isOffset, type LockType } from "../../base/lock_ranges.ts";
 import { FsError } from "../../wire/errno.ts";
-import type { SessionId } from "../../wire/ids.ts";
-import { LOCK_RANGES_MAX, type LockOwner, LOCKS } from "../../wire/messages/locks.ts";
+import type { InodeId, SessionId } from "../../wire/ids.ts";
+import {
+  KEPT_RANGES_MAX,
+  LOCK_RANGES_MAX,
+  type LockOwner,
+  LOCKS,
+  type OwnedLocks,
+} from "../../wire/messages/locks.ts";
 import type { Handlers, Peer } from "../../wire/service.ts";
 import type { LockTable } from "./locks.ts";
 import type { SessionTable } from "./sessions.ts";
@@ -17,25 +23,50 @@ export function lockHandlers(sessions: SessionTable, locks: LockTable): Handlers
     await reclaimed;
     return sessions.of(peer); // it may have come back over another connection, and asked again
   };
+  /** What `work` gives for the session of who asks, in a step in which nobody keeps the record locks of any of these files. */
+  const freed = async <T>(
+    peer: Peer,
+    files: readonly Pick<LockOwner, "kind" | "ino">[],
+    work: (session: SessionId) => T,
+  ): Promise<T> => {
+    for (;;) {
+      const session = sessions.of(peer);
+      let waiting: Promise<void> | undefined;
+      for (const file of files) waiting ??= locks.free(session, file);
+      if (waiting === undefined) return work(session); // not a step later: others wait for the same
+      await waiting;
+    }
+  };
   return {
     lock: async (request, { peer }) => {
       checkOwner(request);
       checkLock(request, request);
       if (request.wait !== undefined) checkWait(request.wait);
-      return { granted: locks.lock(await settled(peer), request) };
+      if (request.keep !== undefined) checkWait(request.keep);
+      await settled(peer);
+      return await freed(peer, [request], (session) => {
+        const granted = locks.lock(session, request);
+        const { kind, ino, keep } = request;
+        const mayKeep = granted && kind === "posix" && keep !== undefined;
+        return mayKeep && locks.keep(session, ino, keep) ? { granted, kept: true } : { granted };
+      });
     },
-    unlock: (request, { peer }) => {
-      const session = sessions.of(peer);
+    unlock: async (request, { peer }) => {
       checkOwner(request);
       checkLock(request, { start: request.start, end: request.end });
-      locks.unlock(session, request, request);
+      await freed(peer, [request], (session) => locks.unlock(session, request, request));
       return { ok: true };
     },
     testLock: async (request, { peer }) => {
       checkOwner(request);
       checkLock(request, request);
       const { start, end, type } = request;
-      const conflict = locks.test(await settled(peer), request, { start, end, type });
+      await settled(peer);
+      const conflict = await freed(
+        peer,
+        [request],
+        (session) => locks.test(session, request, { start, end, type }),
+      );
       return conflict === undefined ? {} : { conflict };
     },
     cancelLock: ({ wait }, { peer }) => {
@@ -44,8 +75,7 @@ export function lockHandlers(sessions: SessionTable, locks: LockTable): Handlers
       locks.cancel(session, wait);
       return { ok: true };
     },
-    setLocks: ({ owners }, { peer }) => {
-      const session = sessions.of(peer);
+    setLocks: async ({ owners }, { peer }) => {
       let ranges = 0;
       for (const owned of owners) {
         checkOwner(owned);
@@ -55,7 +85,17 @@ export function lockHandlers(sessions: SessionTable, locks: LockTable): Handlers
       if (owners.length > LOCK_RANGES_MAX || (owners.length > 1 && ranges > LOCK_RANGES_MAX)) {
         throw invalid(`${ranges} ranges of ${owners.length} owners in one message`);
       }
-      return { held: owners.map((owned) => locks.set(session, owned)) };
+      return await freed(
+        peer,
+        owners,
+        (session) => ({ held: owners.map((owned) => locks.set(session, owned)) }),
+      );
+    },
+    giveUpLocks: ({ ino, kept, owners }, { peer }) => {
+      const session = sessions.of(peer);
+      if (owners !== undefined) checkGivenUp(ino, owners);
+      locks.giveUp(session, ino, kept, owners);
+      return { ok: true };
     },
   };
 }
@@ -74,6 +114,17 @@ function checkLock(
   const isWhole = start === 0 && end === Infinity;
   if (!isSpan || (kind === "flock" && !isWhole)) throw invalid(`bytes ${start} to ${end}`);
   if (type !== "read" && type !== "write") throw invalid(`type ${type}`);
+}
+
+function checkGivenUp(ino: InodeId, owners: readonly OwnedLocks[]): void {
+  let count = 0;
+  for (const owned of owners) {
+    checkOwner(owned);
+    if (owned.kind !== "posix" || owned.ino !== ino) throw invalid(`kept of inode ${ino}`);
+    for (const range of owned.ranges) checkLock(owned, range);
+    count += owned.ranges.length;
+  }
+  if (count > KEPT_RANGES_MAX) throw invalid(`${count} kept ranges`);
 }
 
 function checkWait(wait: number): void {

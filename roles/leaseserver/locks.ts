@@ -7,6 +7,8 @@
  * - A lock that is offered is taken, or given up, by its client, or goes with its session: nothing is granted to who may
  *   not want it any more.
  * - What waits is offered its lock in the step in which nothing is in its way any more.
+ * - While a session keeps a file's record locks itself, nobody else holds, waits for, or gets anything there; what is known of
+ *   its own owners there may be out of date.
  *
  * Fairness: who waits is served first come, first served. A request that must wait for nobody but for others that wait
  * lets them go first for FAIR_MS, and no longer: a program may hold a shared lock and wait until another has got one,
@@ -24,12 +26,13 @@ import {
 } from "../../base/lock_ranges.ts";
 import { FsError } from "../../wire/errno.ts";
 import type { InodeId, SessionId } from "../../wire/ids.ts";
-import type {
-  LockConflict,
-  LockKind,
-  LockOwner,
-  LockRequest,
-  OwnedLocks,
+import {
+  KEPT_FILES_MAX,
+  type LockConflict,
+  type LockKind,
+  type LockOwner,
+  type LockRequest,
+  type OwnedLocks,
 } from "../../wire/messages/locks.ts";
 import { type OwnerKey, WaitGraph } from "./wait_graph.ts";
 
@@ -37,6 +40,8 @@ export interface LockTableOptions {
   readonly clock: Clock;
   /** Tells a client that its wait has come to something: it asks again. */
   readonly tell: (session: SessionId, wait: number) => void;
+  /** Asks a client to give up what it keeps; it is done when `ended` aborts. Ends the session if it does not in time. */
+  readonly recall: (session: SessionId, ino: InodeId, kept: number, ended: AbortSignal) => void;
   /** Ranges that a session may hold, and locks that it may wait for: about 150 bytes each. */
   readonly rangesPerSessionMax?: number;
   readonly waitsPerSessionMax?: number;
@@ -65,9 +70,19 @@ interface Waiter {
   readonly ended: AbortController;
 }
 
+/** Who keeps a file's record locks itself. */
+interface Keeper {
+  readonly session: SessionId;
+  readonly kept: number;
+  isRecalled: boolean;
+  /** Aborts when it keeps them no more. */
+  readonly ended: AbortController;
+}
+
 interface FileLocks {
   readonly kind: LockKind;
   readonly ino: InodeId;
+  keeper: Keeper | null;
   readonly owners: Map<OwnerKey, Owner>;
   /** In the order in which they came. */
   readonly waiters: Waiter[];
@@ -76,6 +91,7 @@ interface FileLocks {
 interface SessionLocks {
   readonly owners: Set<Owner>;
   readonly waits: Map<number, Waiter>;
+  readonly kept: Set<FileLocks>;
   ranges: number;
 }
 
@@ -96,11 +112,85 @@ export class LockTable {
     this.#options = options;
   }
 
-  /** What a session holds and waits for. */
+  /** What a session holds and waits for, as far as it is not kept by the session itself. */
   countOf(session: SessionId): { readonly locks: number; readonly waits: number } {
     const mine = this.#sessions.get(session);
-    return { locks: mine?.ranges ?? 0, waits: mine?.waits.size ?? 0 };
+    if (mine === undefined) return { locks: 0, waits: 0 };
+    let locks = mine.ranges;
+    for (const file of mine.kept) {
+      for (const { ranges } of file.owners.values()) locks -= ranges.length;
+    }
+    return { locks, waits: mine.waits.size };
   }
+
+  // ---- who keeps a file's record locks itself
+
+  /**
+   * Leaves the file's record locks to a session if it is alone there, under a number of its own. It has just been granted one,
+   * and no other call of it is under way.
+   */
+  keep(session: SessionId, ino: InodeId, kept: number): boolean {
+    const file = this.#files.posix.get(ino);
+    const mine = this.#sessions.get(session);
+    if (file === undefined || mine === undefined || file.keeper !== null || file.waiters.length > 0) {
+      return false;
+    }
+    if (mine.kept.size >= KEPT_FILES_MAX) return false;
+    for (const owner of file.owners.values()) {
+      if (owner.session !== session) return false;
+    }
+    file.keeper = { session, kept, isRecalled: false, ended: new AbortController() };
+    mine.kept.add(file);
+    return true;
+  }
+
+  /**
+   * To be asked before anything of the file's is looked at or changed for a session, again after each wait: undefined when
+   * nobody keeps its record locks. The session itself, if it asks, has not taken up that it keeps them.
+   */
+  free(session: SessionId, { kind, ino }: Pick<LockOwner, "kind" | "ino">): Promise<void> | undefined {
+    const file = this.#files[kind].get(ino);
+    if (file === undefined || file.keeper === null) return undefined;
+    if (file.keeper.session !== session) return this.#recall(file.keeper, ino);
+    this.#endKeeping(file);
+    return undefined;
+  }
+
+  #recall(keeper: Keeper, ino: InodeId): Promise<void> {
+    const { session, kept, ended: { signal } } = keeper;
+    const ended = new Promise<void>((resolve) =>
+      signal.addEventListener("abort", () => resolve(), { once: true })
+    );
+    if (!keeper.isRecalled) {
+      keeper.isRecalled = true;
+      this.#options.recall(session, ino, kept, signal);
+    }
+    return ended;
+  }
+
+  /** The session keeps the file's record locks no more; its owners hold exactly that, or what is known of them here. */
+  giveUp(session: SessionId, ino: InodeId, kept: number, owners: readonly OwnedLocks[] | undefined): void {
+    const file = this.#files.posix.get(ino);
+    if (file?.keeper?.session !== session || file.keeper.kept !== kept) return;
+    if (owners !== undefined) { for (const owner of [...file.owners.values()]) this.#hold(owner, []); }
+    for (const { owner, pid, ranges } of owners ?? []) {
+      if (ranges.length === 0) continue;
+      this.#hold(this.#makeOwner(session, file, keyOf(session, owner), pid), ranges);
+    }
+    this.#endKeeping(file);
+    this.#settle(file);
+  }
+
+  #endKeeping(file: FileLocks): void {
+    const { keeper } = file;
+    if (keeper === null) return;
+    file.keeper = null;
+    this.#sessions.get(keeper.session)?.kept.delete(file);
+    this.#forgetIfIdle(keeper.session);
+    keeper.ended.abort();
+  }
+
+  // ---- what sessions ask for
 
   /**
    * True when the lock is held now; false when it is waited for. What the owner held of the range becomes part of it in the
@@ -211,6 +301,10 @@ export class LockTable {
       files.add(owner.file);
       this.#hold(owner, []);
     }
+    for (const file of [...mine.kept]) {
+      files.add(file);
+      this.#endKeeping(file);
+    }
     for (const file of files) this.#settle(file);
   }
 
@@ -263,7 +357,8 @@ export class LockTable {
       waiter.state = "offered";
       tell(waiter.session, waiter.wait);
     }
-    if (file.owners.size === 0 && file.waiters.length === 0) this.#files[file.kind].delete(file.ino);
+    const isUnused = file.owners.size === 0 && file.waiters.length === 0 && file.keeper === null;
+    if (isUnused) this.#files[file.kind].delete(file.ino);
   }
 
   // ---- bookkeeping
@@ -271,7 +366,7 @@ export class LockTable {
   #fileOf(kind: LockKind, ino: InodeId): FileLocks {
     let file = this.#files[kind].get(ino);
     if (file === undefined) {
-      this.#files[kind].set(ino, file = { kind, ino, owners: new Map(), waiters: [] });
+      this.#files[kind].set(ino, file = { kind, ino, keeper: null, owners: new Map(), waiters: [] });
     }
     return file;
   }
@@ -279,14 +374,15 @@ export class LockTable {
   #sessionOf(session: SessionId): SessionLocks {
     let mine = this.#sessions.get(session);
     if (mine === undefined) {
-      this.#sessions.set(session, mine = { owners: new Set(), waits: new Map(), ranges: 0 });
+      this.#sessions.set(session, mine = { owners: new Set(), waits: new Map(), kept: new Set(), ranges: 0 });
     }
     return mine;
   }
 
   #forgetIfIdle(session: SessionId): void {
     const mine = this.#sessions.get(session);
-    if (mine !== undefined && mine.owners.size === 0 && mine.waits.size === 0) this.#sessions.delete(session);
+    if (mine === undefined || mine.owners.size > 0 || mine.waits.size > 0 || mine.kept.size > 0) return;
+    this.#sessions.delete(session);
   }
 
   #makeOwner(session: SessionId, file: FileLocks, key: OwnerKey, pid: number): Owner {
@@ -316,7 +412,7 @@ export class LockTable {
   /** ENOLCK when the session may not hold so many ranges more. */
   #checkRoom(session: SessionId, more: number): void {
     const { rangesPerSessionMax = LOCK_RANGES_PER_SESSION } = this.#options;
-    if (more <= 0 || this.countOf(session).locks + more <= rangesPerSessionMax) return;
+    if (more <= 0 || (this.#sessions.get(session)?.ranges ?? 0) + more <= rangesPerSessionMax) return;
     throw new FsError("ENOLCK", `this mount holds ${rangesPerSessionMax} locks: release some`, {
       op: "lock",
     });

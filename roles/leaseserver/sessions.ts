@@ -77,7 +77,7 @@ export interface SessionTableOptions {
 
 const SESSIONS_MAX = 10_000;
 /** A client that renews its session but does not acknowledge a recall is given up after so many times the TTL. */
-const PUSH_TTLS_MAX = 3;
+export const PUSH_TTLS_MAX = 3;
 const PUSH_RETRY_MS = 200;
 /** From one look at the sessions to the next, at most this part of the TTL counts as silence. */
 const LOOK_PART = 4;

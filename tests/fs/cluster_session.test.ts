@@ -182,7 +182,7 @@ function create(more: Partial<ClusterSessionOptions> = {}): Started {
       server.events.push(`lost (${session.isValid ? "valid" : "not valid"})`);
     },
     onFenced: () => void server.events.push("fenced"),
-    locks: { offered: () => {}, reclaim: () => Promise.resolve(), connected: () => {} },
+    locks: { offered: () => {}, recalled: () => {}, reclaim: () => Promise.resolve(), connected: () => {} },
     counters: () => ({ kernelRequests: 1, inodes: 2, recalls: 3, recallMs: 4, fences: 5 }),
     ...more,
   });

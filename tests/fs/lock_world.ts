@@ -13,13 +13,13 @@ import { lockHandlers } from "../../roles/leaseserver/lock_service.ts";
 import { LockTable } from "../../roles/leaseserver/locks.ts";
 import type { SessionTable } from "../../roles/leaseserver/sessions.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
-import { asInodeId, asSessionId, type SessionId } from "../../wire/ids.ts";
+import { asInodeId, asSessionId, type InodeId, type SessionId } from "../../wire/ids.ts";
 import { type LockKind, LOCKS } from "../../wire/messages/locks.ts";
 import { createClient, type Handlers, type Peer } from "../../wire/service.ts";
 import { FakeClock } from "../base/fake_clock.ts";
 import { Schedule } from "../roles/leaseserver/schedule.ts";
 
-/** A connection; `state` is the session that it was made for. */
+/** A connection; `state` is the session that it was made for, `closed` resolves when it breaks. */
 type Link = Peer;
 
 const METHODS = new Map(Object.entries(LOCKS.methods).map(([name, { op }]) => [op, name]));
@@ -64,10 +64,20 @@ export class World {
     } as unknown as SessionTable;
     this.table = new LockTable({
       clock: this.clock,
-      tell: (session, wait) => void this.#tell(session, wait),
+      tell: (session, wait) => void this.#tell(session, (locks) => locks.offered(wait)),
+      recall: (session, ino, kept) => void this.#tell(session, (locks) => locks.recalled(ino, kept)),
     });
     this.handlers = lockHandlers(sessions, this.table);
     for (const client of this.clients) client.breakLink();
+  }
+
+  /** Nobody keeps the file's record locks afterwards. */
+  async freed(session: SessionId, ino: InodeId): Promise<void> {
+    for (;;) {
+      const waiting = this.table.free(session, { kind: "posix", ino });
+      if (waiting === undefined) return;
+      await waiting;
+    }
   }
 
   reclaimed(session: SessionId): void {
@@ -76,13 +86,13 @@ export class World {
     for (const wake of this.#waiters.splice(0)) wake();
   }
 
-  async #tell(session: SessionId, wait: number): Promise<void> {
+  async #tell(session: SessionId, tell: (locks: Locks) => void): Promise<void> {
     const { run } = this;
     for (;;) {
       await this.schedule.delay();
       const client = this.clients.find((one) => one.session === session);
       if (client === undefined || run !== this.run) return;
-      if (client.link !== null) return client.locks.offered(wait);
+      if (client.link !== null) return tell(client.locks);
     }
   }
 }
@@ -94,6 +104,7 @@ export class SimulatedClient {
   link: Link | null = null;
   #run: number;
   #connecting: Promise<void> | null = null;
+  #onBreak: () => void = () => {};
   /** Who believes to hold what. */
   readonly believed = new Map<string, readonly LockedRange[]>();
 
@@ -106,16 +117,20 @@ export class SimulatedClient {
       clock: world.clock,
       log: silentLogger,
       waitsForOfdLock: () => Promise.resolve(false),
+      isValid: () => true,
     });
     this.link = this.#newLink();
   }
 
   #newLink(): Link {
-    return { state: this.session } as Link;
+    const { promise: closed, resolve } = Promise.withResolvers<void>();
+    this.#onBreak = resolve;
+    return { state: this.session, closed } as Link;
   }
 
   breakLink(): void {
     this.link = null;
+    this.#onBreak();
   }
 
   /** The server gives the session up: others may have all that it held. */
@@ -124,7 +139,7 @@ export class SimulatedClient {
     table.dropSession(this.session);
     this.#world.reclaimed(this.session);
     this.session = this.#world.newSession();
-    this.link = null;
+    this.breakLink();
     this.believed.clear();
     this.locks.lost();
   }
@@ -157,7 +172,8 @@ export class SimulatedClient {
       context: { peer: Peer; signal: undefined },
     ) => unknown;
     try {
-      const answer = await handler(structuredClone(request), { peer: link, signal: undefined });
+      const answering = handler(structuredClone(request), { peer: link, signal: undefined });
+      const answer = await Promise.race([answering, link.closed]);
       await schedule.delay();
       check();
       return answer;

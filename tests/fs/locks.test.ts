@@ -47,7 +47,9 @@ function start(waitsForOfdLock = () => Promise.resolve(false)) {
     ...silentLogger,
     error: (message: string) => void errors.push(message),
   } as typeof silentLogger;
-  const locks = new Locks({ server, clock, log, waitsForOfdLock });
+  const world = { isValid: true };
+  const isValid = () => world.isValid;
+  const locks = new Locks({ server, clock, log, waitsForOfdLock, isValid });
   const abort = new AbortController();
   const thread = { pid: 71, signal: abort.signal };
   const next = async (name: string): Promise<Call> => {
@@ -56,7 +58,7 @@ function start(waitsForOfdLock = () => Promise.resolve(false)) {
     assert.equal(call?.name, name);
     return call!;
   };
-  return { locks, clock, calls, thread, next, errors, interrupt: () => abort.abort() };
+  return Object.assign(world, { locks, clock, calls, thread, next, errors, interrupt: () => abort.abort() });
 }
 
 function outcome(work: Promise<unknown>): { state: string } {
@@ -71,7 +73,7 @@ Deno.test("client locks: one call each; a close after that has nothing to tell",
   const { locks, thread, next, calls } = start();
   const locked = outcome(locks.tryLock(CALLER, ALL, thread));
   const call = await next("lock");
-  assert.deepEqual(call.request, { ino: INO, kind: "posix", owner: "a1", ...ALL, pid: 70 });
+  assert.deepEqual(call.request, { ino: INO, kind: "posix", owner: "a1", ...ALL, pid: 70, keep: 1 });
   await call.answer({ granted: true });
   assert.equal(locked.state, "ok");
   const unlocked = outcome(locks.unlock(CALLER, { start: 0, end: Infinity }, thread));
@@ -294,6 +296,119 @@ Deno.test("client locks: a thread tells whether it waits for the lock of an open
   assert.equal(isOfdWait("running\n"), undefined);
 });
 
+/** A lock that was granted, with the file's locks to be kept here. */
+async function keep({ locks, thread, next }: ReturnType<typeof start>): Promise<number> {
+  const locked = outcome(locks.tryLock(CALLER, ALL, thread));
+  const call = await next("lock");
+  await call.answer({ granted: true, kept: true });
+  assert.equal(locked.state, "ok");
+  return call.request.keep;
+}
+
+const OTHER = { ...CALLER, owner: "b2", fh: 4, pid: 80 } as const;
+
+Deno.test("client locks: of a file that is kept nothing is asked; a wait is the server's, which is told first", async () => {
+  const world = start();
+  const { locks, thread, calls, next } = world;
+  await keep(world);
+  await assert.rejects(locks.tryLock(OTHER, { ...ALL, start: 5 }, thread), { errno: "EAGAIN" });
+  assert.deepEqual(await locks.test(OTHER, { ...ALL, start: 5 }, thread), { ...ALL, pid: 70 });
+  await locks.unlock(CALLER, { start: 0, end: 9 }, thread);
+  await locks.tryLock(OTHER, { start: 0, end: 3, type: "read" }, thread);
+  await locks.tryLock({ ...OTHER, owner: "c3" }, { start: 0, end: 3, type: "read" }, thread);
+  await locks.closed(INO, "c3");
+  assert.deepEqual(calls, []);
+  const waited = outcome(locks.lock(OTHER, { ...ALL, start: 20, end: 30 }, thread));
+  const told = await next("giveUpLocks");
+  assert.deepEqual(told.request, {
+    ino: INO,
+    kept: 1,
+    owners: [
+      { ino: INO, kind: "posix", owner: "a1", pid: 70, ranges: [{ ...ALL, start: 10 }] },
+      { ino: INO, kind: "posix", owner: "b2", pid: 80, ranges: [{ start: 0, end: 3, type: "read" }] },
+    ],
+  });
+  // What comes meanwhile goes to the server as well, after that.
+  const unlocked = outcome(locks.unlock(CALLER, { start: 0, end: Infinity }, thread));
+  assert.deepEqual(calls, []);
+  await told.answer({ ok: true });
+  await (await next("lock")).answer({ granted: true });
+  await (await next("unlock")).answer({ ok: true });
+  assert.deepEqual([waited.state, unlocked.state], ["ok", "ok"]);
+});
+
+Deno.test("client locks: a file that another client asks for is given up, and not asked for again at once", async () => {
+  const world = start();
+  const { locks, thread, next, clock, calls } = world;
+  locks.recalled(INO, await keep(world));
+  const told = await next("giveUpLocks");
+  assert.equal(told.request.owners[0].owner, "a1");
+  await told.answer({ ok: true });
+  const locked = outcome(locks.tryLock(OTHER, { ...ALL, start: 5 }, thread));
+  const call = await next("lock");
+  assert.equal(call.request.keep, undefined);
+  await call.answer({ granted: true });
+  assert.equal(locked.state, "ok");
+  await clock.advance(5_001);
+  const later = outcome(locks.tryLock(OTHER, { ...ALL, start: 6 }, thread));
+  const asks = await next("lock");
+  // Asked for before the answer is here.
+  locks.recalled(INO, asks.request.keep);
+  await asks.answer({ granted: true, kept: true });
+  assert.equal((await next("giveUpLocks")).request.kept, asks.request.keep);
+  assert.deepEqual([later.state, calls.length], ["ok", 0]);
+});
+
+Deno.test("client locks: a file is not kept when another call went beside the one that asked, nor without a valid session", async () => {
+  const world = start();
+  const { locks, thread, next, calls } = world;
+  const first = outcome(locks.tryLock(CALLER, { ...ALL, end: 9 }, thread));
+  const call = await next("lock");
+  const second = outcome(locks.tryLock(OTHER, { ...ALL, start: 10 }, thread));
+  await (await next("lock")).answer({ granted: true });
+  await call.answer({ granted: true, kept: true });
+  assert.deepEqual([first.state, second.state], ["ok", "ok"]);
+  void locks.unlock(CALLER, { start: 0, end: 9 }, thread);
+  await (await next("unlock")).answer({ ok: true });
+  await keep(world);
+  world.isValid = false;
+  void locks.unlock(CALLER, { start: 0, end: 9 }, thread);
+  await (await next("giveUpLocks")).answer({ ok: true });
+  await (await next("unlock")).answer({ ok: true });
+  assert.deepEqual(calls, []);
+});
+
+Deno.test("client locks: what a restarted server is told of kept files is all that is held, and they are kept no more", async () => {
+  const world = start();
+  const { locks, thread, next } = world;
+  await keep(world);
+  await locks.unlock(CALLER, { start: 0, end: 9 }, thread);
+  const asked: unknown[] = [];
+  const server = createClient(LOCKS, (_op, request) => {
+    asked.push(request);
+    return Promise.resolve({ held: [true] });
+  });
+  await locks.reclaim(server);
+  const owned = { ino: INO, kind: "posix", owner: "a1", pid: 70, ranges: [{ ...ALL, start: 10 }] };
+  assert.deepEqual(asked, [{ owners: [owned] }]);
+  void locks.unlock(CALLER, { start: 10, end: 11 }, thread);
+  await next("unlock");
+});
+
+Deno.test("client locks: a file that could not be given up is still to be, and nothing is granted there meanwhile", async () => {
+  const world = start();
+  const { locks, thread, next } = world;
+  locks.recalled(INO, await keep(world));
+  await (await next("giveUpLocks")).fail(errno("EIO"));
+  const unlocked = outcome(locks.unlock(CALLER, { start: 0, end: 9 }, thread));
+  await (await next("giveUpLocks")).fail(errno("EIO"));
+  assert.equal(unlocked.state, "EIO");
+  locks.connected();
+  await (await next("giveUpLocks")).answer({ ok: true });
+  void locks.unlock(CALLER, { start: 0, end: 9 }, thread);
+  await next("unlock");
+});
+
 seededTest(
   "client locks: broken connections, restarts and lost sessions: no two hold one, and none is left",
   async (random) => {
@@ -369,6 +484,9 @@ async function play(random: Random, outcomes: Map<string, number>): Promise<void
   await schedule.run(rest(), () => {});
   await world.clock.advance(3_000);
   await schedule.run(rest(), () => {});
+  // What clients keep themselves they give up once somebody else asks.
+  const outside = world.newSession();
+  await schedule.run(Promise.all([1, 2].map((ino) => world.freed(outside, asInodeId(ino)))), () => {});
   for (const { session } of world.clients) {
     assert.deepEqual(world.table.countOf(session), { locks: 0, waits: 0 }, `session ${session}`);
   }

@@ -382,16 +382,21 @@ const pushes: Samples<typeof LEASE_PUSHES> = {
     { open: ["write", "no"] },
   ],
   lockOffered: [{ wait: 9 }, { ok: true }],
+  recallLocks: [{ ino: 5, kept: 8 }, { ok: true }],
 };
 
 const lockOwner = { ino: 5, kind: "posix", owner: "ffffffffffffffff" } as const;
 const range = { start: 2 ** 53 - 2, end: Infinity, type: "write" } as const;
 const locks: Samples<typeof LOCKS> = {
-  lock: [{ ...lockOwner, ...range, pid: 77, wait: 3, isUnchecked: true }, { granted: false }],
+  lock: [{ ...lockOwner, ...range, pid: 77, wait: 3, isUnchecked: true, keep: 8 }, {
+    granted: false,
+    kept: true,
+  }],
   unlock: [{ ...lockOwner, start: 0, end: 2 ** 53 - 1 }, { ok: true }],
   testLock: [{ ...lockOwner, ...range }, { conflict: { ...range, pid: 0 } }],
   cancelLock: [{ wait: 3 }, { ok: true }],
   setLocks: [{ owners: [{ ...lockOwner, pid: 77, ranges: [range] }] }, { held: [true] }],
+  giveUpLocks: [{ ino: 5, kept: 8, owners: [{ ...lockOwner, pid: 77, ranges: [range] }] }, { ok: true }],
 };
 
 const dataserverPushes: Samples<typeof DATASERVER_PUSHES> = {

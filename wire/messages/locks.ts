@@ -6,6 +6,10 @@
  * changes of one owner on one file one after the other, and gives none up: what it does not want any more it takes back
  * by another. A lock that is not free is waited for under a number of the client's own: `lock` answers that it was not
  * granted, LEASE_PUSHES' `lockOffered` comes when it is free, and kept for the waiter, and the same `lock` takes it.
+ *
+ * Record locks of a file that only one client's processes lock are left to that client ("kept"): it grants and releases them
+ * itself, and the server does not hear of it, until another client wants something of the file. `recallLocks` asks for them
+ * then, and `giveUpLocks` tells what is held.
  */
 
 import type { ByteSpan, LockedRange } from "../../base/lock_ranges.ts";
@@ -30,6 +34,17 @@ export interface LockRequest extends LockOwner, LockedRange {
   readonly wait?: number;
   /** The owner is not one thread of control (OFD): no deadlock is looked for. */
   readonly isUnchecked?: boolean;
+  /**
+   * No other call of the client about the file's record locks is under way, and it would keep them, under this number, which it
+   * uses once.
+   */
+  readonly keep?: number;
+}
+
+export interface LockReply {
+  readonly granted: boolean;
+  /** The file's record locks are the client's own from now on. */
+  readonly kept?: true;
 }
 
 /** All that an owner holds on a file. */
@@ -46,10 +61,13 @@ export interface LockConflict extends LockedRange {
 
 /** Ranges in one message that speaks of many owners; one with more goes by itself. */
 export const LOCK_RANGES_MAX = 10_000;
+/** Files whose record locks a client may keep, and ranges of each. */
+export const KEPT_FILES_MAX = 256;
+export const KEPT_RANGES_MAX = 256;
 
 export const LOCKS = defineService("locks", {
   /** Errors: EAGAIN (without `wait`), EDEADLK, ENOLCK. */
-  lock: method<LockRequest, { readonly granted: boolean }>(45),
+  lock: method<LockRequest, LockReply>(45),
   unlock: method<LockOwner & ByteSpan, { readonly ok: true }>(46),
   testLock: method<LockOwner & LockedRange, { readonly conflict?: LockConflict }>(47),
   /** Waits no more; a lock that was offered meanwhile is free again. */
@@ -60,4 +78,12 @@ export const LOCKS = defineService("locks", {
    * nothing then.
    */
   setLocks: method<{ readonly owners: readonly OwnedLocks[] }, { readonly held: readonly boolean[] }>(49),
+  /**
+   * The client keeps the file's record locks no more: its owners hold exactly that. Without `owners` it did not take up that it
+   * keeps them: what the server knows is all. Without effect when it does not keep them under that number.
+   */
+  giveUpLocks: method<
+    { readonly ino: InodeId; readonly kept: number; readonly owners?: readonly OwnedLocks[] },
+    { readonly ok: true }
+  >(50),
 });

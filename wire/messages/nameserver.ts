@@ -601,4 +601,6 @@ export const LEASE_PUSHES = defineService("leasePushes", {
   recall: method<RecallPush, RecallAnswer>(60),
   /** A wait for a lock (messages/locks.ts) has come to something: ask again. */
   lockOffered: method<{ readonly wait: number }, { readonly ok: true }>(61),
+  /** Another client wants something of a file whose record locks are kept under that number: give them up. */
+  recallLocks: method<{ readonly ino: InodeId; readonly kept: number }, { readonly ok: true }>(62),
 });

@@ -55,7 +55,7 @@ Deno.test("lock service: after a restart nobody gets a lock before all have clai
   const tested = watch(locks.testLock(LOCK, other.context));
   await rest();
   assert.deepEqual([asked.isDone, tested.isDone], [false, false]);
-  const held = locks.setLocks({ owners: [{ ...OWNER, pid: 9, ranges: [LOCK] }] }, old.context);
+  const held = await locks.setLocks({ owners: [{ ...OWNER, pid: 9, ranges: [LOCK] }] }, old.context);
   assert.deepEqual(held, { held: [true] });
   await server.handlers.reclaim({ held: [], last: true }, old.context);
   await rest();
@@ -132,4 +132,77 @@ Deno.test("lock service: what is no lock is refused, and touches nothing", async
   assert.deepEqual(server.locks.countOf(session), { locks: 0, waits: 0 });
   const stranger = new FakePeer();
   await assert.rejects(async () => await locks.lock(LOCK, stranger.context), refused("ESHUTDOWN"));
+});
+
+Deno.test("lock service: who is alone on a file keeps its locks, until another asks, and tells what it holds then", async () => {
+  const { open, locks } = start();
+  const one = await open("one");
+  const two = await open("two");
+  const kept = 7;
+  assert.deepEqual(await locks.lock({ ...LOCK, keep: kept }, one.context), { granted: true, kept: true });
+  const asked = watch(locks.lock({ ...LOCK, start: 0, end: 9, wait: 1, keep: 7 }, two.context));
+  const tested = watch(locks.testLock({ ...LOCK, start: 50, end: 60 }, two.context));
+  await rest();
+  assert.deepEqual([asked.isDone, tested.isDone], [false, false]);
+  const { op } = LEASE_PUSHES.methods.recallLocks;
+  assert.deepEqual(one.peer.pushes, [{ op, message: { ino: INO, kept } }]);
+  // It has let go of the beginning, and another of its processes has some.
+  const range = { start: 40, end: 59, type: "write" } as const;
+  const owners = [{ ...OWNER, owner: "b", pid: 3, ranges: [range] }];
+  await locks.giveUpLocks({ ino: INO, kept: kept + 1, owners: [] }, one.context); // not that one
+  await rest();
+  assert.equal(asked.isDone, false);
+  await locks.giveUpLocks({ ino: INO, kept, owners }, one.context);
+  await rest();
+  assert.deepEqual(asked.value, { granted: true }); // it is not alone there
+  assert.deepEqual(tested.value, { conflict: { ...range, pid: 0 } });
+  await locks.giveUpLocks({ ino: INO, kept, owners: [] }, one.context); // sent again
+  assert.deepEqual(await locks.testLock({ ...LOCK, start: 50, end: 60 }, two.context), tested.value);
+});
+
+Deno.test("lock service: a call of who keeps the locks ends that; with others there, or waiting, nobody keeps them", async () => {
+  const { open, locks } = start();
+  const one = await open("one");
+  const two = await open("two");
+  await locks.lock({ ...LOCK, end: 9, keep: 7 }, one.context);
+  await locks.unlock({ ...OWNER, start: 0, end: 4 }, one.context);
+  // Too late: it would bring back what was unlocked.
+  await locks.giveUpLocks(
+    { ino: INO, kept: 7, owners: [{ ...OWNER, pid: 1, ranges: [LOCK] }] },
+    one.context,
+  );
+  const beside = { ...LOCK, start: 0, end: 4, keep: 7 } as const;
+  assert.deepEqual(await locks.lock(beside, two.context), { granted: true });
+  assert.deepEqual(await locks.lock({ ...LOCK, start: 5, end: 6, keep: 7 }, one.context), {
+    granted: true,
+  });
+  assert.deepEqual(one.peer.pushes, []);
+  assert.deepEqual(await locks.lock({ ...LOCK, owner: "c", wait: 4 }, one.context), { granted: false });
+  await locks.unlock({ ...OWNER, start: 0, end: 4 }, two.context);
+  const waited = await locks.lock({ ...LOCK, start: 0, end: 2, keep: 7 }, one.context);
+  assert.deepEqual(waited, { granted: true });
+});
+
+Deno.test("lock service: a session that ends, or does not give up, keeps nobody from the locks", async () => {
+  const { server, clock, open, locks } = start();
+  const one = await open("one");
+  const two = await open("two");
+  await locks.lock({ ...LOCK, keep: 7 }, one.context);
+  const asked = watch(locks.lock(LOCK, two.context));
+  await rest();
+  await server.handlers.closeSession({}, one.context);
+  await rest();
+  assert.deepEqual(asked.value, { granted: true });
+  await locks.unlock({ ...OWNER, start: 0, end: Infinity }, two.context);
+  await locks.lock({ ...LOCK, keep: 7 }, two.context);
+  const three = await open("three");
+  const again = watch(locks.lock(LOCK, three.context));
+  for (let i = 0; i < 8 && !again.isDone; i++) {
+    await clock.advance(TTL_MS / 2);
+    await server.handlers.renew({}, three.context);
+    if (server.sessions.isAlive(two.session)) await server.handlers.renew({}, two.context);
+    server.sessions.expire();
+    await rest();
+  }
+  assert.deepEqual(again.value, { granted: true });
 });

@@ -26,6 +26,7 @@ class Table {
     this.locks = new LockTable({
       clock: this.clock,
       tell: (session, wait) => void this.told.push(`${session}/${wait}`),
+      recall: (session, ino, kept) => void this.told.push(`${session} gives up ${ino}/${kept}`),
       ...options,
     });
   }
