@@ -10,9 +10,12 @@ export interface SelfCommand {
   readonly env: Readonly<Record<string, string>>;
 }
 
-/** How this program is run: the compiled executable, or from source the script beside main.ts. */
+/** As it was when this process started: once it has been replaced by another, the system has no path of it. */
+const EXECUTABLE = Deno.build.standalone ? Deno.execPath() : Deno.env.get("MFS_EXECUTABLE");
+
+/** How this program is run: the executable that this is, or from source the script beside main.ts. */
 export function selfCommand(): SelfCommand {
-  if (Deno.build.standalone) return { program: Deno.execPath(), env: {} };
+  if (EXECUTABLE !== undefined) return { program: EXECUTABLE, env: {} };
   const script = decodeURIComponent(new URL("../../scripts/mfs", import.meta.url).pathname);
   return { program: script, env: { DENO: Deno.execPath() } };
 }
