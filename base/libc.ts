@@ -73,6 +73,7 @@ const library = Deno.dlopen("libc.so.6", {
   statvfs: { parameters: ["buffer", "buffer"], result: "i32" },
   geteuid: { parameters: [], result: "u32" },
   getegid: { parameters: [], result: "u32" },
+  clock_gettime: { parameters: ["i32", "buffer"], result: "i32" },
   malloc_trim: { parameters: ["usize"], result: "i32" },
 });
 const libc = library.symbols;
@@ -464,7 +465,8 @@ export async function umountAsync(target: string, flags: number): Promise<number
 }
 
 const AF_UNIX = 1;
-const SOCK_STREAM = 1;
+export const SOCK_STREAM = 1;
+export const SOCK_DGRAM = 2;
 
 /** A connected pair of UNIX stream sockets without CLOEXEC, or -errno. */
 export function socketpair(): readonly [number, number] | number {
@@ -477,18 +479,35 @@ const SOCK_CLOEXEC = 0o2000000;
 /** sys/un.h */
 const SUN_PATH_BYTES = 108;
 
-/** A descriptor that is connected to a listening Unix socket, or -errno; the path has at most 107 bytes. */
-export function connectUnix(path: string): number {
+/**
+ * A descriptor that is connected to a Unix socket, or -errno; the path has at most 107 bytes. One that begins with @
+ * is a name in the abstract namespace (unix(7)). `type`: SOCK_DGRAM, never blocking, or SOCK_STREAM.
+ */
+export function connectUnix(path: string, type: number = SOCK_STREAM): number {
   const name = new TextEncoder().encode(path);
   if (name.length >= SUN_PATH_BYTES) return -ENAMETOOLONG;
   const address = new Uint8Array(2 + SUN_PATH_BYTES);
   new DataView(address.buffer).setUint16(0, AF_UNIX, true);
   address.set(name, 2);
-  const fd = checked(libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const isAbstract = path.startsWith("@");
+  if (isAbstract) address[2] = 0;
+  const flags = SOCK_CLOEXEC | (type === SOCK_DGRAM ? O_NONBLOCK : 0);
+  const fd = checked(libc.socket(AF_UNIX, type | flags, 0));
   if (fd < 0) return fd;
-  const result = checked(libc.connect(fd, address, address.length));
+  // The length counts in an abstract name: zeros behind it would be part of it.
+  const result = checked(libc.connect(fd, address, isAbstract ? 2 + name.length : address.length));
   if (result < 0) close(fd);
   return result < 0 ? result : fd;
+}
+
+const CLOCK_MONOTONIC = 1;
+
+/** clock_gettime(2) of CLOCK_MONOTONIC, which is the same clock in every process of the machine. */
+export function monotonicMicroseconds(): bigint {
+  const time = new BigInt64Array(2);
+  const result = checked(libc.clock_gettime(CLOCK_MONOTONIC, time));
+  if (result < 0) throw new Error(`clock_gettime: error ${-result}`);
+  return time[0]! * 1_000_000n + time[1]! / 1_000n;
 }
 
 const SOL_SOCKET = 1;

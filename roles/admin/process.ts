@@ -4,12 +4,14 @@
  *
  * Invariant: between the first stop request and the end of the process lie at most STOP_MS_MAX. A second
  * SIGINT or SIGTERM ends it at once.
+ * A service manager is told when it is ready, that it lives, and that it stops (service_manager.ts).
  * A child of a supervisor has MFS_EXIT_ON_STDIN_EOF=1 in its environment: the end of stdin is then its stop
  * request, so that it goes also when the supervisor was killed.
  */
 
 import { createLogger, type Logger, type LogLevel } from "../../base/log.ts";
 import { VERSION } from "../../base/version.ts";
+import type { ServiceManager } from "./service_manager.ts";
 
 export const EXIT_FAILURE = 1;
 export const EXIT_USAGE = 2;
@@ -181,6 +183,8 @@ export async function serveUntilStopped(
   const requested = stopRequested();
   const abort = new AbortController();
   void requested.then(() => abort.abort());
+  const manager = await serviceManager(log);
+  manager?.status("Starting");
   const starting = start(abort.signal);
   let service = await Promise.race([starting, requested.then(() => undefined)]).catch((error) =>
     exitWith(what, error)
@@ -193,6 +197,7 @@ export async function serveUntilStopped(
     if (service === undefined) Deno.exit(0);
   } else {
     printLine("ready");
+    manager?.ready("Serving");
     void trimMemoryWhenIdle();
     const never = new Promise<never>(() => {});
     why = await Promise.race([
@@ -205,6 +210,7 @@ export async function serveUntilStopped(
     ]);
   }
   log.info("stopping", { why });
+  void manager?.stopping(why);
   const startedMs = performance.now();
   try {
     await withinMs(STOP_MS_MAX, service.stop());
@@ -215,6 +221,13 @@ export async function serveUntilStopped(
   if (failure !== undefined) exitWith(what, failure);
   log.info("stopped", { ms: Math.round(performance.now() - startedMs) });
   Deno.exit(0);
+}
+
+/** Undefined: nobody wants to know, which is the rule, and then nothing is loaded for it. */
+async function serviceManager(log: Logger): Promise<ServiceManager | undefined> {
+  if (Deno.env.get("NOTIFY_SOCKET") === undefined) return undefined;
+  const { ServiceManager } = await import("./service_manager.ts");
+  return ServiceManager.fromEnvironment((why) => log.warn("the service manager is told nothing", { why }));
 }
 
 /**

@@ -33,7 +33,8 @@ export async function startInBackground(args: readonly string[]): Promise<Starte
   const { program, env } = selfCommand();
   const child = new Deno.Command(program, {
     args: [...args],
-    env: { ...env },
+    // A service manager waits for the process that it has started, not for this one.
+    env: { ...env, NOTIFY_SOCKET: "", WATCHDOG_USEC: "" },
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
