@@ -69,6 +69,12 @@ interface ChainOptions {
   readonly headOn?: readonly NodeId[];
 }
 
+/** A block, or a hole, and where it ends as far as is known. */
+export interface MapPiece {
+  readonly block: Block | undefined;
+  readonly end: number;
+}
+
 export class Blocks {
   readonly #options: BlocksOptions;
   /** Nodes that failed a moment ago; new blocks avoid them until the nameserver knows better. */
@@ -78,7 +84,10 @@ export class Blocks {
     this.#options = options;
   }
 
-  /** Makes the file's block map cover [offset, end). */
+  /**
+   * Makes the file's block map cover [offset, end). By the time that the caller goes on, a truncate beside it may have cleared
+   * the map, which then shows holes everywhere: ask whether it `knows` once more, or use `piece`.
+   */
   async know(file: OpenFile, offset: number, end: number, interrupt?: Interruptible): Promise<void> {
     while (!file.blocks.knows(offset, end)) {
       const { version } = file.blocks;
@@ -91,6 +100,12 @@ export class Blocks {
       if (version !== file.blocks.version) continue;
       file.blocks.learn(offset, reply.end, reply.blocks);
     }
+  }
+
+  /** What the block map has at `offset`, in one step; it may have changed when the caller goes on. */
+  async piece(file: OpenFile, offset: number, interrupt?: Interruptible): Promise<MapPiece> {
+    while (!file.blocks.knows(offset, offset + 1)) await this.know(file, offset, offset + 1, interrupt);
+    return { block: file.blocks.at(offset), end: file.blocks.endOf(offset) };
   }
 
   /**

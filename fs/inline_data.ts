@@ -38,7 +38,9 @@ export class InlineData {
     end: number,
     interrupt?: Interruptible,
   ): Promise<Uint8Array[] | undefined> {
-    if (!isKnown(file)) await this.#fetch(file, interrupt);
+    const { tenure } = file;
+    // Again, as it may have been forgotten in the steps until here.
+    while (!isKnown(file) && file.tenure === tenure) await this.#fetch(file, interrupt);
     if (file.inlineBytes === 0) return undefined;
     const { inode, inline } = file;
     // A copy of what writes go on changing. Where the session was lost meanwhile, the read is made again.

@@ -51,6 +51,10 @@ interface Piece {
   readonly from: number;
   readonly to: number;
   readonly length: number;
+  /** Of the source, if it holds data; else the piece is a hole. */
+  readonly block: Block | undefined;
+  /** Of the target. */
+  readonly there: Block | undefined;
 }
 
 export class RangeCopier {
@@ -149,26 +153,22 @@ export class RangeCopier {
     tenure: number,
   ): Promise<Piece> {
     const { blocks } = this.#options;
-    await blocks.know(source, from, from + 1);
-    const block = source.blocks.at(from);
-    const hasData = block !== undefined && source.hasData(block);
-    let size = Math.min(length, source.blocks.endOf(from) - from);
-    await blocks.know(target, to, to + 1);
-    let there = target.blocks.at(to);
-    if (hasData && there === undefined) {
+    const { block: found, end: fromEnd } = await blocks.piece(source, from);
+    const block = found !== undefined && source.hasData(found) ? found : undefined;
+    let { block: there, end: toEnd } = await blocks.piece(target, to);
+    if (block !== undefined && there === undefined) {
       const [near] = this.#options.dataservers.nearestFirst(block.replicas);
       there = await blocks.allocate(target, to, tenure, near?.host);
+      toEnd = there.start + there.length;
     }
-    size = Math.min(size, target.blocks.endOf(to) - to, hasData ? PIECE_BYTES : Infinity);
-    return { from, to, length: size };
+    const most = block === undefined ? length : Math.min(length, PIECE_BYTES);
+    return { from, to, length: Math.min(most, fromEnd - from, toEnd - to), block, there };
   }
 
   async #copyPiece(source: OpenFile, target: OpenFile, piece: Piece, tenure: number): Promise<void> {
     const { writer } = this.#options;
-    const { from, to, length } = piece;
-    const there = target.blocks.at(to);
-    const block = source.blocks.at(from);
-    if (block === undefined || !source.hasData(block)) {
+    const { to, length, block, there } = piece;
+    if (block === undefined) {
       if (there === undefined || !target.hasData(there)) return;
       return await writer.changeRange(target, there, "punch", to, to + length, tenure);
     }

@@ -128,11 +128,9 @@ export class Ranges {
       });
       file.blocks.clear();
       table.adopt(reply, askedAt);
-      await blocks.know(file, offset, offset + 1);
       for (let at = offset; at < end;) {
-        await blocks.know(file, at, at + 1);
-        const block = file.blocks.at(at);
-        const stop = Math.min(end, file.blocks.endOf(at));
+        const { block, end: pieceEnd } = await blocks.piece(file, at);
+        const stop = Math.min(end, pieceEnd);
         if (block !== undefined && (file.hasData(block) || block.allocated !== 0)) {
           await this.#change(file, block, "punch", at, stop, tenure);
         }
@@ -156,8 +154,7 @@ export class Ranges {
     await this.#demandRoom(file, offset, end);
     for (let at = offset; at < end;) {
       if (interrupt.signal.aborted) throw new FsError("EINTR", "interrupted");
-      await blocks.know(file, at, at + 1);
-      const block = file.blocks.at(at) ?? await blocks.allocate(file, at, tenure);
+      const block = (await blocks.piece(file, at)).block ?? await blocks.allocate(file, at, tenure);
       const stop = Math.min(end, block.start + block.length);
       const release = await file.occupy(at, stop);
       try {
@@ -197,9 +194,8 @@ export class Ranges {
     const { blocks, session } = this.#options;
     let holes = 0;
     for (let at = offset; at < end;) {
-      await blocks.know(file, at, at + 1);
-      const block = file.blocks.at(at);
-      const stop = Math.min(end, file.blocks.endOf(at));
+      const { block, end: pieceEnd } = await blocks.piece(file, at);
+      const stop = Math.min(end, pieceEnd);
       if (block === undefined) holes += stop - at;
       at = stop;
     }
@@ -266,15 +262,14 @@ export class Ranges {
         return Math.max(offset, inlineBytes);
       }
       for (let at = offset; at < size;) {
-        await blocks.know(file, at, at + 1);
-        const block = file.blocks.at(at);
+        const { block, end } = await blocks.piece(file, at);
         if (block !== undefined && file.hasData(block)) {
           const found = await reader.seek(file, block, at - block.start, wantsData, interrupt);
           if (found !== undefined) return block.start + found < size ? block.start + found : atEnd();
         } else if (!wantsData) {
           return at;
         }
-        at = file.blocks.endOf(at);
+        at = end;
       }
       return offset >= size ? undefined : atEnd();
 
@@ -352,8 +347,7 @@ export class Ranges {
           if (size === 0) return;
           const release = await file.occupy(size - 1, Infinity);
           try {
-            await blocks.know(file, size - 1, size);
-            const block = file.blocks.at(size - 1);
+            const { block } = await blocks.piece(file, size - 1);
             // Where it reaches further it has grown again, after its replicas were cut: maybe by a write we waited for.
             const isCut = block !== undefined && file.hasData(block) && block.start + block.length === size;
             if (isCut && file.size === size) await blocks.cut(file, block, tenure);

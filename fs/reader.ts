@@ -89,7 +89,8 @@ export class Reader {
     if (file.pending.size > 0) await file.settled(offset, end);
     const inline = file.inlineBytes > 0 && await this.#options.inline.read(file, offset, end, interrupt);
     if (inline) return inline;
-    if (!file.blocks.knows(offset, end)) await this.#options.blocks.know(file, offset, end, interrupt);
+    // Again, as a truncate of ours may have cleared the map in the steps until here: what it does not know it has as holes.
+    while (!file.blocks.knows(offset, end)) await this.#options.blocks.know(file, offset, end, interrupt);
     const parts: (Uint8Array | Promise<Uint8Array[]>)[] = [];
     let at = offset;
     while (at < end) {

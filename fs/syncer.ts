@@ -114,12 +114,9 @@ export class Syncer {
     if (file.inlineBytes > 0) return;
     let found: Block[] = [];
     for (let at = 0; at < file.size;) {
-      await this.#options.blocks.know(file, at, at + 1);
-      const block = file.blocks.at(at);
-      const next = block === undefined ? file.blocks.nextStart(at) : block.start + block.length;
+      const { block, end } = await this.#options.blocks.piece(file, at);
       if (block !== undefined && file.hasData(block)) found.push(block);
-      // Past the known range there may be more.
-      at = block === undefined && next === Infinity ? file.blocks.knownTo : next;
+      at = end;
       if (found.length < SYNCS_AT_ONCE && at < file.size) continue;
       yield found;
       found = [];
@@ -127,8 +124,7 @@ export class Syncer {
   }
 
   async #find(file: OpenFile, start: number): Promise<Block | undefined> {
-    await this.#options.blocks.know(file, start, start + 1);
-    return file.blocks.at(start);
+    return (await this.#options.blocks.piece(file, start)).block;
   }
 }
 

@@ -370,8 +370,7 @@ export class Writer {
   /** The block at `position`, allocated if need be. Allocations of one file run one after the other. */
   async #blockAt(file: OpenFile, position: number, tenure: number): Promise<Block> {
     const { blocks } = this.#options;
-    await blocks.know(file, position, position + 1);
-    return file.blocks.at(position) ?? await blocks.allocate(file, position, tenure);
+    return (await blocks.piece(file, position)).block ?? await blocks.allocate(file, position, tenure);
   }
 
   /** As `#send`. */

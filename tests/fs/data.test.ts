@@ -623,3 +623,68 @@ Deno.test("truncate: a report that was handed over comes first, though it may ha
   await nameserver.answer("setattr", inodeReply(INO, "none", { size: 100, version: 3 }));
   assert.equal(cut.state, "done");
 });
+
+/** Steps of the program from an answer until whoever waits for it goes on, and some more. */
+const STEPS_MAX = 12;
+
+/**
+ * A question about blocks, asked by `work`, is answered, and some steps later a truncate, which takes away what was learned;
+ * after that all questions are answered. `work` must come to what it would have come to without the truncate.
+ */
+async function besideTruncate(
+  work: (client: TestClient, handle: Handle) => Promise<unknown>,
+  check: (client: TestClient, result: unknown) => void,
+): Promise<void> {
+  for (let steps = 0; steps <= STEPS_MAX; steps++) {
+    const { client, handle } = await start();
+    const { nameserver, names } = client;
+    const truncating = watch(names.setattr({ ino: INO, size: 20 * PAGE }, PATIENT) as Promise<unknown>);
+    const truncate = await nameserver.next("setattr");
+    handle.file.blocks.clear();
+    const working = watch(work(client, handle));
+    await quiet();
+    const asked = nameserver.calls.find(({ method }) => method === "blocks")!;
+    const blocks = { blocks: BLOCKS, end: 64 * MIB };
+    void asked.answer(blocks);
+    for (let i = 0; i < steps; i++) await Promise.resolve();
+    await truncate.answer(inodeReply(INO, "write", { version: 2, size: 20 * PAGE }));
+    for (let call = nameserver.calls[0]; call !== undefined; call = nameserver.calls[0]) {
+      if (call.method === "commit") await commit(client, 3, { size: 20 * PAGE });
+      else await call.answer(call.method === "blocks" ? blocks : { ok: true });
+    }
+    assert.deepEqual([truncating.state, working.state], ["done", "done"], `${steps} steps`);
+    check(client, working.value);
+  }
+}
+
+Deno.test("read: what a truncate beside it makes unknown is no hole", () =>
+  besideTruncate(
+    (client, handle) => client.files.read(handle, 0, 8 * PAGE, false, PATIENT),
+    (_client, parts) =>
+      assert.ok((parts as Uint8Array[]).every((part) => part.length > 0 && part.every((byte) => byte === 7))),
+  ));
+
+Deno.test("fsync: a block that a truncate beside it makes unknown is synced", () =>
+  besideTruncate(
+    async (client, handle) => {
+      const block = BLOCKS[0]!;
+      handle.file.unsynced.set(block.id, { start: 0, since: block.generation });
+      handle.file.restSyncedAt = handle.file.inode.grants; // nobody else has written to it
+      await client.files.fsync(handle);
+    },
+    (client) => assert.deepEqual(client.dataservers.syncs, [1]),
+  ));
+
+Deno.test("SEEK_HOLE and copy_file_range: a truncate beside them makes no hole of what is data", async () => {
+  await besideTruncate(
+    (client, handle) => client.ranges.seek(handle, 0, true, PATIENT),
+    (_client, found) => assert.equal(found, 0),
+  );
+  await besideTruncate(
+    (client, handle) => client.ranges.copy(handle, handle, { from: 0, to: 12 * PAGE, length: PAGE }, PATIENT),
+    (client, copied) => {
+      assert.equal(copied, PAGE);
+      assert.ok(client.events.includes(`copy 1 0+${PAGE} to 1 ${12 * PAGE}`));
+    },
+  );
+});
