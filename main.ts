@@ -19,6 +19,7 @@ import {
   serveUntilStopped,
   UsageError,
 } from "./roles/admin/process.ts";
+import { MOUNT_HELPER, programArguments } from "./roles/admin/self.ts";
 import type { BenchFlags } from "./roles/admin/bench/command.ts";
 import type { FsckFlags } from "./roles/admin/fsck.ts";
 import type { SetrepFlags } from "./roles/admin/setrep.ts";
@@ -83,7 +84,7 @@ function withMountOptions(target: Command): Command {
     .option(
       "-o <options>",
       "comma-separated: ro, nosuid, nodev, noexec, suid, dev, relatime, strictatime, noatime, nodiratime, allow_other, " +
-        "noacl, nolock, nowritebehind, root_squash, soft, timeout=SECONDS",
+        "sync, noacl, nolock, nowritebehind, root_squash, soft, timeout=SECONDS",
       joinOptions,
     )
     .option("--read-only", "nothing can be changed through it")
@@ -728,15 +729,21 @@ command("version", "Shows the version.", "mfs version --json")
 
 /** The command that the arguments name, for messages. */
 function commandName(): string {
-  const [first] = Deno.args;
+  const [first] = programArguments();
   return program.commands.some((candidate) => candidate.name() === first) ? first! : "usage";
 }
 
 async function main(): Promise<never> {
   const what = commandName();
   exitOnUncaughtErrors(what);
+  const args = programArguments();
+  if (args[0] === MOUNT_HELPER) {
+    const { runMountHelper } = await import("./roles/admin/mount_helper.ts");
+    const { checkMountOptions } = await import("./roles/singlenode/assembly.ts");
+    await runMountHelper(args.slice(1), checkMountOptions);
+  }
   try {
-    await program.parseAsync(Deno.args, { from: "user" });
+    await program.parseAsync([...args], { from: "user" });
   } catch (error) {
     if (!(error instanceof CommanderError)) exitWith(what, error);
     if (error.exitCode === 0) Deno.exit(0);

@@ -12,7 +12,7 @@ import { findMount } from "../../base/mountinfo.ts";
 
 export interface MountOptions {
   readonly mountpoint: string;
-  /** What `df` shows as the device, such as "mfs@host:9000". */
+  /** What `df` shows as the device, such as "host:9000". */
   readonly source: string;
   /** The type is "fuse.<subtype>". */
   readonly subtype?: string;
@@ -26,6 +26,8 @@ export interface MountOptions {
   /** Default true; false is for root only. */
   readonly noDev?: boolean;
   readonly noExec?: boolean;
+  /** The kernel sends an FSYNC after each write. */
+  readonly sync?: boolean;
   /** What the mount table shows; the file system sees to it. Default "relatime". */
   readonly atime?: "relatime" | "strict" | "off";
   /** Default true. */
@@ -52,6 +54,7 @@ const MS_RDONLY = 1;
 const MS_NOSUID = 2;
 const MS_NODEV = 4;
 const MS_NOEXEC = 8;
+const MS_SYNCHRONOUS = 16;
 const MS_NOATIME = 1024;
 const MS_NODIRATIME = 2048;
 const MS_STRICTATIME = 1 << 24;
@@ -86,6 +89,7 @@ function mountAsRoot(mountpoint: string, type: string, options: MountOptions): n
   if (options.noSuid ?? true) flags |= MS_NOSUID;
   if (options.noDev ?? true) flags |= MS_NODEV;
   if (options.noExec) flags |= MS_NOEXEC;
+  if (options.sync) flags |= MS_SYNCHRONOUS;
   if (options.atime === "off") flags |= MS_NOATIME;
   if (options.atime === "strict") flags |= MS_STRICTATIME;
   if (options.directoryAtime === false) flags |= MS_NODIRATIME;
@@ -95,7 +99,8 @@ function mountAsRoot(mountpoint: string, type: string, options: MountOptions): n
   if (options.allowOther ?? true) data.push("allow_other");
   let result = libc.mount(options.source, mountpoint, type, flags, data.join(","));
   if (result === -ERRNO.ENODEV) {
-    result = libc.mount(options.source, mountpoint, "fuse", flags, data.join(","));
+    // Without the subtype it is known as ours by its source.
+    result = libc.mount(`mfs@${options.source}`, mountpoint, "fuse", flags, data.join(","));
   }
   if (result < 0) {
     libc.close(fd);
@@ -142,6 +147,7 @@ function fusermountOptions(options: MountOptions): string[] {
   const list = [`fsname=${escapeOption(options.source)}`, `subtype=${options.subtype ?? "mfs"}`];
   if (options.readOnly) list.push("ro");
   if (options.noExec) list.push("noexec");
+  if (options.sync) list.push("sync");
   if (options.atime === "off") list.push("noatime");
   if (options.defaultPermissions ?? true) list.push("default_permissions");
   if (options.allowOther ?? false) list.push("allow_other");

@@ -13,6 +13,16 @@ export interface SelfCommand {
 /** As it was when this process started: once it has been replaced by another, the system has no path of it. */
 const EXECUTABLE = Deno.build.standalone ? Deno.execPath() : Deno.env.get("MFS_EXECUTABLE");
 
+/** The helper of mount(8) as which the executable may be called; scripts/mfs and the like pass this name on. */
+export const MOUNT_HELPER = "mount.mfs";
+
+/** What this program was called with. Called as mount.mfs, that comes first. */
+export function programArguments(): readonly string[] {
+  if (!Deno.build.standalone) return Deno.args;
+  const called = Deno.readTextFileSync("/proc/self/cmdline").split("\0", 1)[0]!;
+  return called.replace(/.*\//, "").startsWith("mount.") ? [MOUNT_HELPER, ...Deno.args] : Deno.args;
+}
+
 /** How this program is run: the executable that this is, or from source the script beside main.ts. */
 export function selfCommand(): SelfCommand {
   if (EXECUTABLE !== undefined) return { program: EXECUTABLE, env: {} };

@@ -96,12 +96,14 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
   try {
     mount = await mountFuse({
       mountpoint,
-      source: `mfs@${nameserver}`,
+      // As in /etc/fstab: so `mount -a` sees that it is mounted.
+      source: nameserver,
       subtype: "mfs",
       readOnly: options.readOnly,
       noSuid: !options.suid || libc.geteuid() !== 0,
       noDev: !options.dev || libc.geteuid() !== 0,
       noExec: !options.exec,
+      sync: options.sync,
       atime: options.atime,
       directoryAtime: options.directoryAtime,
       ...(options.allowOther === undefined ? {} : { allowOther: options.allowOther }),

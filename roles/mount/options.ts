@@ -8,6 +8,8 @@ export interface MountOptions {
   readonly suid: boolean;
   readonly dev: boolean;
   readonly exec: boolean;
+  /** Each write is followed by an fsync, by the kernel. */
+  readonly sync: boolean;
   /** The kernel enforces POSIX ACLs. */
   readonly acl: boolean;
   readonly allowOther: boolean | undefined;
@@ -29,6 +31,7 @@ export const MOUNT_OPTIONS_DEFAULT: MountOptions = {
   suid: true,
   dev: true,
   exec: true,
+  sync: false,
   acl: true,
   allowOther: undefined,
   atime: "relatime",
@@ -71,6 +74,10 @@ export function parseMountOptions(text: string): MountOptions {
       case "exec":
       case "noexec":
         options = { ...options, exec: name === "exec" };
+        break;
+      case "sync":
+      case "async":
+        options = { ...options, sync: name === "sync" };
         break;
       case "acl":
       case "noacl":
@@ -124,7 +131,7 @@ export function parseMountOptions(text: string): MountOptions {
           "EINVAL",
           `unknown option ${
             JSON.stringify(name)
-          }: known are ro, rw, suid, nosuid, dev, nodev, exec, noexec, ` +
+          }: known are ro, rw, suid, nosuid, dev, nodev, exec, noexec, sync, async, ` +
             `acl, noacl, relatime, strictatime, noatime, diratime, nodiratime, allow_other, lock, nolock, root_squash, ` +
             `root_squash=UID:GID, hard, soft, timeout=SECONDS, writebehind, nowritebehind`,
           { op: "mount" },

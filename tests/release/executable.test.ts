@@ -39,6 +39,15 @@ async function smoke(executable: string, scratch: string, flags: readonly string
     ], env);
     assertEquals(mounted.code, 0, mounted.stderr);
     await succeeds("diff", ["-r", SOURCE, `${cwd}-second/base`]);
+    await succeeds("umount", [`${cwd}-second`]);
+    // The same executable as the helper of mount(8), through a link.
+    await Deno.mkdir(`${cwd}-sbin`);
+    await Deno.symlink(executable, `${cwd}-sbin/mount.mfs`);
+    const helped = await bare(`${cwd}-sbin/mount.mfs`, [
+      ...[nameserver, `${cwd}-second`, "-o", `rw,noatime,x-a=b,log_file=${scratch}/log`],
+    ], env);
+    assertEquals([helped.code, helped.stderr], [0, ""]);
+    await succeeds("diff", ["-r", SOURCE, `${cwd}-second/base`]);
     const umounted = await bare(executable, ["umount", `${cwd}-second`], env);
     assertEquals(umounted.code, 0, umounted.stderr);
     await cluster.stop();
