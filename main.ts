@@ -4,14 +4,15 @@
  * Exit codes: 0, 1 for a failure (`mfs: WHAT: WHY` on stderr), 2 for wrong usage.
  */
 
-import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
-import { readConfig } from "./roles/admin/config.ts";
+import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { collect, CONFIG_DIR, configReference, configTemplate, RoleSettings } from "./roles/admin/config.ts";
 import { NOBODY, parsePeriod, parseUserIds, type UserIds } from "./roles/admin/units.ts";
 import {
   EXIT_USAGE,
   exitOnUncaughtErrors,
   exitWith,
-  type LogSettings,
+  type Logger,
+  type LogLevel,
   messageOf,
   openLog,
   printLine,
@@ -57,10 +58,6 @@ function userIds(text: string): UserIds {
   const user = parseUserIds(text);
   if (user !== undefined) return user;
   throw new InvalidArgumentError("It must be UID:GID, such as --root-squash=65534:65534.");
-}
-
-function collect(value: string, before: readonly string[] = []): readonly string[] {
-  return [...before, value];
 }
 
 function joinOptions(value: string, before?: string): string {
@@ -121,51 +118,21 @@ function withLog(target: Command, defaultLevel = "info"): Command {
 function withConfig(target: Command): Command {
   return target.option(
     "--config <file>",
-    "TOML file whose keys are the names of these flags; flags given here win",
+    `TOML file whose keys are the names of these flags; flags given here win (default: ${CONFIG_DIR}/${target.name()}.toml)`,
   );
 }
 
 interface LogFlags {
   readonly logJson?: boolean;
-  readonly logLevel: LogSettings["level"];
+  readonly logLevel: LogLevel;
   readonly logFile?: string;
 }
 
-function logOf(role: string, flags: LogFlags) {
-  const settings = { json: flags.logJson === true, level: flags.logLevel };
+/** `live`: where the level is looked up each time. */
+function logOf(role: string, flags: LogFlags, live?: Command) {
+  const level = live === undefined ? flags.logLevel : () => live.opts<LogFlags>().logLevel;
+  const settings = { json: flags.logJson === true, level };
   return openLog(role, flags.logFile === undefined ? settings : { ...settings, file: flags.logFile });
-}
-
-/** Flags of `target` that the configuration file has and the command line has not. */
-function mergeConfig(target: Command): void {
-  const file = target.opts<{ config?: string }>().config;
-  if (file === undefined) return;
-  for (const [key, value] of readConfig(file)) {
-    const option = target.options.find((candidate) => candidate.long === `--${key}` && key !== "config");
-    if (option === undefined) throw new UsageError(`${file}: unknown key ${JSON.stringify(key)}`);
-    const name = option.attributeName();
-    if (target.getOptionValueSource(name) === "cli") continue;
-    const isSwitch = !option.required && !option.optional;
-    const isList = option.parseArg === collect;
-    if (isSwitch !== (typeof value === "boolean") || (Array.isArray(value) && !isList)) {
-      const shape = isSwitch ? "true or false" : isList ? "a text or a list of texts" : "one text or number";
-      throw new UsageError(`${file}: ${key} must be ${shape}`);
-    }
-    let merged: unknown = value;
-    if (isList) merged = typeof value === "string" ? [value] : value;
-    else if (option.parseArg !== undefined) {
-      merged = parsed(file, key, () => option.parseArg!(String(value), undefined));
-    }
-    target.setOptionValueWithSource(name, merged, "config");
-  }
-}
-
-function parsed<T>(file: string, key: string, parse: () => T): T {
-  try {
-    return parse();
-  } catch (error) {
-    throw new UsageError(`${file}: ${key}: ${messageOf(error)}`);
-  }
 }
 
 function need<T>(value: T | undefined, flag: string): T {
@@ -228,7 +195,8 @@ withConfig(withLog(
   .option("--backup-every <minutes>", "minutes from one backup to the next", integer(1, 100_000), 60)
   .option("--backup-keep <n>", "backups to keep; older ones are removed", integer(1, 100_000), 24)
   .action(async (_options, self: Command) => {
-    mergeConfig(self);
+    const settings = new RoleSettings(self);
+    settings.merge();
     const options = self.opts<
       LogFlags & {
         dir?: string;
@@ -251,7 +219,9 @@ withConfig(withLog(
       throw new UsageError("--root-from says whose root stays root, so it goes with --root-squash");
     }
     const { Assembly } = await import("./roles/singlenode/assembly.ts");
-    const log = logOf("mfs", options);
+    const log = logOf("mfs", options, self);
+    const now = () => self.opts<{ repairRate: number }>();
+    const reload = reloadOf(settings, ["logLevel", "repairRate"], log);
     await serveUntilStopped("nameserver", log, async (signal) => {
       const assembly = new Assembly(log, signal);
       await assembly.startNameserver({
@@ -261,7 +231,7 @@ withConfig(withLog(
         sessionTtlMs: options.sessionTtl * 1000,
         leasesPerSession: options.leases,
         deadAfterMs: options.deadAfter * 1000,
-        repairBytesPerSecond: options.repairRate * 1024 * 1024,
+        repairBytesPerSecond: () => now().repairRate * 1024 * 1024,
         inlineLimit: options.inlineLimit,
         ...(options.rootSquash === undefined ? {} : {
           rootSquash: {
@@ -278,8 +248,13 @@ withConfig(withLog(
         }),
       });
       return assembly;
-    });
+    }, reload);
   });
+
+/** What SIGHUP does; undefined: it stops the process, as there is no file that could have changed. */
+function reloadOf(settings: RoleSettings, live: readonly string[], log: Logger): (() => void) | undefined {
+  return settings.file === undefined ? undefined : () => settings.reload(live, log);
+}
 
 withConfig(withLog(
   command(
@@ -314,7 +289,8 @@ withConfig(withLog(
   .option("--mount <mountpoint>", "mount the file system here as well, with direct access to these volumes")
   .option("-o <options>", "mount options, comma-separated", joinOptions)
   .action(async (_options, self: Command) => {
-    mergeConfig(self);
+    const settings = new RoleSettings(self);
+    settings.merge();
     const options = self.opts<
       LogFlags & {
         nameserver?: string;
@@ -334,7 +310,8 @@ withConfig(withLog(
     const { host, rack, listen, mount } = options;
     const { Assembly, checkMountOptions } = await import("./roles/singlenode/assembly.ts");
     if (mount !== undefined) await usage(() => checkMountOptions(options.o ?? ""));
-    const log = logOf("mfs", options);
+    const log = logOf("mfs", options, self);
+    const now = () => self.opts<{ scrubRate: number }>();
     await serveUntilStopped(
       "dataserver",
       log,
@@ -343,7 +320,7 @@ withConfig(withLog(
           await assembly.startDataserver({
             ...{ nameserver, volumes, listen, host, rack },
             scrubPeriodMs: options.scrubDays * 24 * 60 * 60_000,
-            scrubBytesPerSecond: options.scrubRate * 1024 * 1024,
+            scrubBytesPerSecond: () => now().scrubRate * 1024 * 1024,
             trashRetentionMs: options.trashHours * 60 * 60_000,
           });
           if (mount !== undefined) {
@@ -360,6 +337,7 @@ withConfig(withLog(
           }
           return assembly;
         }),
+      reloadOf(settings, ["logLevel", "scrubRate"], log),
     );
   });
 
@@ -372,13 +350,15 @@ async function usage(check: () => Promise<void>): Promise<void> {
   }
 }
 
-withLog(withMountOptions(command(
+withConfig(withLog(withMountOptions(command(
   "mount",
   "Mounts the file system; returns once it is mounted and leaves a process in the background.",
   "mfs mount 10.0.0.1:7400 /mnt/mfs -o noatime",
-)))
-  .argument("<nameserver>", "HOST:PORT of the cluster's nameserver", address)
-  .argument("<mountpoint>", "an empty directory")
+))))
+  .argument("[nameserver]", "HOST:PORT of the cluster's nameserver; or --nameserver", address)
+  .argument("[mountpoint]", "an empty directory; or --mountpoint")
+  .option("--nameserver <host:port>", "the cluster's nameserver, in a configuration file", address)
+  .option("--mountpoint <dir>", "where to mount, in a configuration file")
   .option(
     "--root-squash [uid:gid]",
     "root of this machine counts as this user (default: 65534:65534)",
@@ -387,27 +367,42 @@ withLog(withMountOptions(command(
   .option("--foreground", "stay in the foreground, log to stderr")
   .option("--host <name>", "label of this machine: replicas on it are read first", Deno.hostname())
   .option("--rack <name>", "label of its rack: replicas in it are read next", "")
-  .action(async (nameserver: string, mountpoint: string, _options, self: Command) => {
-    const flags = self.opts<MountFlags & { foreground?: boolean; rootSquash?: UserIds | true }>();
-    const squash = flags.rootSquash === true ? NOBODY : flags.rootSquash;
-    const given = mountOptionsOf(flags);
-    const o = squash === undefined
-      ? given
-      : joinOptions(`root_squash=${squash.uid}:${squash.gid}`, given || undefined);
-    const options = { ...flags, o };
-    const { Assembly, checkMountOptions } = await import("./roles/singlenode/assembly.ts");
-    await usage(() => checkMountOptions(o));
-    if (options.foreground !== true) return await mountInBackground(nameserver, mountpoint, options);
-    const log = logOf("mfs", options);
-    await serveUntilStopped("mount", log, async (signal) => {
-      const assembly = new Assembly(log, signal);
-      const { host, rack } = options;
-      const mounted = await assembly.startMount({ nameserver, mountpoint, host, rack, options: o });
-      return { stop: () => assembly.stop(), ended: mounted.ended, failed: assembly.failed };
-    });
-  });
+  .action(
+    async (givenServer: string | undefined, givenPoint: string | undefined, _options, self: Command) => {
+      const settings = new RoleSettings(self);
+      settings.merge();
+      const flags = self.opts<
+        MountFlags & {
+          foreground?: boolean;
+          rootSquash?: UserIds | true;
+          nameserver?: string;
+          mountpoint?: string;
+        }
+      >();
+      const nameserver = need(givenServer ?? flags.nameserver, "HOST:PORT of the nameserver");
+      const mountpoint = need(givenPoint ?? flags.mountpoint, "the directory to mount on");
+      const squash = flags.rootSquash === true ? NOBODY : flags.rootSquash;
+      const given = mountOptionsOf(flags);
+      const o = squash === undefined
+        ? given
+        : joinOptions(`root_squash=${squash.uid}:${squash.gid}`, given || undefined);
+      const options = { ...flags, o };
+      const { Assembly, checkMountOptions } = await import("./roles/singlenode/assembly.ts");
+      await usage(() => checkMountOptions(o));
+      if (options.foreground !== true) return await mountInBackground(nameserver, mountpoint, options);
+      const log = logOf("mfs", flags, self);
+      const reload = reloadOf(settings, ["logLevel"], log);
+      await serveUntilStopped("mount", log, async (signal) => {
+        const assembly = new Assembly(log, signal);
+        const { host, rack } = options;
+        const mounted = await assembly.startMount({ nameserver, mountpoint, host, rack, options: o });
+        return { stop: () => assembly.stop(), ended: mounted.ended, failed: assembly.failed };
+      }, reload);
+    },
+  );
 
 interface MountFlags extends LogFlags, MountOptionFlags {
+  readonly config?: string;
   readonly host: string;
   readonly rack: string;
 }
@@ -422,6 +417,7 @@ async function mountInBackground(nameserver: string, mountpoint: string, flags: 
     ...["--host", flags.host, "--rack", flags.rack],
     ...["--log-file", logFile, "--log-level", flags.logLevel, ...flags.logJson ? ["--log-json"] : []],
     ...flags.o ? ["-o", flags.o] : [],
+    ...flags.config === undefined ? [] : ["--config", absolutePath(flags.config)],
   ]);
   if (started.ready) {
     printLine(`mounted on ${mountpoint} by process ${started.pid}`);
@@ -718,6 +714,23 @@ program.command("bench-worker <settings>", { hidden: true }).action(async (setti
   const { runWorker } = await import("./roles/admin/bench/worker.ts");
   await runWorker(JSON.parse(settings));
 });
+
+command(
+  "config",
+  "Shows a role's settings as a configuration file to edit, or checks one.",
+  "mfs config dataserver > /etc/mfs/dataserver.toml",
+)
+  .addArgument(new Argument("<role>", "whose").choices(["nameserver", "dataserver", "mount"]))
+  .option("--check <file>", "whether FILE is right for the role; nothing is started")
+  .option("--reference", "show them as a table in Markdown")
+  .action((name: string, { check, reference }: { check?: string; reference?: boolean }) => {
+    const role = program.commands.find((one) => one.name() === name)!;
+    if (check !== undefined) {
+      role.setOptionValueWithSource("config", check, "cli");
+      new RoleSettings(role).merge();
+      printLine(`${check}: right`);
+    } else printLine(reference === true ? configReference(role) : configTemplate(role));
+  });
 
 command("version", "Shows the version.", "mfs version --json")
   .option("--json", "answer as JSON")

@@ -19,7 +19,8 @@ export interface Logger {
 
 export interface LogOptions {
   readonly json?: boolean;
-  readonly level?: LogLevel;
+  /** A function: asked for each line. */
+  readonly level?: LogLevel | (() => LogLevel);
   readonly write?: (line: string) => void;
 }
 
@@ -62,7 +63,8 @@ class LineLogger implements Logger {
   }
 
   #log(level: LogLevel, message: string, fields: LogFields = {}): void {
-    if (LEVELS[level] < LEVELS[this.#options.level]) return;
+    const { level: least } = this.#options;
+    if (LEVELS[level] < LEVELS[typeof least === "function" ? least() : least]) return;
     const time = new Date().toISOString();
     const all = { ...this.#fields, ...fields };
     if (this.#options.json) {

@@ -10,6 +10,8 @@
  */
 
 import { createLogger, type Logger, type LogLevel } from "../../base/log.ts";
+
+export type { Logger, LogLevel };
 import { VERSION } from "../../base/version.ts";
 import type { ServiceManager } from "./service_manager.ts";
 
@@ -56,7 +58,7 @@ export interface Service {
 
 export interface LogSettings {
   readonly json: boolean;
-  readonly level: LogLevel;
+  readonly level: LogLevel | (() => LogLevel);
   /** Appended to instead of stderr. */
   readonly file?: string;
 }
@@ -137,8 +139,11 @@ function placeOf(error: unknown): string {
   return place === null ? "" : ` (${place[1]})`;
 }
 
-/** Resolves with what asked this process to stop. From then on a second signal ends it at once. */
-export function stopRequested(): Promise<string> {
+/**
+ * Resolves with what asked this process to stop. From then on a second signal ends it at once. `reload`: what SIGHUP does
+ * instead of stopping it.
+ */
+export function stopRequested(reload?: () => void): Promise<string> {
   return new Promise((resolve) => {
     let asked = false;
     const ask = (why: string) => {
@@ -156,7 +161,8 @@ export function stopRequested(): Promise<string> {
       return;
     }
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-      Deno.addSignalListener(signal, () => ask(signal));
+      const isReload = signal === "SIGHUP" && reload !== undefined;
+      Deno.addSignalListener(signal, isReload ? reload : () => ask(signal));
     }
   });
 }
@@ -173,17 +179,24 @@ async function stdinEnded(): Promise<void> {
 /**
  * Runs a service until a stop request or its own end, and exits. `start` may reject: one line, exit code 1; its
  * signal aborts when a stop is requested.
- * Prints `ready` on stdout once `start` has resolved.
+ * Prints `ready` on stdout once `start` has resolved. `reload` reads the configuration again (SIGHUP).
  */
 export async function serveUntilStopped(
   what: string,
   log: Logger,
   start: (signal: AbortSignal) => Promise<Service>,
+  reload?: () => void,
 ): Promise<never> {
-  const requested = stopRequested();
+  const told: { manager?: ServiceManager } = {};
+  const onHangup = () => {
+    const work = () => Promise.resolve(reload!());
+    void (told.manager?.reloading(work, "Serving") ?? work());
+  };
+  const requested = stopRequested(reload === undefined ? undefined : onHangup);
   const abort = new AbortController();
   void requested.then(() => abort.abort());
   const manager = await serviceManager(log);
+  if (manager !== undefined) told.manager = manager;
   manager?.status("Starting");
   const starting = start(abort.signal);
   let service = await Promise.race([starting, requested.then(() => undefined)]).catch((error) =>

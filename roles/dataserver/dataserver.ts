@@ -51,7 +51,7 @@ export interface DataserverOptions {
   /** Every replica is read and compared with its checksums once in this time; 0: never. Default two weeks. */
   readonly scrubPeriodMs?: number;
   /** What that may read at most from one volume. Default 32 MiB. */
-  readonly scrubBytesPerSecond?: number;
+  readonly scrubBytesPerSecond?: () => number;
   /** Open replicas a volume. Default 256. */
   readonly openReplicasMax?: number;
   /** Gives up a start that still waits for its nameserver. */
@@ -124,7 +124,7 @@ class RunningDataserver implements Dataserver {
       finalizeIdleMs: options.finalizeIdleMs ?? FINALIZE_IDLE_MS_DEFAULT,
       openReplicasMax: options.openReplicasMax ?? OPEN_REPLICAS_DEFAULT,
       scrubPeriodMs: options.scrubPeriodMs ?? SCRUB_PERIOD_MS_DEFAULT,
-      scrubBytesPerSecond: options.scrubBytesPerSecond ?? SCRUB_BYTES_PER_SECOND_DEFAULT,
+      scrubBytesPerSecond: options.scrubBytesPerSecond ?? (() => SCRUB_BYTES_PER_SECOND_DEFAULT),
       disk: options.disk ?? systemDisk,
       clock: options.clock ?? systemClock,
       log: options.log,

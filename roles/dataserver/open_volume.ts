@@ -33,7 +33,7 @@ export interface OpenVolumeOptions {
   readonly openReplicasMax: number;
   /** As ScrubOptions. */
   readonly scrubPeriodMs: number;
-  readonly scrubBytesPerSecond: number;
+  readonly scrubBytesPerSecond: () => number;
   readonly clock: Clock;
   readonly log: Logger;
 }

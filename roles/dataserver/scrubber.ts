@@ -18,7 +18,7 @@ import type { Volume } from "./volume.ts";
 export interface ScrubOptions {
   /** One pass over the volume. 0: never. */
   readonly periodMs: number;
-  readonly bytesPerSecond: number;
+  readonly bytesPerSecond: () => number;
   readonly clock: Clock;
 }
 
@@ -112,7 +112,7 @@ export class Scrubber {
     const { periodMs, bytesPerSecond, clock } = this.#options;
     this.#done += bytes;
     const nowMs = clock.monotonicMs();
-    const msPerByte = Math.max(periodMs / this.#total, 1000 / bytesPerSecond);
+    const msPerByte = Math.max(periodMs / this.#total, 1000 / bytesPerSecond());
     this.#dueMs = Math.max(this.#dueMs, nowMs - BEHIND_MS_MAX) + bytes * msPerByte;
     const waitMs = Math.min(this.#dueMs - nowMs, PAUSE_MS_MAX);
     if (waitMs >= PAUSE_MS_MIN) await clock.sleep(waitMs, signal);

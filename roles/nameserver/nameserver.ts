@@ -68,7 +68,7 @@ export interface NameserverOptions {
   readonly heartbeatMs?: number;
   readonly deadAfterMs?: number;
   /** Of all copies of replicas together. */
-  readonly repairBytesPerSecond?: number;
+  readonly repairBytesPerSecond?: () => number;
   /** Where, how often and how many; absent: no backups are made here. */
   readonly backup?: AutoBackupSettings;
   /** Called when the namespace can no longer be written: the process must end. */
@@ -184,7 +184,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
       clock,
       log: log.child("repair"),
       replication,
-      bytesPerSecond: options.repairBytesPerSecond ?? REPAIR_BYTES_PER_SECOND_DEFAULT,
+      bytesPerSecond: options.repairBytesPerSecond ?? (() => REPAIR_BYTES_PER_SECOND_DEFAULT),
     });
     const lingering = new Lingering(namespace, clock, log);
     const backups = new Backups({ clusterId, namespace, clock, log });

@@ -61,7 +61,7 @@ export interface RepairOptions {
   readonly log: Logger;
   readonly replication: number;
   /** Of all copies together. */
-  readonly bytesPerSecond: number;
+  readonly bytesPerSecond: () => number;
 }
 
 /** "busy": its volumes have enough to do. */

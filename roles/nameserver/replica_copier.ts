@@ -36,8 +36,8 @@ export interface CopierOptions {
   readonly leases: LeaseTable;
   readonly recovery: BlockRecovery;
   readonly log: Logger;
-  /** Of all copies together. */
-  readonly bytesPerSecond: number;
+  /** Of all copies together, as it is now. */
+  readonly bytesPerSecond: () => number;
   /** Among how many that is shared now. */
   readonly sharers: () => number;
 }
@@ -152,7 +152,7 @@ export class ReplicaCopier {
   async #make({ extent, source, target }: Copy, isLimited: boolean): Promise<ReplicaStateReply> {
     const { registry, bytesPerSecond, sharers } = this.#options;
     const { node, address } = registry.location(source);
-    const rate = Math.ceil(bytesPerSecond / Math.max(1, sharers()));
+    const rate = Math.ceil(bytesPerSecond() / Math.max(1, sharers()));
     const request: CopyReplicaRequest = {
       volume: target,
       block: extent.block,

@@ -18,7 +18,7 @@ export interface NameserverArguments {
   readonly sessionTtlMs?: number;
   readonly leasesPerSession?: number;
   readonly deadAfterMs?: number;
-  readonly repairBytesPerSecond?: number;
+  readonly repairBytesPerSecond?: () => number;
   readonly inlineLimit?: number;
 }
 
@@ -29,7 +29,7 @@ export interface DataserverArguments {
   readonly host: string;
   readonly rack?: string;
   readonly scrubPeriodMs?: number;
-  readonly scrubBytesPerSecond?: number;
+  readonly scrubBytesPerSecond?: () => number;
   readonly trashRetentionMs?: number;
 }
 

@@ -1,8 +1,9 @@
 /** The command line: help, usage errors, configuration files and exit codes. No cluster but a lone nameserver. */
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { mfs } from "../harness/cluster.ts";
-import { MfsProcess } from "../harness/process.ts";
+import { eventually, run } from "../harness/command.ts";
+import { MFS, MfsProcess } from "../harness/process.ts";
 import { makeScratch, removeScratch } from "../harness/scratch.ts";
 import { readConfig } from "../../roles/admin/config.ts";
 import { freePort } from "../../roles/singlenode/supervisor.ts";
@@ -69,7 +70,7 @@ test("unknown commands, options and arguments are wrong usage", async () => {
   await refuses(["nonsense"], 2, /unknown command 'nonsense'/);
   await refuses(["status", "--nonsense"], 2, /mfs: status: unknown option '--nonsense'/);
   await refuses(["version", "extra"], 2, /mfs: version: .*arguments/);
-  await refuses(["mount", "127.0.0.1:1"], 2, /missing required argument 'mountpoint'/);
+  await refuses(["mount", "127.0.0.1:1"], 2, /the directory to mount on is missing/);
   await refuses(["format"], 2, /--dir is missing/);
   await refuses(["dataserver", "--volume", "/tmp"], 2, /--nameserver is missing/);
   await refuses(["mount", "127.0.0.1:1", "/tmp", "-o", "nonsense"], 2, /nonsense/);
@@ -132,20 +133,97 @@ test("a configuration file has flags by name, the command line wins, and mistake
     await second.stop();
 
     await write(`dir = "${dir}/ns"\ncolour = "blue"\n`);
-    await refuses(["nameserver", "--config", file], 2, /mfs\.toml: unknown key "colour"/);
+    await refuses(["nameserver", "--config", file], 2, /mfs\.toml:2: unknown key "colour"/);
+    await write(`dir = "x"\n\nreplicaton = 2\n`);
+    await refuses(["nameserver", "--config", file], 2, /mfs\.toml:3: .*did you mean "replication"\?/);
     await write(`dir = 7\nreplication = "many"\n`);
-    await refuses(["nameserver", "--config", file], 2, /replication/);
+    await refuses(["nameserver", "--config", file], 2, /mfs\.toml:2: replication/);
     await write("dir = [");
     await refuses(["nameserver", "--config", file], 2, /mfs\.toml/);
     await refuses(["nameserver", "--config", `${dir}/missing`], 2, /missing/);
   }));
+
+test("the environment goes before the file and a flag before both; what is wrong there is named", () =>
+  withScratch(async (dir) => {
+    assertEquals((await mfs(["format", "--dir", `${dir}/ns`])).code, 0);
+    const [inFile, given] = [freePort("127.0.0.1"), freePort("127.0.0.1")];
+    const file = `${dir}/mfs.toml`;
+    await Deno.writeTextFile(file, `dir = "${dir}/nowhere"\nlisten = "127.0.0.1:${inFile}"\n`);
+    const environment = {
+      MFS_EXIT_ON_STDIN_EOF: "",
+      MFS_NAMESERVER_CONFIG: file,
+      MFS_NAMESERVER_DIR: `${dir}/ns`,
+      MFS_NAMESERVER_REPLICATION: "2",
+    };
+    const server = await MfsProcess.start(["nameserver", "--listen", `127.0.0.1:${given}`], environment);
+    assertEquals((await mfs(["status", "--nameserver", `127.0.0.1:${given}`])).code, 0);
+    await server.stop();
+    for (
+      const [variable, value, message] of [
+        ["MFS_NAMESERVER_REPLICATION", "many", /environment: MFS_NAMESERVER_REPLICATION: /],
+        ["MFS_NAMESERVER_REPLICATON", "2", /did you mean "MFS_NAMESERVER_REPLICATION"\?/],
+      ] as const
+    ) {
+      const { code, stderr } = await run(MFS, ["nameserver"], { env: { ...environment, [variable]: value } });
+      assertEquals(code, 2);
+      assertMatch(stderr, message);
+      assertEquals(stderr.trim().split("\n").length, 1);
+    }
+  }));
+
+test("SIGHUP reads the file again: what can change does, the rest is named, a wrong file changes nothing", () =>
+  withScratch(async (dir) => {
+    assertEquals((await mfs(["format", "--dir", `${dir}/ns`])).code, 0);
+    const file = `${dir}/mfs.toml`;
+    const write = (text: string) =>
+      Deno.writeTextFile(file, `dir = "${dir}/ns"\nlisten = "127.0.0.1:0"\n${text}`);
+    await write("");
+    const server = await MfsProcess.start(["nameserver", "--config", file], { MFS_EXIT_ON_STDIN_EOF: "" });
+    const reload = async (text: string, expected: RegExp) => {
+      await write(text);
+      server.signal("SIGHUP");
+      await eventually(10_000, String(expected), () => expected.test(server.log));
+    };
+    await reload(
+      'log-level = "debug"\nrepair-rate = 7\n',
+      /read again .*changed="log-level, repair-rate"/,
+    );
+    await reload("replication = 2\n", /take a restart settings=replication/);
+    await reload("replication = 200\n", /left as it was .*mfs\.toml:3/);
+    await server.stop();
+  }));
+
+test("`mfs config` prints a file that is right, as it is and with all of it switched on", () =>
+  withScratch(async (dir) => {
+    for (const role of ["nameserver", "dataserver", "mount"]) {
+      const { stdout } = await mfs(["config", role]);
+      const example = stdout
+        .replace(/^#nameserver = .*$/m, '#nameserver = "10.0.0.1:7400"')
+        .replace(/^#root-squash = .*$/m, '#root-squash = "1:2"')
+        .replace(/^#atime = .*$/m, '#atime = "off"');
+      for (const text of [stdout, example.replace(/^#(?=[a-z-]+ = )/gm, "")]) {
+        await Deno.writeTextFile(`${dir}/${role}.toml`, text);
+        const checked = await mfs(["config", role, "--check", `${dir}/${role}.toml`]);
+        assertEquals([checked.code, checked.stderr], [0, ""]);
+      }
+    }
+  }));
+
+test("CONFIGURATION.md has every setting as it is (scripts/reference)", async () => {
+  const text = await Deno.readTextFile(new URL("../../CONFIGURATION.md", import.meta.url));
+  for (const role of ["nameserver", "dataserver", "mount"]) {
+    assertStringIncludes(text, (await mfs(["config", role, "--reference"])).stdout.trim());
+  }
+});
 
 test("a configuration file is flat TOML", () =>
   withScratch(async (dir) => {
     const file = `${dir}/mfs.toml`;
     await Deno.writeTextFile(file, 'a = "x"\nb = ["y", "z"]\nc = true\nd = 5\n');
     const expected: [string, unknown][] = [["a", "x"], ["b", ["y", "z"]], ["c", true], ["d", "5"]];
-    assertEquals([...readConfig(file)], expected as [string, string][]);
+    const found = [...readConfig(file)].map(([key, { value }]) => [key, value]);
+    assertEquals(found, expected);
+    assertEquals([...readConfig(file).values()].map(({ line }) => line), [1, 2, 3, 4]);
     await Deno.writeTextFile(file, "[section]\na = 1\n");
     let message = "";
     try {

@@ -13,7 +13,7 @@ export const VOLUME_OPTIONS = {
   finalizeIdleMs: 100,
   openReplicasMax: 3,
   scrubPeriodMs: 0,
-  scrubBytesPerSecond: 1,
+  scrubBytesPerSecond: () => 1,
 } as const;
 
 export type Work =

@@ -126,7 +126,8 @@ async function scrubFor(
   options: { readonly periodMs: number; readonly bytesPerSecond: number },
   clock = new FakeClock(),
 ): Promise<Scrubber> {
-  const scrubber = new Scrubber(volume, { ...options, clock });
+  const { periodMs, bytesPerSecond } = options;
+  const scrubber = new Scrubber(volume, { periodMs, bytesPerSecond: () => bytesPerSecond, clock });
   const abort = new AbortController();
   const running = scrubber.run(abort.signal);
   await clock.advance(ms);

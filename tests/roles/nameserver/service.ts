@@ -106,7 +106,7 @@ export async function makeService(before?: Pick<Service, "stored" | keyof World>
     clock,
     log: silentLogger,
     replication: REPLICATION,
-    bytesPerSecond: 1e9,
+    bytesPerSecond: () => 1e9,
   });
   const lingering = new Lingering(namespace, clock, silentLogger);
   const handlers = clientHandlers({
