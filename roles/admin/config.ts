@@ -25,6 +25,7 @@ const CONFIG_KEY = "config";
 /** -o has no long name. */
 const MOUNT_OPTIONS_KEY = "options";
 const SUGGESTED_DISTANCE_MAX = 2;
+const MESSAGE_MAX = 160;
 
 /** As it is written: text, texts, or a switch. */
 export type ConfigValue = string | readonly string[] | boolean;
@@ -60,7 +61,9 @@ export function readConfig(file: string): ReadonlyMap<string, ConfigEntry> {
   } catch (error) {
     const message = messageOf(error);
     const line = /\bline (\d+)/.exec(message)?.[1];
-    throw new UsageError(`${file}${line === undefined ? "" : `:${line}`}: ${message}`);
+    // Some messages go on with the rest of the file.
+    const short = message.length > MESSAGE_MAX ? `${message.slice(0, MESSAGE_MAX)} ...` : message;
+    throw new UsageError(`${file}${line === undefined ? "" : `:${line}`}: ${short}`);
   }
   const entries = new Map<string, ConfigEntry>();
   for (const [key, value] of Object.entries(table)) {

@@ -1,0 +1,265 @@
+/** Commands that look after a cluster, and end when they are done. */
+
+import { Argument, type Command, InvalidArgumentError } from "commander";
+import type { BenchFlags } from "../admin/bench/command.ts";
+import { configReference, configTemplate, RoleSettings } from "../admin/config.ts";
+import type { FsckFlags } from "../admin/fsck.ts";
+import { printLine, programVersion, UsageError } from "../admin/process.ts";
+import type { SetrepFlags } from "../admin/setrep.ts";
+import { parsePeriod } from "../admin/units.ts";
+import { address, command, integer, NAMESERVER_LISTEN, need, program } from "./flags.ts";
+
+command(
+  "format",
+  "Makes the directory of a new cluster's nameserver.",
+  "mfs format --dir /var/lib/mfs/nameserver",
+)
+  .option("--dir <dir>", "directory to make (required)")
+  .option("--force", "destroy the cluster that the directory holds")
+  .option("--json", "answer as JSON")
+  .action(async (options: { dir?: string; force?: boolean; json?: boolean }) => {
+    const dir = need(options.dir, "--dir");
+    const { formatNameserver } = await import("../nameserver/nameserver.ts");
+    const { clusterId } = await formatNameserver(dir, { force: options.force === true });
+    printLine(options.json ? JSON.stringify({ clusterId, dir }) : `formatted ${dir}: cluster ${clusterId}`);
+  });
+
+command(
+  "status",
+  "Shows dataservers, volumes, space, files and health.",
+  "mfs status --nameserver 10.0.0.1:7400",
+)
+  .option("--nameserver <host:port>", "the cluster's nameserver", address, NAMESERVER_LISTEN)
+  .option("--json", "answer as JSON")
+  .action(async (options: { nameserver: string; json?: boolean }) => {
+    const { fetchStatus, formatStatus } = await import("../admin/status.ts");
+    const status = await fetchStatus(options.nameserver);
+    printLine(options.json ? JSON.stringify(status) : formatStatus(status));
+  });
+
+command(
+  "setrep",
+  "Sets how many replicas a file has, or what is made in a directory from now on.",
+  "mfs setrep -R 3 /mnt/mfs/results",
+)
+  .argument("<n>", "replicas of each block, 1 to 16; 0: the cluster's default", integer(0, 16))
+  .argument("<path>", "on a mount of this machine; with --nameserver: within the file system, such as /a/b")
+  .option("--nameserver <host:port>", "the cluster's nameserver", address)
+  .option("-R, --recursive", "also of all files and directories below")
+  .option(
+    "--wait [seconds]",
+    "wait until blocks have their replicas; so long at most (600)",
+    integer(1, 10_000_000),
+  )
+  .option("--json", "answer as JSON")
+  .action(async (replication: number, path: string, options: SetrepFlags) => {
+    const { setrepCommand } = await import("../admin/setrep.ts");
+    await setrepCommand(replication, path, options);
+  });
+
+command(
+  "fsck",
+  "Checks the file system while it is in use: names, block maps, and every replica.",
+  "mfs fsck --nameserver 10.0.0.1:7400 --repair",
+)
+  .argument(
+    "[path]",
+    "only what is below; on a mount, or with --nameserver within the file system (default: all)",
+  )
+  .option("--nameserver <host:port>", `the cluster's nameserver (default: ${NAMESERVER_LISTEN})`, address)
+  .option("--repair", "repair what can be repaired without loss, and say what can't be and why")
+  .option(
+    "--wait <seconds>",
+    "with --repair: wait so long at most for replicas to be made",
+    integer(0, 10_000_000),
+    600,
+  )
+  .option("--verify", "have the bytes of all replicas read, and compared with checksums and each other")
+  .option(
+    "--verify-rate <mib>",
+    "MiB a second that --verify may read from one volume",
+    integer(1, 1_000_000),
+    64,
+  )
+  .option("--json", "answer as JSON")
+  .addHelpText(
+    "after",
+    "\nExit code: 0 clean; 1 problems remain; 2 wrong usage; 3 no problem was found, but something could not be checked.",
+  )
+  .action(async (path: string | undefined, options: FsckFlags) => {
+    const { fsckCommand } = await import("../admin/fsck.ts");
+    await fsckCommand(path, NAMESERVER_LISTEN, options);
+  });
+
+command(
+  "backup",
+  "Saves the cluster's metadata as of now in a file, while the cluster runs.",
+  "mfs backup /backups/monday --nameserver 10.0.0.1:7400",
+)
+  .argument("<file>", "file to make")
+  .option("--nameserver <host:port>", "the cluster's nameserver", address, NAMESERVER_LISTEN)
+  .option("--force", "replace FILE if it exists")
+  .option("--json", "answer as JSON")
+  .action(async (file: string, options: { nameserver: string; force?: boolean; json?: boolean }) => {
+    const { backup, formatBackup } = await import("../admin/backup.ts");
+    const result = await backup(options.nameserver, file, { force: options.force === true });
+    printLine(options.json ? JSON.stringify(result) : formatBackup(result));
+  });
+
+command(
+  "restore",
+  "Makes a nameserver's directory from a backup.",
+  "mfs restore /backups/monday --dir /var/lib/mfs/nameserver",
+)
+  .argument("<file>", "what `mfs backup` or the nameserver has made")
+  .option("--dir <dir>", "directory to make (required)")
+  .option("--force", "destroy the cluster that the directory holds")
+  .option("--json", "answer as JSON")
+  .action(async (file: string, options: { dir?: string; force?: boolean; json?: boolean }) => {
+    const dir = need(options.dir, "--dir");
+    const { restore } = await import("../admin/restore.ts");
+    const { restoreNameserver } = await import("../nameserver/restore.ts");
+    const force = options.force === true;
+    printLine(
+      await restore((onRecords) => restoreNameserver(file, dir, { force, onRecords }), dir, options.json),
+    );
+  });
+
+function nodeCommand(name: string, description: string, example: string): Command {
+  return command(name, description, example)
+    .argument("<node>", "number, host or address of a dataserver, as `mfs status` shows them")
+    .option("--nameserver <host:port>", "the cluster's nameserver", address, NAMESERVER_LISTEN)
+    .option("--json", "answer as JSON");
+}
+
+nodeCommand(
+  "decommission",
+  "Moves all blocks of a dataserver to others, so that it can be taken away; waits until that is done.",
+  "mfs decommission node3",
+)
+  .option("--no-wait", "return once it has begun")
+  .option("--force", "begin although the others have no place for its blocks yet")
+  .action(async (node: string, options: NodeFlags & { wait: boolean; force?: boolean }) => {
+    const { decommission, describeDecommission } = await import("../admin/nodes.ts");
+    const { interruptible } = await import("../admin/interrupt.ts");
+    const { nameserver, wait, force = false } = options;
+    const note = (text: string) => printLine(`mfs: decommission: ${text}`, Deno.stderr);
+    const result = await interruptible((signal) =>
+      decommission({ nameserver, node, wait, force, signal, note })
+    );
+    printLine(options.json ? JSON.stringify(result) : describeDecommission(result));
+  });
+
+nodeCommand(
+  "recommission",
+  "Puts a dataserver back in service that was decommissioned, or is just being.",
+  "mfs recommission node3",
+).action(async (node: string, options: NodeFlags) => {
+  const { describeRecommission, recommission } = await import("../admin/nodes.ts");
+  const result = await recommission({ nameserver: options.nameserver, node });
+  printLine(options.json ? JSON.stringify(result) : describeRecommission(result));
+});
+
+nodeCommand(
+  "maintenance",
+  "Lets a dataserver be away for a while without its blocks being copied elsewhere.",
+  "mfs maintenance node3 --for 2h",
+)
+  .option("--for <time>", "from now on: 90s, 30m, 2h, 1d", period)
+  .option("--end", "it is over")
+  .action(async (node: string, options: NodeFlags & { for?: number; end?: boolean }) => {
+    if ((options.for === undefined) === (options.end === undefined)) {
+      throw new UsageError("give either --for TIME or --end");
+    }
+    const { describeMaintenance, maintain } = await import("../admin/nodes.ts");
+    const result = await maintain({ nameserver: options.nameserver, node, seconds: options.for ?? 0 });
+    printLine(options.json ? JSON.stringify(result) : describeMaintenance(result));
+  });
+
+interface NodeFlags {
+  readonly nameserver: string;
+  readonly json?: boolean;
+}
+
+function period(text: string): number {
+  const seconds = parsePeriod(text);
+  if (seconds !== undefined) return seconds;
+  throw new InvalidArgumentError("It must be a number with s, m, h or d, such as 2h.");
+}
+
+command(
+  "balance",
+  "Moves blocks from fuller volumes to emptier ones until all are about equally full.",
+  "mfs balance --threshold 5",
+)
+  .option("--nameserver <host:port>", "the cluster's nameserver", address, NAMESERVER_LISTEN)
+  .option("--threshold <percent>", "how far off the mean a volume may be", integer(1, 100), 10)
+  .option("--json", "answer as JSON")
+  .action(async (options: { nameserver: string; threshold: number; json?: boolean }) => {
+    const { balance, describeBalance } = await import("../admin/balance.ts");
+    const { interruptible } = await import("../admin/interrupt.ts");
+    const { nameserver, threshold } = options;
+    const result = await interruptible((signal) =>
+      balance({ nameserver, threshold: threshold / 100, signal })
+    );
+    printLine(options.json ? JSON.stringify(result) : describeBalance(result));
+  });
+
+command(
+  "bench",
+  "Measures how quick the file system is that holds a directory, in a directory that it makes and removes there.",
+  "mfs bench /mnt/mfs",
+)
+  .argument("[dir]", "a directory on a mount, or on any other file system to compare with")
+  .option("--only <names>", "only these workloads, with commas between", names)
+  .option("--skip <names>", "not these", names)
+  .option("--scale <factor>", "multiplies counts and sizes; 1 takes up to 512 MiB", scale, 1)
+  .option("--limit <seconds>", "a workload ends after so long", integer(1, 3600), 30)
+  .option("--cold", "also those that begin with empty caches; empties the whole machine's, as root")
+  .option("--list", "show what the workloads are")
+  .option("--json", "answer as JSON")
+  .action(async (dir: string | undefined, options: BenchFlags) => {
+    const { benchCommand } = await import("../admin/bench/command.ts");
+    await benchCommand(dir, options);
+  });
+
+function names(text: string): readonly string[] {
+  return text.split(",").filter((name) => name !== "");
+}
+
+function scale(text: string): number {
+  const value = /^\d{1,3}(\.\d{1,4})?$/.test(text) ? Number(text) : NaN;
+  if (value >= 0.001 && value <= 100) return value;
+  throw new InvalidArgumentError("It must be a number from 0.001 to 100.");
+}
+
+// What `mfs bench` starts for itself.
+program.command("bench-worker <settings>", { hidden: true }).action(async (settings: string) => {
+  const { runWorker } = await import("../admin/bench/worker.ts");
+  await runWorker(JSON.parse(settings));
+});
+
+command(
+  "config",
+  "Shows a role's settings as a configuration file to edit, or checks one.",
+  "mfs config dataserver > /etc/mfs/dataserver.toml",
+)
+  .addArgument(new Argument("<role>", "whose").choices(["nameserver", "dataserver", "mount"]))
+  .option("--check <file>", "whether FILE is right for the role; nothing is started")
+  .option("--reference", "show them as a table in Markdown")
+  .action((name: string, { check, reference }: { check?: string; reference?: boolean }) => {
+    const role = program.commands.find((one) => one.name() === name)!;
+    if (check !== undefined) {
+      role.setOptionValueWithSource("config", check, "cli");
+      new RoleSettings(role).merge();
+      printLine(`${check}: right`);
+    } else printLine(reference === true ? configReference(role) : configTemplate(role));
+  });
+
+command("version", "Shows the version.", "mfs version --json")
+  .option("--json", "answer as JSON")
+  .action((options: { json?: boolean }) => {
+    const version = programVersion();
+    const text = `mfs ${version.mfs} (Deno ${version.deno}, ${version.os} ${version.arch})`;
+    printLine(options.json ? JSON.stringify(version) : text);
+  });
