@@ -9,6 +9,7 @@ import type { Logger } from "../base/log.ts";
 import { machineRun } from "../base/mounting.ts";
 import type { Dialer } from "../wire/dialer.ts";
 import { Blocks } from "./blocks.ts";
+import type { ClientCounters } from "../wire/messages/nameserver.ts";
 import { ClusterSession } from "./cluster_session.ts";
 import { DataAccess } from "./data_access.ts";
 import { Dataservers } from "./dataservers.ts";
@@ -69,6 +70,8 @@ export interface FileSystem {
   readonly accessTimes: AccessTimes;
   readonly locks: Locks;
   readonly ranges: Ranges;
+  /** What the mount counts of itself. */
+  readonly counters: () => ClientCounters;
 }
 
 export function makeFileSystem(options: FileSystemOptions): FileSystem {
@@ -104,17 +107,18 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
       void accessTimes.tell();
       return deferred.settle();
     },
-    counters: () => ({
-      kernelRequests: options.kernelRequests(),
-      inodes: table.size,
-      recalls: recalls.count,
-      recallMs: Math.round(recalls.ms),
-      fences: recalls.fences,
-      reads: {
-        ...reader.counts,
-        ...localReplicas.refused === undefined ? {} : { refused: localReplicas.refused },
-      },
-    }),
+    counters: () => counters(),
+  });
+  const counters = () => ({
+    kernelRequests: options.kernelRequests(),
+    inodes: table.size,
+    recalls: recalls.count,
+    recallMs: Math.round(recalls.ms),
+    fences: recalls.fences,
+    reads: {
+      ...reader.counts,
+      ...localReplicas.refused === undefined ? {} : { refused: localReplicas.refused },
+    },
   });
   const locks = new Locks({
     server: session.locks,
@@ -201,5 +205,6 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
     virtualXattrs,
     accessTimes,
     locks,
+    counters: () => ({ ...counters(), calls: { ...session.calls } }),
   };
 }

@@ -7,6 +7,7 @@
  */
 
 import type { Logger } from "../../base/log.ts";
+import { OperationMeter } from "../../base/metrics.ts";
 import { asFsError, ERRNO, FsError } from "../../wire/errno.ts";
 import type { FileSystemHandlers } from "./handlers.ts";
 import { type ConnectionFeatures, type ConnectionOptions, negotiate } from "./init.ts";
@@ -42,6 +43,7 @@ const LATE_MS = 100;
 /** Interrupts that came before their request, or after its reply; only so many are remembered. */
 const STRAY_INTERRUPTS_MAX = 64;
 const REPLY_BUFFER_BYTES = 64 * 1024;
+const WRITE_HEADER_BYTES = P.IN_HEADER.bytes + P.WRITE_IN.bytes;
 
 export class Dispatcher {
   readonly #handlers: FileSystemHandlers;
@@ -58,6 +60,11 @@ export class Dispatcher {
   readonly #strayInterrupts = new Set<number>();
   /** Requests so far, by opcode. */
   readonly #counts = new Float64Array(P.OPCODE_LIMIT);
+  /** Requests that were answered. */
+  readonly meter = new OperationMeter("mfs_mount_operation", operationName, P.OPCODE_LIMIT);
+  /** Bytes of files that went to the kernel, and came from it. */
+  readBytes = 0;
+  writtenBytes = 0;
 
   constructor(options: DispatcherOptions) {
     this.#handlers = options.handlers;
@@ -99,6 +106,7 @@ export class Dispatcher {
     }
     const request = new KernelRequest(buffer, this.#giveBack);
     if (request.opcode < P.OPCODE_LIMIT) this.#counts[request.opcode]! += 1;
+    if (request.opcode === P.OP_WRITE) this.writtenBytes += length - WRITE_HEADER_BYTES;
     if (this.#trace !== null) this.#trace.request(request, length);
     const isInterrupted = this.#strayInterrupts.size !== 0 && this.#strayInterrupts.delete(request.key);
 
@@ -211,8 +219,11 @@ export class Dispatcher {
     }
     reply.seal(error, request.uniqueLow, request.uniqueHigh);
     if (this.#trace !== null) this.#trace.reply(request, error, reply.totalBytes);
+    const { opcode } = request;
+    if (opcode === P.OP_READ) this.readBytes += reply.totalBytes - P.OUT_HEADER.bytes;
     const result = this.#sink.send(reply);
     request.replied();
+    this.meter.note(opcode, performance.now() - request.startMs, error !== 0);
     if (directory !== null) {
       DirectoryBuffer.give(directory);
       request.directory = null;

@@ -44,6 +44,8 @@ export class KernelRequest implements RequestContext {
   readonly uid: number;
   readonly gid: number;
   readonly pid: number;
+  /** When it was read from the kernel. */
+  readonly startMs = performance.now();
   /** Room for the answer that the caller gives; 0 where the operation has no such thing. */
   replyBytesMax = 0;
   /** The handler was given a view into the request's buffer, which it may use until its promise settles. */

@@ -120,6 +120,11 @@ export class KernelSession implements ReplySink {
     return this.#dispatcher.requestCounts;
   }
 
+  /** How long requests took, and bytes of files so far. */
+  get figures(): Pick<Dispatcher, "meter" | "readBytes" | "writtenBytes"> {
+    return this.#dispatcher;
+  }
+
   /** Requests whose handler is still at work. */
   get pendingCount(): number {
     return this.#dispatcher.pendingCount;

@@ -325,7 +325,8 @@ function shapeOf(kind: Setting["kind"]): string {
   return kind === "text" ? "text or number" : "true or a text";
 }
 
-function defaultOf({ defaultValue }: Option): string {
+function defaultOf({ defaultValue, defaultValueDescription }: Option): string {
+  if (defaultValueDescription !== undefined) return `\`${defaultValueDescription}\``;
   if (defaultValue === undefined || defaultValue === "") return "";
   // This machine's name is not another's.
   return defaultValue === Deno.hostname() ? "the host's name" : `\`${defaultValue}\``;
@@ -333,7 +334,8 @@ function defaultOf({ defaultValue }: Option): string {
 
 function exampleOf(option: Option, kind: Setting["kind"]): string {
   if (kind === "switch" || kind === "text or switch") return "true";
-  const { defaultValue } = option;
+  const { defaultValueDescription } = option;
+  const defaultValue = defaultValueDescription ?? option.defaultValue;
   if (typeof defaultValue === "number") return String(defaultValue);
   const placeholder = /<([^>]+)>/.exec(option.flags)?.[1]?.toUpperCase() ?? "";
   const isOwn = typeof defaultValue === "string" && defaultValue !== Deno.hostname();

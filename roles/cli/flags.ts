@@ -6,6 +6,8 @@
 import { Command, InvalidArgumentError, Option } from "commander";
 import { CONFIG_DIR, type RoleSettings } from "../admin/config.ts";
 import { parseUserIds, type UserIds } from "../admin/units.ts";
+import type { Metric } from "../../base/metrics.ts";
+import type { MetricsServer } from "../admin/metrics_server.ts";
 import { type Logger, type LogLevel, messageOf, openLog, printLine, UsageError } from "../admin/process.ts";
 
 export const NAMESERVER_LISTEN = "127.0.0.1:7400";
@@ -101,6 +103,45 @@ export function withConfig(target: Command): Command {
     "--config <file>",
     `TOML file whose keys are the names of these flags; flags given here win (default: ${CONFIG_DIR}/${target.name()}.toml)`,
   );
+}
+
+/** Where metrics are served, unless told; by role. */
+export const HTTP_LISTEN = {
+  nameserver: "127.0.0.1:7480",
+  dataserver: "127.0.0.1:7481",
+  mount: "127.0.0.1:7482",
+} as const;
+
+export function withHttp(target: Command): Command {
+  const usual = HTTP_LISTEN[target.name() as keyof typeof HTTP_LISTEN];
+  return target.addOption(
+    new Option(
+      "--http <host:port>",
+      `where /metrics, /healthz and /readyz are served; off: nowhere (default: ${usual}, if that is free)`,
+    ).argParser((text) => text === "off" ? text : address(text)).default(undefined, usual),
+  );
+}
+
+/** What the process shows over HTTP. A supervisor's child shows nothing unless it is told where. */
+export async function serveHttp(
+  role: keyof typeof HTTP_LISTEN,
+  given: string | undefined,
+  log: Logger,
+  metrics: () => Promise<readonly Metric[]>,
+  isReady: () => boolean,
+): Promise<MetricsServer | undefined> {
+  if (given === "off" || (given === undefined && Deno.env.get("MFS_EXIT_ON_STDIN_EOF") === "1")) return;
+  const { startMetricsServer } = await import("../admin/metrics_server.ts");
+  const listen = given ?? HTTP_LISTEN[role];
+  return startMetricsServer({ listen, isWanted: given !== undefined, log, metrics, isReady });
+}
+
+/** The page goes with what it shows. */
+export async function stopBoth(
+  page: MetricsServer | undefined,
+  service: { stop(): Promise<void> },
+): Promise<void> {
+  await Promise.all([service.stop(), page?.stop()]);
 }
 
 export interface LogFlags {

@@ -15,9 +15,12 @@ import {
   mountOptionsOf,
   need,
   reloadOf,
+  serveHttp,
+  stopBoth,
   usage,
   userIds,
   withConfig,
+  withHttp,
   withLog,
   withMountOptions,
 } from "./flags.ts";
@@ -25,11 +28,11 @@ import {
 /** Where the log of a mount in the background goes, unless told. */
 const MOUNT_LOG = "mfs-mount.log";
 
-withConfig(withLog(withMountOptions(command(
+withHttp(withConfig(withLog(withMountOptions(command(
   "mount",
   "Mounts the file system; returns once it is mounted and leaves a process in the background.",
   "mfs mount 10.0.0.1:7400 /mnt/mfs -o noatime",
-))))
+)))))
   .argument("[nameserver]", "HOST:PORT of the cluster's nameserver; or --nameserver", address)
   .argument("[mountpoint]", "an empty directory; or --mountpoint")
   .option("--nameserver <host:port>", "the cluster's nameserver, in a configuration file", address)
@@ -70,14 +73,18 @@ withConfig(withLog(withMountOptions(command(
       await serveUntilStopped("mount", log, async (signal) => {
         const assembly = new Assembly(log, signal);
         const { host, rack } = options;
+        let isReady = false;
+        const page = await serveHttp("mount", flags.http, log, () => assembly.metrics(), () => isReady);
         const mounted = await assembly.startMount({ nameserver, mountpoint, host, rack, options: o });
-        return { stop: () => assembly.stop(), ended: mounted.ended, failed: assembly.failed };
+        isReady = true;
+        return { stop: () => stopBoth(page, assembly), ended: mounted.ended, failed: assembly.failed };
       }, reload);
     },
   );
 
 interface MountFlags extends LogFlags, MountOptionFlags {
   readonly config?: string;
+  readonly http?: string;
   readonly host: string;
   readonly rack: string;
 }
@@ -92,6 +99,7 @@ async function mountInBackground(nameserver: string, mountpoint: string, flags: 
     ...["--host", flags.host, "--rack", flags.rack],
     ...["--log-file", logFile, "--log-level", flags.logLevel, ...flags.logJson ? ["--log-json"] : []],
     ...flags.o ? ["-o", flags.o] : [],
+    ...flags.http === undefined ? [] : ["--http", flags.http],
     ...flags.config === undefined ? [] : ["--config", absolutePath(flags.config)],
   ]);
   if (started.ready) {

@@ -15,19 +15,22 @@ import {
   NAMESERVER_LISTEN,
   need,
   reloadOf,
+  serveHttp,
+  stopBoth,
   usage,
   userIds,
   withConfig,
+  withHttp,
   withLog,
 } from "./flags.ts";
 
-withConfig(withLog(
+withHttp(withConfig(withLog(
   command(
     "nameserver",
     "Serves the namespace of a cluster and the leases on it.",
     "mfs nameserver --dir /var/lib/mfs/nameserver --listen 10.0.0.1:7400",
   ),
-))
+)))
   .option("--dir <dir>", "directory that `mfs format` made (required)")
   .option(
     "--listen <host:port>",
@@ -80,6 +83,7 @@ withConfig(withLog(
     settings.merge();
     const options = self.opts<
       LogFlags & {
+        http?: string;
         dir?: string;
         listen: string;
         replication: number;
@@ -105,6 +109,8 @@ withConfig(withLog(
     const reload = reloadOf(settings, ["logLevel", "repairRate"], log);
     await serveUntilStopped("nameserver", log, async (signal) => {
       const assembly = new Assembly(log, signal);
+      let isReady = false;
+      const page = await serveHttp("nameserver", options.http, log, () => assembly.metrics(), () => isReady);
       await assembly.startNameserver({
         dir,
         listen: options.listen,
@@ -128,17 +134,18 @@ withConfig(withLog(
           },
         }),
       });
-      return assembly;
+      isReady = true;
+      return { stop: () => stopBoth(page, assembly), failed: assembly.failed };
     }, reload);
   });
 
-withConfig(withLog(
+withHttp(withConfig(withLog(
   command(
     "dataserver",
     "Keeps block replicas on the directories given, and mounts the file system too if asked.",
     "mfs dataserver --nameserver 10.0.0.1:7400 --volume /disks/1 --volume /disks/2 --listen 10.0.0.2:7401",
   ),
-))
+)))
   .option("--nameserver <host:port>", "the cluster's nameserver (required)", address)
   .option("--volume <dir>", "directory for replicas; repeat it for more (required)", collect)
   .option(
@@ -169,6 +176,7 @@ withConfig(withLog(
     settings.merge();
     const options = self.opts<
       LogFlags & {
+        http?: string;
         nameserver?: string;
         volume?: readonly string[];
         listen: string;
@@ -193,10 +201,15 @@ withConfig(withLog(
       log,
       (signal) =>
         new Assembly(log, signal).startAll(async (assembly) => {
+          let isReady = false;
+          const page = await serveHttp("dataserver", options.http, log, () =>
+            assembly.metrics(), () =>
+            isReady);
           await assembly.startDataserver({
             ...{ nameserver, volumes, listen, host, rack },
             scrubPeriodMs: options.scrubDays * 24 * 60 * 60_000,
-            scrubBytesPerSecond: () => now().scrubRate * 1024 * 1024,
+            scrubBytesPerSecond: () =>
+              now().scrubRate * 1024 * 1024,
             trashRetentionMs: options.trashHours * 60 * 60_000,
           });
           if (mount !== undefined) {
@@ -211,7 +224,8 @@ withConfig(withLog(
               log.warn("unmounted; the dataserver goes on", { mountpoint: mount })
             );
           }
-          return assembly;
+          isReady = true;
+          return { stop: () => stopBoth(page, assembly), failed: assembly.failed };
         }),
       reloadOf(settings, ["logLevel", "scrubRate"], log),
     );

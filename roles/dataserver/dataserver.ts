@@ -6,13 +6,15 @@
 
 import { type Clock, systemClock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
+import type { Metric } from "../../base/metrics.ts";
 import { type Random, systemRandom } from "../../base/random.ts";
 import { bodies } from "../../wire/bodies.ts";
 import { parseAddress } from "../../wire/client.ts";
 import type { Dialer, LocalServer, ProcessDialer } from "../../wire/dialer.ts";
 import { FsError } from "../../wire/errno.ts";
 import { type BlockId, type NodeId, type VolumeId } from "../../wire/ids.ts";
-import { DATASERVER_PUSHES } from "../../wire/messages/dataserver.ts";
+import { DATASERVER, DATASERVER_PUSHES } from "../../wire/messages/dataserver.ts";
+import { metered, requestMeter } from "../../wire/meter.ts";
 import { type RunningServer, serve } from "../../wire/server.ts";
 import { createPushHandler, type PushHandler } from "../../wire/service.ts";
 import { type BlockRange, type ReportActions, reportBlocks } from "./block_report.ts";
@@ -22,6 +24,7 @@ import { ChannelPool } from "./channel_pool.ts";
 import { Deletions } from "./deletions.ts";
 import { type Disk, systemDisk } from "./disk.ts";
 import { Inspection, listReplicas } from "./inspection.ts";
+import { dataserverMetrics } from "./metrics.ts";
 import { NameserverLink, type Registry } from "./nameserver_link.ts";
 import { keepTidy, watchDirectory } from "./open_volume.ts";
 import type { Volume } from "./volume.ts";
@@ -70,6 +73,7 @@ export interface Dataserver extends AsyncDisposable {
   readonly clusterId: string;
   readonly volumes: readonly { readonly volume: VolumeId; readonly path: string }[];
   readonly localServer: LocalServer;
+  metrics(): readonly Metric[];
   /** Finalizes replicas and closes everything, within STOP_MS. What was acknowledged is kept in any case. */
   stop(): Promise<void>;
 }
@@ -113,6 +117,7 @@ class RunningDataserver implements Dataserver {
   readonly #link: NameserverLink;
   readonly #deletions: Deletions;
   readonly #copies: Copies;
+  readonly #meter = requestMeter(DATASERVER);
   readonly #inspection: Inspection;
   readonly #abort = new AbortController();
   readonly #background: Promise<void>[] = [];
@@ -137,6 +142,12 @@ class RunningDataserver implements Dataserver {
     }
   }
 
+  metrics(): readonly Metric[] {
+    const { host } = this.#options;
+    const isRegistered = this.#link.registry !== null;
+    return dataserverMetrics({ host, meter: this.#meter, isRegistered, volumes: this.#volumes.stats() });
+  }
+
   private constructor(options: DataserverOptions, volumes: VolumeSet) {
     const clock = options.clock ?? systemClock;
     this.#options = options;
@@ -147,7 +158,7 @@ class RunningDataserver implements Dataserver {
     this.#pool = new ChannelPool(dialer, clusterId, `dataserver ${options.host}`, clock);
     this.#copies = new Copies(this.#pool, clock);
     this.#inspection = new Inspection(clock);
-    const handlers = blockHandlers((id) => volumes.find(id), this.#pool);
+    const handlers = metered(blockHandlers((id) => volumes.find(id), this.#pool), this.#meter);
     this.localServer = { role: "dataserver", clusterId, handlers };
     this.#server = (options.serve ?? serve)(options.listen ?? "127.0.0.1:0", { ...this.localServer, log });
     this.address = reachableAddress(this.#server.address, options.host);

@@ -6,6 +6,7 @@
 import { systemClock } from "../../base/clock.ts";
 import * as libc from "../../base/libc.ts";
 import type { Logger } from "../../base/log.ts";
+import type { Metric } from "../../base/metrics.ts";
 import { randomHexId } from "../../base/random.ts";
 import { makeFileSystem } from "../../fs/file_system.ts";
 import { kernelHandlers } from "../../fs/kernel_handlers.ts";
@@ -19,6 +20,7 @@ import {
 } from "../../fs/kernel/mount.ts";
 import { KernelNotifier } from "../../fs/kernel/notify.ts";
 import { KernelSession } from "../../fs/kernel/session.ts";
+import { mountMetrics } from "./metrics.ts";
 import { squashRoot } from "../../fs/root_squash.ts";
 import { withForeignSetgid } from "../../fs/setgid.ts";
 import { FsError } from "../../wire/errno.ts";
@@ -59,6 +61,7 @@ export interface Mount extends AsyncDisposable {
     readonly kernel: Readonly<Record<string, number>>;
     readonly calls: Readonly<Record<string, number>>;
   };
+  metrics(): readonly Metric[];
   /** Unmounts (lazily when it is busy) after what was written has reached the cluster. */
   stop(): Promise<void>;
 }
@@ -89,7 +92,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     kernelRequests: () => kernelSession?.requestCount ?? 0,
   });
   const { locks, ...withoutLocks } = fileSystem;
-  const { session, files, kernelCache, accessTimes, dataservers } = fileSystem;
+  const { session, files, kernelCache, accessTimes, dataservers, counters } = fileSystem;
   await session.connect();
 
   let mount: FuseMount;
@@ -181,6 +184,11 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     mountpoint: mount.mountpoint,
     ended: ended.then(() => stop()),
     counters: () => ({ kernel: kernel.requestCounts, calls: { ...session.calls } }),
+    metrics: () => {
+      const { meter, readBytes, writtenBytes } = kernel.figures;
+      const figures = { meter, readBytes, writtenBytes, counters: counters(), pending: kernel.pendingCount };
+      return mountMetrics(mount.mountpoint, { ...figures, isValid: session.isValid });
+    },
     stop,
     [Symbol.asyncDispose]: stop,
   };

@@ -5,12 +5,14 @@
 import { systemMounting } from "../../base/mounting.ts";
 import { type Clock, systemClock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
+import type { Metric } from "../../base/metrics.ts";
 import { type Random, randomHexId, systemRandom } from "../../base/random.ts";
 import { VERSION } from "../../base/version.ts";
 import { storedCodec } from "../../wire/codec.ts";
 import { DATASERVER_REGISTRY } from "../../wire/messages/dataserver.ts";
 import { ADMIN } from "../../wire/messages/admin.ts";
 import { LOCKS } from "../../wire/messages/locks.ts";
+import { metered, requestMeter } from "../../wire/meter.ts";
 import { LEASESERVER, NAMESERVER } from "../../wire/messages/nameserver.ts";
 import { asInodeId, asSessionId, type InodeId, type SessionId } from "../../wire/ids.ts";
 import type { LocalServer, ProcessDialer } from "../../wire/dialer.ts";
@@ -31,6 +33,7 @@ import { getU64, sessionKey, TABLE_SESSION, TABLE_WRITER, tableRange, writerKey 
 import { databasePath, formatNameserver, readIdentity } from "./layout.ts";
 import { INLINE_LIMIT_DEFAULT } from "./inline_data.ts";
 import { Lingering } from "./lingering.ts";
+import { nameserverMetrics } from "./metrics.ts";
 import { PowerCuts } from "./power_cuts.ts";
 import { Namespace } from "./namespace.ts";
 import { Registry } from "./registry.ts";
@@ -92,6 +95,7 @@ export interface Nameserver extends AsyncDisposable {
   readonly address: string;
   readonly clusterId: string;
   readonly localServer: LocalServer;
+  metrics(): Promise<readonly Metric[]>;
   /** Everything acknowledged is on disk when this resolves. */
   stop(): Promise<void>;
 }
@@ -229,7 +233,12 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
       dataserverHandlers(namespace, registry, deletions, repair, leaseserver.leases, recovery, log),
     );
 
-    const localServer: LocalServer = { role: "nameserver", clusterId: () => clusterId, handlers };
+    const meter = requestMeter(NAMESERVER, LEASESERVER, LOCKS, ADMIN, DATASERVER_REGISTRY);
+    const localServer: LocalServer = {
+      role: "nameserver",
+      clusterId: () => clusterId,
+      handlers: metered(handlers, meter),
+    };
     const server = (options.serve ?? serve)(options.listen, { ...localServer, log });
     options.processDialer?.announce(server.address, localServer);
     const running = Promise.all([
@@ -257,7 +266,11 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
         await journal.close();
         log.info("stopped");
       })();
-    return { address: server.address, clusterId, localServer, stop, [Symbol.asyncDispose]: stop };
+    const metrics = async () => [
+      ...meter.metrics("requests to the nameserver"),
+      ...nameserverMetrics(await status.report()),
+    ];
+    return { address: server.address, clusterId, localServer, metrics, stop, [Symbol.asyncDispose]: stop };
   } catch (error) {
     await journal.close();
     throw error;

@@ -6,6 +6,7 @@
 
 import { resolve } from "node:path";
 import type { Logger } from "../../base/log.ts";
+import type { Metric } from "../../base/metrics.ts";
 import { ProcessDialer } from "../../wire/dialer.ts";
 import type { Dataserver } from "../dataserver/dataserver.ts";
 import type { Mount } from "../mount/mount.ts";
@@ -99,6 +100,15 @@ export class Assembly {
     });
     this.#mounts.push(mount);
     return mount;
+  }
+
+  /** Of all roles in this process. */
+  async metrics(): Promise<readonly Metric[]> {
+    const nameservers = await Promise.all(this.#nameservers.map((role) => role.metrics()));
+    return [
+      ...nameservers.flat(),
+      ...[...this.#dataservers, ...this.#mounts].flatMap((role) => role.metrics()),
+    ];
   }
 
   /** Stops everything that was started, clients first. Goes on after a failure and reports the first. */
