@@ -7,6 +7,7 @@ import type { FsckFlags } from "../admin/fsck.ts";
 import { printLine, programVersion, UsageError } from "../admin/process.ts";
 import type { SetrepFlags } from "../admin/setrep.ts";
 import { parsePeriod } from "../admin/units.ts";
+import type { Shell } from "./completion.ts";
 import { address, command, integer, NAMESERVER_LISTEN, need, program } from "./flags.ts";
 
 command(
@@ -255,6 +256,22 @@ command(
       printLine(`${check}: right`);
     } else printLine(reference === true ? configReference(role) : configTemplate(role));
   });
+
+command(
+  "completion",
+  "Prints what makes a shell complete commands and flags of mfs.",
+  "mfs completion bash > /usr/share/bash-completion/completions/mfs",
+)
+  .addArgument(new Argument("<shell>", "which").choices(["bash", "zsh", "fish"]))
+  .action(async (shell: Shell) => {
+    const { completion } = await import("./completion.ts");
+    printLine(completion(program, shell));
+  });
+
+command("man", "Prints the man page mfs(1).", "mfs man | man -l -").action(async () => {
+  const { manPage } = await import("./man_page.ts");
+  printLine(manPage(program));
+});
 
 command("version", "Shows the version.", "mfs version --json")
   .option("--json", "answer as JSON")
