@@ -325,6 +325,11 @@ int main(int argc, char **argv) {
     printf("uid %d/%d gid %d/%d", (int)getuid(), (int)geteuid(), (int)getgid(), (int)getegid());
     return 0;
   }
+  if (argc == 2 && strcmp(argv[1], "wait") == 0) {
+    /* "run": until "stop". */
+    char byte;
+    return read(0, &byte, 1) < 0;
+  }
   if (argc != 2) wrong("usage: interpreter DIRECTORY < SCRIPT");
   base = open(argv[1], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (base < 0) wrong("%s: %s", argv[1], strerror(errno));

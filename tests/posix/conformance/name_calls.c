@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -170,6 +171,47 @@ CALL(install) {
   if (to >= 0) close(to);
 }
 
+/* run NAME PATH: starts it, and it runs until "stop NAME", or the end of the case. */
+CALL(run) {
+  UNUSED;
+  char *program = path(word[1]);
+  int ends[2], started[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0 || pipe2(started, O_CLOEXEC) != 0) wrong("run");
+  pid_t pid = fork();
+  if (pid == 0) {
+    dup2(ends[1], 0);
+    execve(program, (char *[]){program, "wait", NULL}, (char *[]){NULL});
+    int error = errno;
+    if (write(started[1], &error, sizeof error) < 0) _exit(2);
+    _exit(1);
+  }
+  close(ends[1]);
+  close(started[1]);
+  int error = 0;
+  ssize_t count = read(started[0], &error, sizeof error); /* nothing, once it is another program */
+  close(started[0]);
+  if (count > 0) waitpid(pid, NULL, 0); /* until then it has open what we have */
+  remember(word[0], ends[0]);
+  errno = error;
+  answer(pid < 0 || count > 0 ? -1 : 0);
+}
+
+CALL(stop) {
+  UNUSED;
+  int fd = descriptor(word[0]);
+  char byte;
+  shutdown(fd, SHUT_WR);
+  ssize_t count = read(fd, &byte, 1); /* its end is closed when it has gone, after its program */
+  forget(word[0]);
+  close(fd);
+  while (waitpid(-1, NULL, WNOHANG) > 0) continue;
+  answer(count);
+}
+
+/* mount PATH: a tmpfs there. unmount PATH */
+CALL(mount) { UNUSED; answer(mount("none", path(word[0]), "tmpfs", 0, "size=1m")); }
+CALL(unmount) { UNUSED; answer(umount2(path(word[0]), MNT_DETACH | UMOUNT_NOFOLLOW)); }
+
 CALL(exec) {
   UNUSED;
   char *program = path(word[0]);
@@ -201,5 +243,6 @@ const struct call name_calls[] = {
   {"truncate", 2, 2, truncate_call}, {"umask", 1, 1, umask_call}, {"mknod", 2, 4, mknod_call},
   {"readlink", 1, 2, readlink_call}, {"utimensat", 2, 4, utimensat_call}, {"futimens", 3, 3, futimens_call},
   {"bind", 1, 2, bind_call}, {"connect", 1, 1, connect_call}, {"statfs", 1, 1, statfs_call},
-  {"install", 2, 2, install_call}, {"exec", 1, 1, exec_call}, {NULL, 0, 0, NULL},
+  {"install", 2, 2, install_call}, {"exec", 1, 1, exec_call}, {"run", 2, 2, run_call},
+  {"stop", 1, 1, stop_call}, {"mount", 1, 1, mount_call}, {"unmount", 1, 1, unmount_call}, {NULL, 0, 0, NULL},
 };

@@ -80,6 +80,50 @@ const programs: Case[] = [
   },
 ];
 
+/** What can't be done to a program while it runs, and what can. */
+const running: Case[] = [
+  "truncate x 3",
+  "truncate x 0",
+  "open f x O_RDONLY",
+  "open f x O_WRONLY",
+  "open f x O_RDWR",
+  "open f x O_WRONLY|O_TRUNC",
+  "open f x O_RDONLY|O_TRUNC",
+  "open f x O_RDWR|O_CREAT|O_TRUNC 0755",
+  "open f x O_WRONLY|O_APPEND",
+  "open f x 3",
+  "open f link O_WRONLY",
+  "open f symlink O_WRONLY",
+  "access x W_OK",
+  "chmod x 0644",
+  "chown x 1001 1001",
+  "utimensat x 1 2",
+  "setxattr x user.a b 0",
+  "link x y",
+  "rename x y",
+  "rename other x",
+  "unlink x",
+  "exec x",
+].map((call): Case => ({
+  name: `${call} while it runs`,
+  lines: [
+    "+root install x 0755",
+    "+root link x link",
+    "+root symlink x symlink",
+    "+root mknod other S_IFREG|0644",
+    "+root run p x",
+    `root ${call}`,
+    "root list .",
+    "root open w link O_RDWR",
+    "+root stop p",
+    "root open w link O_RDWR",
+    "root run q link",
+    "root ftruncate w 10",
+    "root close w",
+    "root exec link",
+  ],
+}));
+
 const METADATA = [
   "chmod x 0600",
   "chown x -1 -1",
@@ -115,5 +159,5 @@ const attributes: Case[] = pairs(pairs([...CLASSES, "root"] as const, [0, 4, 6, 
     }),
   );
 
-export const access: Topic = { name: "access", cases: [...checks, ...programs] };
+export const access: Topic = { name: "access", cases: [...checks, ...programs, ...running] };
 export const metadata: Topic = { name: "metadata", cases: attributes };

@@ -22,7 +22,29 @@ const SIZES = [
   "-9223372036854775808",
 ] as const;
 
+/** Past ext4's largest file, and within ours (2^53-1). */
+const LARGE: Case[] = ["999999999999999", "17592186044416"].flatMap((size) =>
+  (["truncate x", "ftruncate f"] as const).map((call): Case => ({
+    name: "a large size",
+    lines: [
+      ...CONTENT,
+      { line: `root ${call} ${size}`, onMount: "ok", because: "ext4's largest file is 16 TiB - 4 KiB" },
+      {
+        line: "root stat x",
+        onMount: `file 0644 0:0 links 1 size ${size}`,
+        because: "the same",
+      },
+      "root truncate x 5",
+      "root stat x",
+      "root pread f 20 0",
+      `root ${call} 9223372036854775807`,
+      "root stat x",
+    ],
+  }))
+);
+
 const truncation: Case[] = [
+  ...LARGE,
   ...pairs(SIZES, ["truncate x", "ftruncate f"] as const).map(([size, call]): Case => ({
     name: "sizes",
     lines: [

@@ -5,6 +5,7 @@ import { access, metadata } from "./access.ts";
 import { allocating, copies, offsets, truncating } from "./data.ts";
 import { linking, removing, specials } from "./links.ts";
 import { locks } from "./locks.ts";
+import { mountPoints } from "./mount_points.ts";
 import { modes, owners, privileges } from "./modes.ts";
 import { opening } from "./opening.ts";
 import { paths } from "./paths.ts";
@@ -36,4 +37,5 @@ export const TOPICS: readonly Topic[] = [
   copies,
   xattrs,
   locks,
+  mountPoints,
 ];

@@ -221,4 +221,124 @@ const later: Case[] = [
   },
 ];
 
-export const opening: Topic = { name: "opening", cases: [...byFlags, ...byPermission, ...later] };
+/** Neither to be read nor to be written, but with both permissions: the kernel's fourth way, for ioctl. */
+const NEITHER = [
+  "3",
+  "3|O_CREAT",
+  "3|O_TRUNC",
+  "3|O_CREAT|O_EXCL",
+  "3|O_DIRECTORY",
+  "3|O_APPEND",
+  "3|O_DIRECT",
+] as const;
+const neither: Case[] = [
+  ...pairs(KINDS, NEITHER).map(([kind, flags]): Case => ({
+    name: `${kind}, ${flags}`,
+    lines: [
+      ...thing(kind),
+      `root open f x ${flags}|O_NONBLOCK 0640`,
+      "root list .",
+      ...(kind === "char" || kind === "block" ? [] : ["root lstat x"]),
+    ],
+  })),
+  ...pairs(CLASSES, BITS).map(([user, bits]) => permitted(user, bits, ["3", "3|O_CREAT", "3|O_TRUNC"])),
+  {
+    name: "a descriptor for neither",
+    lines: [
+      "+root open w x O_RDWR|O_CREAT 0644",
+      "+root write w content",
+      "root open f x 3",
+      "root read f 3",
+      "root write f text",
+      "root ftruncate f 2",
+      "root fallocate f 0 0 100",
+      "root fstat f",
+      "root fsync f",
+      "root fchmod f 0600",
+      "root futimens f 1 2",
+      "root fsetxattr f user.a b 0",
+      "root lseek f 0 SEEK_END",
+      "root lseek f 0 SEEK_DATA",
+      "root flock f LOCK_EX",
+      "root lock f F_SETLK F_RDLCK 0 0",
+      "root mmap f 5 PROT_READ MAP_PRIVATE 0",
+      "root getfl f",
+      "root unlink x",
+      "root fstat f",
+    ],
+  },
+];
+
+/** Types that are no regular files, by permission. */
+const othersByPermission: Case[] = pairs(PERSONS, ["fifo", "dir", "char", "socket"] as const).map(
+  ([[user, bits], type]): Case => ({
+    name: `${user}, ${type} of ${octal(modeFor(user, bits))}`,
+    lines: [
+      ...make(type, "x", "owner"),
+      `+root chmod x ${octal(modeFor(user, bits))}`,
+      "+root open keep x O_PATH",
+      ...[
+        "O_RDONLY|O_NONBLOCK",
+        "O_RDWR",
+        "O_WRONLY|O_NONBLOCK",
+        "O_RDONLY|O_NONBLOCK|O_TRUNC",
+        "O_RDWR|O_TRUNC",
+      ]
+        .flatMap((flags) => [`${user} open f x ${flags}`, "root fstat keep"]),
+    ],
+  }),
+);
+
+const UNNAMED = [
+  "O_RDWR",
+  "O_WRONLY",
+  "O_RDONLY",
+  "O_RDWR|O_EXCL",
+  "O_RDWR|O_CREAT",
+  "O_RDWR|O_TRUNC",
+  "O_RDWR|O_APPEND",
+] as const;
+const unnamed: Case[] = [
+  ...pairs(KINDS, UNNAMED).map(([kind, flags]): Case => ({
+    name: `O_TMPFILE in ${kind}, ${flags}`,
+    lines: [...thing(kind), `root open f x ${flags}|O_TMPFILE 0640`, "root list ."],
+  })),
+  ...PERSONS.map(([user, bits]): Case => ({
+    name: `O_TMPFILE by ${user} in owner's ${octal(modeFor(user, bits))}`,
+    lines: [
+      ...make("dir", "d", "owner"),
+      `+root chmod d ${octal(modeFor(user, bits))}`,
+      `${user} open f d O_RDWR|O_TMPFILE 0640`,
+    ],
+  })),
+  ...pairs(["owner", "member", "other", "root"] as const, [0, 0o644, 0o6777, 0o2745]).map((
+    [user, mode],
+  ): Case => ({
+    name: `what ${user} has made by O_TMPFILE, ${octal(mode)}`,
+    lines: [
+      "+root mkdir d 0777",
+      "+root chown d -1 1005",
+      "+root chmod d 03777",
+      `+${user} open f d O_RDWR|O_TMPFILE ${octal(mode)}`,
+      `${user} fstat f`,
+      `${user} write f text`,
+      `${user} fstat f`,
+      `${user} fchmod f 04755`,
+      `${user} ftruncate f 2`,
+      `${user} fstat f`,
+      "root linkat f EMPTY . x AT_EMPTY_PATH",
+      "root lstat x",
+      "root linkat f EMPTY . y AT_EMPTY_PATH",
+      "root fstat f",
+      "root unlink x",
+      "root unlink y",
+      "root fstat f",
+      "root linkat f EMPTY . z AT_EMPTY_PATH",
+    ],
+  })),
+];
+
+export const opening: Topic = {
+  name: "opening",
+  cases: [...byFlags, ...byPermission, ...othersByPermission, ...later, ...neither, ...unnamed],
+};

@@ -1,6 +1,6 @@
 /** Path resolution: what each call says of paths that are too long, lead nowhere, into files, in circles, or end oddly. */
 
-import { pairs } from "../build.ts";
+import { make, pairs } from "../build.ts";
 import type { Case, Line, Topic } from "../script.ts";
 
 /** Calls with a path at P. */
@@ -61,6 +61,10 @@ function chain(links: number): string[] {
   ];
 }
 
+/** Fifteen directories with names of 255 bytes: what is in the last one may be 255 bytes long up to PATH_MAX. */
+const DEEP = Array.from({ length: 15 }, (_, i) => `+root mkdir ${"{d*255}/".repeat(i + 1)} 0755`);
+const LAST = "{d*255}/".repeat(15);
+
 interface Path {
   readonly path: string;
   readonly setup?: readonly Line[];
@@ -78,6 +82,10 @@ const PATHS: readonly Path[] = [
   { path: "{./*2046}f0", setup: [FILE] },
   { path: "{./*2048}x" },
   { path: "{x*5000}" },
+  { path: `${LAST}{n*255}`, setup: DEEP },
+  { path: `${LAST}{n*255}`, setup: [...DEEP, `+root mknod ${LAST}{n*255} S_IFREG|0644`] },
+  { path: `./${LAST}{n*254}`, setup: DEEP },
+  { path: `${LAST}{n*254}/`, setup: [...DEEP, `+root mkdir ${LAST}{n*254} 0755`] },
   { path: "missing" },
   { path: "missing/x" },
   { path: "missing/" },
@@ -85,7 +93,10 @@ const PATHS: readonly Path[] = [
   { path: "f0/", setup: [FILE] },
   { path: "f0/x", setup: [FILE] },
   { path: "f0/.", setup: [FILE] },
-  { path: "q0/x", setup: ["+root mknod q0 S_IFIFO|0644"] },
+  ...(["fifo", "block", "char", "socket"] as const).map((type) => ({
+    path: "q0/x",
+    setup: make(type, "q0"),
+  })),
   { path: "d0", setup: [DIR] },
   { path: "d0/", setup: [DIR] },
   { path: "d0/.", setup: [DIR] },

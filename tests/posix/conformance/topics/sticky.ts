@@ -1,6 +1,6 @@
 /** Sticky directories: who may remove or replace whose files. */
 
-import { make, octal, pairs, uid } from "../build.ts";
+import { make, octal, pairs, type Type, TYPES, uid } from "../build.ts";
 import type { Case, Topic, User } from "../script.ts";
 
 const ACTORS = ["root", "owner", "member", "other"] as const satisfies readonly User[];
@@ -17,7 +17,7 @@ const CALLS = [
 
 function caseOf(
   call: string,
-  type: "file" | "dir" | "symlink",
+  type: Type,
   mode: number,
   who: readonly [User, User, User],
 ): Case {
@@ -65,7 +65,7 @@ const protectedNames: Case[] = pairs(ACTORS, HOLDERS).flatMap(([actor, owner]) =
 export const sticky: Topic = {
   name: "sticky directories",
   cases: [
-    ...pairs(pairs(CALLS, ["file", "dir", "symlink"] as const), pairs(pairs(ACTORS, HOLDERS), HOLDERS))
+    ...pairs(pairs(CALLS, TYPES), pairs(pairs(ACTORS, HOLDERS), HOLDERS))
       // The kernel looks at neither type nor call but for removing and replacing.
       .filter(([[call, type]]) => type === "file" || /^(REMOVE|rename own)/.test(call))
       .flatMap(([[call, type], [[actor, holder], owner]]) =>

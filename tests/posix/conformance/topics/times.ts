@@ -199,6 +199,132 @@ const EFFECTS: readonly Effect[] = [
   ),
 ];
 
+/** What fails changes nothing: calls of who has no right to, and such as nobody can make. */
+const REFUSED: readonly Line[] = [
+  ...[
+    "chmod d/f 0600",
+    "chown d/f 1004 -1",
+    "chown d/f -1 1004",
+    "truncate d/f 3",
+    "open g d/f O_WRONLY",
+    "open g d/f O_WRONLY|O_TRUNC",
+    "open g d/f O_RDONLY|O_TRUNC",
+    "open g d/new O_RDWR|O_CREAT 0644",
+    "open g d O_RDWR|O_TMPFILE 0644",
+    "link d/f d/g",
+    "link own d/g",
+    "unlink d/f",
+    "rename d/f d/g",
+    "rename d/f own",
+    "rename own d/f",
+    "renameat2 own d/f RENAME_EXCHANGE",
+    "mkdir d/new 0755",
+    "mknod d/new S_IFIFO|0644",
+    "bind d/new",
+    "symlink t d/new",
+    "rmdir d/e",
+    "rename d/e d/g",
+    "rename d/e out",
+    "utimensat d/f 1 2",
+    "utimensat d/f now now",
+    "utimensat d 1 2",
+    "setxattr d/f user.a b 0",
+    "removexattr d/f user.a",
+    "chmod d 0777",
+    "chown d 1004 -1",
+    "open g private O_RDONLY",
+    "list private/x",
+  ].map((call) => `other ${call}`),
+  ...[
+    "link d/f own",
+    "link d/e d/g",
+    "mkdir d/f 0755",
+    "mknod d/f S_IFREG|0644",
+    "symlink t d/f",
+    "bind d/f",
+    "open g d/f O_RDWR|O_CREAT|O_EXCL 0644",
+    "open g d/e O_RDWR",
+    "rmdir d",
+    "rmdir d/f",
+    "unlink d/e",
+    "unlink d/missing",
+    "rename d/e d/f",
+    "rename d/f d/e",
+    "rename . d/e",
+    "rename d d/e/in",
+    "rename own d",
+    "renameat2 own d/f RENAME_NOREPLACE",
+    "truncate d/f -1",
+    "truncate d 0",
+    "chmod d/missing 0600",
+    "utimensat d/f 1.2000000000 3",
+    "setxattr d/f user.a b XATTR_REPLACE",
+    "removexattr d/f user.a",
+    "readlink d/f",
+    "chown d/f 1004 -1",
+    "open g d/f/x O_RDWR|O_CREAT 0644",
+    "mkdir d/{n*256} 0755",
+  ].map((call) => `owner ${call}`),
+];
+
+const refused: Case[] = REFUSED.map((call) => ({
+  name: `${call}, in vain`,
+  lines: [
+    ...make("dir", "d", "owner"),
+    "+owner open f d/f O_RDWR|O_CREAT 0644",
+    "+owner write f content",
+    "+owner close f",
+    "+owner mkdir d/e 0755",
+    "+owner mknod d/e/in S_IFREG|0644",
+    "+owner mkdir private 0700",
+    "+other mknod own S_IFREG|0644",
+    TICK,
+    ...["d", "d/f", "d/e", "own", "."].map((path, i) => `+root snap s${i} ${path}`),
+    TICK,
+    call,
+    TICK,
+    ...["d", "d/f", "d/e", "own", "."].map((path, i) => `root changed s${i} ${path}`),
+  ],
+}));
+
+/** Making, linking, renaming and removing each type: its own times and its directories'. */
+const ofTypes: Case[] = TYPES.flatMap((type): Case[] => {
+  const remove = type === "dir" ? "rmdir" : "unlink";
+  return [
+    ["d/x", "d", "root chmod d/x 0600"],
+    ["d/x", "d", "root lchown d/x 7 8"],
+    ["d/x", "d", "root lchown d/x -1 -1"],
+    ["d/x", "d", "root link d/x d/y"],
+    ["d/x", "d", "root rename d/x d/y", "d/y"],
+    ["d/x", "d", "root rename d/x e/y", "e", "e/y"],
+    ["d/x", "d", "root rename d/x e/over", "e", "e/over"],
+    ["d/x", "e/over", "root renameat2 d/x e/over RENAME_EXCHANGE", "d", "e"],
+    ["d/x", "d", `root ${remove} d/x`],
+    ["e/link", "d", `root ${remove} d/x`],
+    ["e/link", "d", `root rename e/over d/x`, "e"],
+    ["d", "e", ...make(type, "d/new").map((line) => String(line).slice(1))],
+  ].map((words): Case => {
+    const call = words.find((word) => word.startsWith("root "))!;
+    const of = words.filter((word) => word !== call);
+    return {
+      name: `${type}: ${call}`,
+      lines: [
+        "+root mkdir d 0755",
+        "+root mkdir e 0755",
+        ...make(type, "d/x"),
+        ...make(type, "e/over"),
+        "root link d/x e/link",
+        TICK,
+        ...of.map((path, i) => `root snap s${i} ${path}`),
+        TICK,
+        call,
+        TICK,
+        ...of.map((path, i) => `root changed s${i} ${path}`),
+      ],
+    };
+  });
+});
+
 const changes: Case[] = EFFECTS.map(({ setup, calls, of }) => ({
   name: calls.map((call) => String(call).slice("owner ".length)).join(", "),
   lines: [
@@ -368,5 +494,5 @@ const values: Case[] = [
   },
 ];
 
-export const times: Topic = { name: "times", cases: [...changes, ...open] };
+export const times: Topic = { name: "times", cases: [...changes, ...open, ...refused, ...ofTypes] };
 export const settingTimes: Topic = { name: "setting times", cases: [...permissions, ...values] };
