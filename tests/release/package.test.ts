@@ -2,7 +2,8 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { HOST_TARGET, sha256Of } from "../../scripts/release/base_binary.ts";
-import { compile, ROOT } from "../../scripts/release/compile.ts";
+import { ROOT } from "../../scripts/release/compile.ts";
+import { builtExecutable } from "./built.ts";
 import { makeDeb, makeTarball } from "../../scripts/release/package.ts";
 import { freePort } from "../../roles/singlenode/supervisor.ts";
 import { mfs } from "../harness/cluster.ts";
@@ -23,8 +24,7 @@ Deno.test({
   fn: async (t) => {
     const scratch = makeScratch();
     try {
-      const executable = `${scratch}/mfs`;
-      await compile({ target: HOST_TARGET, output: executable });
+      const executable = await builtExecutable(scratch);
       const make = async (version: string, name: string) => {
         const output = `${scratch}/${name}`;
         await Deno.mkdir(output);

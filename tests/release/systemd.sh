@@ -21,7 +21,7 @@ mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup" || exit 77
 touch "$root/said" && mount --bind "$dir/said" "$root/said"
 cp "$deb" "$root/run/mfs.deb"
 cp "$here/systemd_inside.sh" "$root/run/inside.sh"
-chroot "$root" dpkg -i /run/mfs.deb >/dev/null 2>&1 || exit 77
+chroot "$root" dpkg -i /run/mfs.deb </dev/null >"$dir/dpkg.log" 2>&1 || { cat "$dir/dpkg.log" >&2; exit 1; }
 : >"$root/etc/fstab"
 for unit in mfs-nameserver mfs-dataserver mfs-mount@; do
   mkdir -p "$root/etc/systemd/system/$unit.service.d"

@@ -2,7 +2,7 @@
 
 import { assertEquals, assertMatch } from "@std/assert";
 import { HOST_TARGET } from "../../scripts/release/base_binary.ts";
-import { compile } from "../../scripts/release/compile.ts";
+import { builtExecutable } from "./built.ts";
 import { makeDeb } from "../../scripts/release/package.ts";
 import { run } from "../harness/command.ts";
 import { makeScratch, removeScratch } from "../harness/scratch.ts";
@@ -27,8 +27,7 @@ Deno.test({
   fn: async () => {
     const scratch = makeScratch();
     try {
-      const of = { executable: `${scratch}/mfs`, target: HOST_TARGET, output: scratch };
-      await compile({ target: HOST_TARGET, output: of.executable });
+      const of = { executable: await builtExecutable(scratch), target: HOST_TARGET, output: scratch };
       const deb = await makeDeb({ ...of, version: "0.1.0", epoch: 1_700_000_000, compression: "none" });
       await Deno.mkdir(`${scratch}/machine`);
       const namespaces = ["-m", "-p", "-f", "-C", "-u", "-i", "--kill-child"];
@@ -45,6 +44,7 @@ Deno.test({
         console.log(`skipped: no systemd can be booted in namespaces here: ${stderr.trim()}`);
         return;
       }
+      assertEquals([code === 1, stderr], [false, ""], "systemd was not reached");
       check(await Deno.readTextFile(`${scratch}/machine/said`));
     } finally {
       await removeScratch(scratch);
