@@ -85,8 +85,10 @@ function health(status: StatusReply): string {
   if (status.missing > 0) problems.push(`${status.missing} blocks missing`);
   if (status.underReplicated > 0) problems.push(`${status.underReplicated} blocks under-replicated`);
   if (status.misplaced > 0) problems.push(`${status.misplaced} blocks misplaced`);
-  if (status.pendingDeletions > 0) problems.push(`${status.pendingDeletions} deletions pending`);
-  return problems.length === 0 ? "good: 0 under-replicated, 0 missing" : problems.join(", ");
+  // Work like any other: of a server that is away they wait until it is back, if it ever is.
+  const deletions = status.pendingDeletions === 0 ? "" : `; ${status.pendingDeletions} deletions pending`;
+  const found = problems.length === 0 ? "good: 0 under-replicated, 0 missing" : problems.join(", ");
+  return found + deletions;
 }
 
 function repair({ waiting, running, walking, copied, copiedBytes, failed }: RepairStatus): string {
