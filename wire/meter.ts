@@ -1,5 +1,6 @@
 /** Handlers whose requests are counted and timed, whichever way they come. */
 
+import type { Clock } from "../base/clock.ts";
 import { OperationMeter } from "../base/metrics.ts";
 import type { CallContext, HandlerTable, Service } from "./service.ts";
 
@@ -14,18 +15,18 @@ export function requestMeter(...services: readonly Pick<Service, "methods">[]): 
   return new OperationMeter("mfs_request", (op) => names.get(op) ?? `operation ${op}`, 176);
 }
 
-export function metered(handlers: HandlerTable, meter: OperationMeter): HandlerTable {
+export function metered(handlers: HandlerTable, meter: OperationMeter, clock: Clock): HandlerTable {
   const table = new Map<number, (request: unknown, context: CallContext) => unknown>();
   for (const [op, handler] of handlers) {
     table.set(op, (request, context) => {
-      const startMs = performance.now();
+      const startMs = clock.monotonicMs();
       const bytesIn = bytesOf(request);
       const done = (answer: unknown) => {
-        meter.note(op, performance.now() - startMs, false, bytesIn, bytesOf(answer));
+        meter.note(op, clock.monotonicMs() - startMs, false, bytesIn, bytesOf(answer));
         return answer;
       };
       const failed = (error: unknown) => {
-        meter.note(op, performance.now() - startMs, true, bytesIn);
+        meter.note(op, clock.monotonicMs() - startMs, true, bytesIn);
         throw error;
       };
       let answer: unknown;

@@ -158,7 +158,7 @@ class RunningDataserver implements Dataserver {
     this.#pool = new ChannelPool(dialer, clusterId, `dataserver ${options.host}`, clock);
     this.#copies = new Copies(this.#pool, clock);
     this.#inspection = new Inspection(clock);
-    const handlers = metered(blockHandlers((id) => volumes.find(id), this.#pool), this.#meter);
+    const handlers = metered(blockHandlers((id) => volumes.find(id), this.#pool), this.#meter, clock);
     this.localServer = { role: "dataserver", clusterId, handlers };
     this.#server = (options.serve ?? serve)(options.listen ?? "127.0.0.1:0", { ...this.localServer, log });
     this.address = reachableAddress(this.#server.address, options.host);

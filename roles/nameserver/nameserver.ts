@@ -237,7 +237,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     const localServer: LocalServer = {
       role: "nameserver",
       clusterId: () => clusterId,
-      handlers: metered(handlers, meter),
+      handlers: metered(handlers, meter, clock),
     };
     const server = (options.serve ?? serve)(options.listen, { ...localServer, log });
     options.processDialer?.announce(server.address, localServer);
