@@ -110,6 +110,7 @@ export const HTTP_LISTEN = {
   nameserver: "127.0.0.1:7480",
   dataserver: "127.0.0.1:7481",
   mount: "127.0.0.1:7482",
+  singlenode: "127.0.0.1:7480",
 } as const;
 
 export function withHttp(target: Command): Command {

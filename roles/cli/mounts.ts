@@ -2,7 +2,8 @@
 
 import type { Command } from "commander";
 import { RoleSettings } from "../admin/config.ts";
-import { printLine, serveUntilStopped } from "../admin/process.ts";
+import type { Singlenode } from "../singlenode/singlenode.ts";
+import { printLine, serveUntilStopped, UsageError } from "../admin/process.ts";
 import { NOBODY, type UserIds } from "../admin/units.ts";
 import {
   address,
@@ -67,7 +68,10 @@ withHttp(withConfig(withLog(withMountOptions(command(
       const options = { ...flags, o };
       const { Assembly, checkMountOptions } = await import("../singlenode/assembly.ts");
       await usage(() => checkMountOptions(o));
-      if (options.foreground !== true) return await mountInBackground(nameserver, mountpoint, options);
+      if (options.foreground !== true) {
+        const isLevelGiven = self.getOptionValueSource("logLevel") === "cli";
+        return await mountInBackground(nameserver, mountpoint, options, isLevelGiven);
+      }
       const log = logOf("mfs", flags, self);
       const reload = reloadOf(settings, ["logLevel"], log);
       await serveUntilStopped("mount", log, async (signal) => {
@@ -89,7 +93,13 @@ interface MountFlags extends LogFlags, MountOptionFlags {
   readonly rack: string;
 }
 
-async function mountInBackground(nameserver: string, mountpoint: string, flags: MountFlags): Promise<void> {
+/** `isLevelGiven`: by a flag; otherwise the other process finds the level by itself, also when it is told to look again. */
+async function mountInBackground(
+  nameserver: string,
+  mountpoint: string,
+  flags: MountFlags,
+  isLevelGiven: boolean,
+): Promise<void> {
   const { absolutePath, startInBackground, stateDirectory } = await import("../admin/self.ts");
   const logFile = flags.logFile === undefined
     ? `${stateDirectory()}/${MOUNT_LOG}`
@@ -97,7 +107,8 @@ async function mountInBackground(nameserver: string, mountpoint: string, flags: 
   const started = await startInBackground([
     ...["mount", nameserver, absolutePath(mountpoint), "--foreground"],
     ...["--host", flags.host, "--rack", flags.rack],
-    ...["--log-file", logFile, "--log-level", flags.logLevel, ...flags.logJson ? ["--log-json"] : []],
+    ...["--log-file", logFile, ...flags.logJson ? ["--log-json"] : []],
+    ...isLevelGiven ? ["--log-level", flags.logLevel] : [],
     ...flags.o ? ["-o", flags.o] : [],
     ...flags.http === undefined ? [] : ["--http", flags.http],
     ...flags.config === undefined ? [] : ["--config", absolutePath(flags.config)],
@@ -118,14 +129,14 @@ command("umount", "Unmounts a MaggieFS mount of this machine.", "mfs umount /mnt
     await umount(mountpoint, { lazy: options.lazy === true });
   });
 
-withLog(
+withHttp(withLog(
   withMountOptions(command(
     "singlenode",
     "Runs a whole cluster on this machine and mounts it, until Ctrl-C.",
     "mfs singlenode /tmp/mfs",
   )),
   "warn",
-)
+))
   .argument("[mountpoint]", "where to mount; made when missing; default: mnt under the directory")
   .option("--dataservers <n>", "dataservers (default: 3, or what the directory has)", integer(1, 64))
   .option(
@@ -146,20 +157,33 @@ withLog(
         dir?: string;
         processes?: boolean;
         listen?: string;
+        http?: string;
       }
     >();
     const mountOptions = mountOptionsOf(options);
     const { checkMountOptions } = await import("../singlenode/assembly.ts");
     await usage(() => checkMountOptions(mountOptions));
+    if (processes && options.http !== undefined && options.http !== "off") {
+      throw new UsageError("--http shows the roles of one process, so it does not go with --processes");
+    }
     const { describe, startSinglenode } = await import("../singlenode/singlenode.ts");
     const log = logOf("mfs", options);
     const logFlags = ["--log-level", options.logLevel, ...options.logJson ? ["--log-json"] : []];
     const place = mountpoint === undefined ? {} : { mountpoint };
     await serveUntilStopped("singlenode", log, async (signal) => {
       const settings = { ...options, ...place, replication, processes, mountOptions, logFlags, log, signal };
+      const started: { singlenode?: Singlenode } = {};
+      const page = await serveHttp(
+        "singlenode",
+        processes ? "off" : options.http,
+        log,
+        () => started.singlenode!.metrics(),
+        () => started.singlenode !== undefined,
+      );
       const singlenode = await startSinglenode(settings);
+      started.singlenode = singlenode;
       printLine(describe(singlenode, replication, programName()));
-      return singlenode;
+      return { ...singlenode, stop: () => stopBoth(page, singlenode) };
     });
   });
 

@@ -15,7 +15,11 @@ export function dataserverMetrics(figures: DataserverFigures): readonly Metric[]
   const ofVolumes = (value: (volume: VolumeStats) => number): Sample[] =>
     volumes.map((volume) => ({ labels: { host, volume: volume.volume }, value: value(volume) }));
   return [
-    ...meter.metrics("requests to a dataserver"),
+    // Dataservers that share a process share its page.
+    ...meter.metrics("requests to a dataserver").map((metric) => ({
+      ...metric,
+      samples: metric.samples.map((sample) => ({ ...sample, labels: { host, ...sample.labels } })),
+    })),
     gauge(
       "mfs_store_total_bytes",
       "Size of the disk of a volume.",

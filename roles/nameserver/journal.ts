@@ -15,6 +15,7 @@
 import { ClassicLevel } from "classic-level";
 import { bytesKey } from "../../base/bytes.ts";
 import * as libc from "../../base/libc.ts";
+import { gauge, type Metric, OperationMeter } from "../../base/metrics.ts";
 import { FsError } from "../../wire/errno.ts";
 import type { Key } from "./keys.ts";
 import { LogFiles } from "./log_files.ts";
@@ -50,6 +51,8 @@ export interface Journal {
   scan(range: readonly [Key, Key], limit: number): Promise<readonly (readonly [Uint8Array, Value])[]>;
   /** What is written now. While it is open, what it shows takes room on the disk also when it is deleted. */
   snapshot(): JournalSnapshot;
+  /** What it has written, and how long that took. */
+  metrics?(): readonly Metric[];
   close(): Promise<void>;
 }
 
@@ -72,6 +75,7 @@ export type Level =
   & Pick<ClassicLevel<Uint8Array, Uint8Array>, "getSync" | "iterator" | "snapshot" | "close">
   & {
     batch(operations: BatchOperation[], options: { readonly sync: boolean }): Promise<void>;
+    getProperty?(name: string): string;
   };
 
 export type BatchOperation =
@@ -97,6 +101,12 @@ export interface LevelJournalOptions {
   readonly writeBufferBytes?: number;
 }
 
+/** leveldb/db/dbformat.h: kNumLevels. */
+const LEVELS = 7;
+/** Groups of batches, as the meter numbers them. */
+const WRITE = 0;
+const SYNC = 1;
+
 /** Databases that this process has open: a second one would take LevelDB's lock of the first away. */
 const openPaths = new Set<string>();
 
@@ -114,6 +124,7 @@ export class LevelJournal implements Journal {
   #waiters: Waiter[] = [];
   #running: Promise<void> | null = null;
   #failure: FsError | null = null;
+  readonly #meter = new OperationMeter("mfs_journal", (op) => op === SYNC ? "sync" : "write", 2);
 
   /** On a database that is open, and that a power cut does not reach; `open` for one in a directory. */
   constructor(level: Level, onFailure: (error: FsError) => void, path?: string) {
@@ -229,6 +240,22 @@ export class LevelJournal implements Journal {
     });
   }
 
+  metrics(): readonly Metric[] {
+    const property = (name: string) => Number(this.#level.getProperty?.(`leveldb.${name}`) ?? 0);
+    return [
+      ...this.#meter.metrics("groups of changes written to LevelDB's log"),
+      gauge("mfs_leveldb_memory_bytes", "Memory of LevelDB.", property("approximate-memory-usage")),
+      gauge(
+        "mfs_leveldb_files",
+        "Tables of LevelDB, by level.",
+        Array.from({ length: LEVELS }, (_, level) => ({
+          labels: { level },
+          value: property(`num-files-at-level${level}`),
+        })),
+      ),
+    ];
+  }
+
   /** Writes group after group until nothing is pending and nobody waits. Never rejects. */
   async #run(): Promise<void> {
     try {
@@ -248,6 +275,7 @@ export class LevelJournal implements Journal {
         if (operations.length === 0) {
           operations.push({ type: "put", key: MARKER, value: MARKER });
         }
+        const startMs = performance.now();
         await this.#level.batch(operations, { sync });
         this.#logs?.wrote(sync);
         this.#writing = null;
@@ -256,6 +284,7 @@ export class LevelJournal implements Journal {
           await this.#logs?.syncOthers();
           this.#durablePosition = position;
         }
+        this.#meter.note(sync ? SYNC : WRITE, performance.now() - startMs, false);
         this.#wake();
       }
     } catch (error) {

@@ -269,6 +269,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     const metrics = async () => [
       ...meter.metrics("requests to the nameserver"),
       ...nameserverMetrics(await status.report()),
+      ...journal.metrics?.() ?? [],
     ];
     return { address: server.address, clusterId, localServer, metrics, stop, [Symbol.asyncDispose]: stop };
   } catch (error) {

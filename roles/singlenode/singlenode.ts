@@ -5,6 +5,7 @@
  */
 
 import type { Logger } from "../../base/log.ts";
+import type { Metric } from "../../base/metrics.ts";
 import { FsError } from "../../wire/errno.ts";
 import { Assembly } from "./assembly.ts";
 import { type Layout, openLayout } from "./layout.ts";
@@ -49,6 +50,8 @@ export interface Singlenode {
   readonly ended: Promise<void>;
   /** Resolves when a role of this process can no longer serve. */
   readonly failed?: Promise<Error>;
+  /** Of the roles of this process. */
+  metrics(): Promise<readonly Metric[]>;
   stop(): Promise<void>;
 }
 
@@ -56,6 +59,7 @@ interface Running {
   readonly nameserver: string;
   readonly ended: Promise<void>;
   readonly failed?: Promise<Error>;
+  metrics?(): Promise<readonly Metric[]>;
   stop(): Promise<void>;
 }
 
@@ -80,6 +84,7 @@ export async function startSinglenode(options: SinglenodeOptions): Promise<Singl
       volumes: dataservers.flat().length,
       ended: running.ended,
       ...(running.failed === undefined ? {} : { failed: running.failed }),
+      metrics: () => running.metrics?.() ?? Promise.resolve([]),
       stop: async () => {
         try {
           await running.stop();
@@ -130,7 +135,13 @@ function startHere(layout: Layout, options: SinglenodeOptions): Promise<Running>
       options: options.mountOptions,
       createMountpoint: true,
     });
-    return { nameserver, ended: mount.ended, failed: assembly.failed, stop: () => assembly.stop() };
+    return {
+      nameserver,
+      ended: mount.ended,
+      failed: assembly.failed,
+      metrics: () => assembly.metrics(),
+      stop: () => assembly.stop(),
+    };
   });
 }
 

@@ -193,6 +193,35 @@ test("SIGHUP reads the file again: what can change does, the rest is named, a wr
     await server.stop();
   }));
 
+Deno.test({
+  name: "command line: SIGHUP reads the log level again also for a mount in the background",
+  ignore: Deno.uid() !== 0,
+  sanitizeOps: false,
+  sanitizeResources: false,
+  fn: () =>
+    withScratch(async (dir) => {
+      assertEquals((await mfs(["format", "--dir", `${dir}/ns`])).code, 0);
+      const address = `127.0.0.1:${freePort("127.0.0.1")}`;
+      const server = await MfsProcess.start(["nameserver", "--dir", `${dir}/ns`, "--listen", address]);
+      const [file, log, mountpoint] = [`${dir}/mount.toml`, `${dir}/log`, `${dir}/mnt`];
+      Deno.mkdirSync(mountpoint);
+      try {
+        Deno.writeTextFileSync(file, 'log-level = "info"\n');
+        const flags = ["--config", file, "--log-file", log, "--http", "off"];
+        const { stdout, stderr } = await mfs(["mount", address, mountpoint, ...flags]);
+        const [, pid] = /by process (\d+)/.exec(stdout) ?? [];
+        assert(pid !== undefined, stderr);
+        Deno.writeTextFileSync(file, 'log-level = "debug"\n');
+        Deno.kill(Number(pid), "SIGHUP");
+        const expected = /read again .*changed=log-level/;
+        await eventually(10_000, String(expected), () => expected.test(Deno.readTextFileSync(log)));
+      } finally {
+        await mfs(["umount", mountpoint]);
+        await server.stop();
+      }
+    }),
+});
+
 test("`mfs config` prints a file that is right, as it is and with all of it switched on", () =>
   withScratch(async (dir) => {
     for (const role of ["nameserver", "dataserver", "mount"]) {

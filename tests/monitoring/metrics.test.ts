@@ -1,6 +1,8 @@
 /** What roles show over HTTP: on a real cluster every metric that the alerts and the dashboard name, in Prometheus' format. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { createLogger } from "../../base/log.ts";
+import { startMetricsServer } from "../../roles/admin/metrics_server.ts";
 import { freePort } from "../../roles/singlenode/supervisor.ts";
 import { eventually, hasProgram, run } from "../harness/command.ts";
 import { mfs } from "../harness/cluster.ts";
@@ -77,6 +79,8 @@ Deno.test({
       const [ofNameserver, ofDataserver, ofMount] = texts.map(samplesOf);
       assertEquals(ofNameserver!.get("mfs_namespace_inodes"), 2);
       assertEquals(sumOf(ofNameserver!, /^mfs_dataserver_up\{/), 1);
+      assert(sumOf(ofNameserver!, /^mfs_journal_duration_seconds_count\{/) > 0);
+      assert(ofNameserver!.get("mfs_leveldb_memory_bytes")! > 0);
       assertEquals(sumOf(ofDataserver!, /^mfs_store_used_bytes\{/), data);
       assertEquals(sumOf(ofDataserver!, /^mfs_request_bytes_total\{.*direction="in"/), data);
       assertEquals(sumOf(ofMount!, /^mfs_mount_written_bytes_total\{/), data);
@@ -139,4 +143,47 @@ Deno.test({
       await removeScratch(scratch);
     }
   },
+});
+
+Deno.test({
+  name: "metrics: roles of one process are on one page, each figure once",
+  ...options,
+  async fn() {
+    const scratch = makeScratch();
+    const http = `127.0.0.1:${freePort("127.0.0.1")}`;
+    const cluster = await MfsProcess.start(["singlenode", `${scratch}/mnt`, "--http", http]);
+    try {
+      const work = await run("sh", ["-c", `head -c 300000 /dev/zero > ${scratch}/mnt/a`], {
+        timeoutMs: 30_000,
+      });
+      assertEquals(work.code, 0, work.stderr);
+      const samples = samplesOf((await page(http, "/metrics")).text);
+      assertEquals(sumOf(samples, /^mfs_store_registered\{/), 3);
+      assertEquals(sumOf(samples, /^mfs_request_bytes_total\{host=.*direction="in"/), 600_000);
+      assertEquals(sumOf(samples, /^mfs_mount_written_bytes_total\{/), 300_000);
+      assertEquals(samples.get("mfs_namespace_inodes"), 2);
+    } finally {
+      await cluster.stop();
+      await removeScratch(scratch);
+    }
+  },
+});
+
+Deno.test("metrics: where the usual port is taken there is no page, and the log says so", () => {
+  const taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const lines: string[] = [];
+  try {
+    const server = startMetricsServer({
+      listen: `127.0.0.1:${taken.addr.port}`,
+      isWanted: false,
+      log: createLogger("test", { json: false, level: "info", write: (line) => lines.push(line) }),
+      metrics: () => Promise.resolve([]),
+      isReady: () => true,
+    });
+    assertEquals(server, undefined);
+    assertEquals(lines.length, 1);
+    assertMatch(lines[0]!, /no metrics: the port is taken/);
+  } finally {
+    taken.close();
+  }
 });
