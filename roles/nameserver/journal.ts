@@ -14,6 +14,7 @@
 
 import { ClassicLevel } from "classic-level";
 import { bytesKey } from "../../base/bytes.ts";
+import { type Clock, systemClock } from "../../base/clock.ts";
 import * as libc from "../../base/libc.ts";
 import { gauge, type Metric, OperationMeter } from "../../base/metrics.ts";
 import { FsError } from "../../wire/errno.ts";
@@ -115,6 +116,7 @@ export class LevelJournal implements Journal {
   readonly #level: Level;
   readonly #logs: LogFiles | undefined;
   readonly #onFailure: (error: FsError) => void;
+  readonly #clock: Clock;
   #pending: Overlay = new Map();
   #writing: Overlay | null = null;
   #position = 0;
@@ -127,7 +129,13 @@ export class LevelJournal implements Journal {
   readonly #meter = new OperationMeter("mfs_journal", (op) => op === SYNC ? "sync" : "write", 2);
 
   /** On a database that is open, and that a power cut does not reach; `open` for one in a directory. */
-  constructor(level: Level, onFailure: (error: FsError) => void, path?: string) {
+  constructor(
+    level: Level,
+    onFailure: (error: FsError) => void,
+    path?: string,
+    clock: Clock = systemClock,
+  ) {
+    this.#clock = clock;
     this.#path = path;
     this.#level = level;
     this.#logs = path === undefined ? undefined : new LogFiles(path);
@@ -275,7 +283,7 @@ export class LevelJournal implements Journal {
         if (operations.length === 0) {
           operations.push({ type: "put", key: MARKER, value: MARKER });
         }
-        const startMs = performance.now();
+        const startMs = this.#clock.monotonicMs();
         await this.#level.batch(operations, { sync });
         this.#logs?.wrote(sync);
         this.#writing = null;
@@ -284,7 +292,7 @@ export class LevelJournal implements Journal {
           await this.#logs?.syncOthers();
           this.#durablePosition = position;
         }
-        this.#meter.note(sync ? SYNC : WRITE, performance.now() - startMs, false);
+        this.#meter.note(sync ? SYNC : WRITE, this.#clock.monotonicMs() - startMs, false);
         this.#wake();
       }
     } catch (error) {

@@ -150,7 +150,7 @@ export class Cluster {
   async start(): Promise<void> {
     const life = new Life(this.simulation, "n");
     const format = async () => {
-      const journal = new LevelJournal(this.level.open(life), () => {});
+      const journal = new LevelJournal(this.level.open(life), () => {}, undefined, life.clock);
       const namespace = await Namespace.load(journal, life.clock);
       await namespace.change((tx) => makeRoot(tx, 0, { uid: 0, gid: 0 }), true);
     };
@@ -179,8 +179,12 @@ export class Cluster {
         Promise.resolve({
           clusterId: "simulated",
           mounting: `boot ${this.level.boots}`,
-          journal: new LevelJournal(this.level.open(life), (error) =>
-            this.problems.push(`n: ${error.message}`)),
+          journal: new LevelJournal(
+            this.level.open(life),
+            (error) => this.problems.push(`n: ${error.message}`),
+            undefined,
+            life.clock,
+          ),
         }),
       serve: this.network.serveFor(life),
       replication: this.options.replication,
