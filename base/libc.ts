@@ -73,6 +73,7 @@ const library = Deno.dlopen("libc.so.6", {
   statvfs: { parameters: ["buffer", "buffer"], result: "i32" },
   geteuid: { parameters: [], result: "u32" },
   getegid: { parameters: [], result: "u32" },
+  setsid: { parameters: [], result: "i32" },
   clock_gettime: { parameters: ["i32", "buffer"], result: "i32" },
   malloc_trim: { parameters: ["usize"], result: "i32" },
 });
@@ -498,6 +499,11 @@ export function connectUnix(path: string, type: number = SOCK_STREAM): number {
   const result = checked(libc.connect(fd, address, isAbstract ? 2 + name.length : address.length));
   if (result < 0) close(fd);
   return result < 0 ? result : fd;
+}
+
+/** setsid(2): this process leads a session and a process group of its own from now on. Its id, or -errno. */
+export function setsid(): number {
+  return checked(libc.setsid());
 }
 
 const CLOCK_MONOTONIC = 1;

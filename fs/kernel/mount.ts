@@ -164,12 +164,12 @@ async function checkedMountpoint(options: MountOptions): Promise<string> {
   const fail = (errno: ErrnoName, message: string, cause?: unknown): never => {
     throw new FsError(errno, message, { op: "mount", cause });
   };
-  if (!options.allowNonEmpty && await findMount(given) !== undefined) {
+  if (!options.allowNonEmpty && await isTaken(given)) {
     fail("EBUSY", `${given} is already a mount point`);
   }
   try {
     const mountpoint = await withinProbeTime(Deno.realPath(given), given);
-    if (!options.allowNonEmpty && mountpoint !== given && await findMount(mountpoint) !== undefined) {
+    if (!options.allowNonEmpty && mountpoint !== given && await isTaken(mountpoint)) {
       fail("EBUSY", `${given} is already a mount point (${mountpoint})`);
     }
     const info = await withinProbeTime(Deno.stat(mountpoint), given);
@@ -186,6 +186,12 @@ async function checkedMountpoint(options: MountOptions): Promise<string> {
     }
     return fail("EACCES", `${given} cannot be examined: ${(error as Error).message}`, error);
   }
+}
+
+/** Something is mounted there, other than what an automounter puts where it will have something mounted. */
+async function isTaken(path: string): Promise<boolean> {
+  const mount = await findMount(path);
+  return mount !== undefined && mount.type !== "autofs";
 }
 
 async function isEmptyDirectory(directory: string): Promise<boolean> {

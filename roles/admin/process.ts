@@ -31,6 +31,9 @@ const TRIM_ROUNDS = 10;
 /** Less is not worth the look. */
 const TRIM_BYTES_MIN = 8 * 1024 * 1024;
 
+/** In the environment of a process that is to leave the session in which it was started once it is ready. */
+export const OWN_SESSION = "MFS_OWN_SESSION";
+
 /** Wrong arguments or configuration: exit code 2. */
 export class UsageError extends Error {
   override readonly name = "UsageError";
@@ -209,6 +212,7 @@ export async function serveUntilStopped(
     service = await withinMs(START_AFTER_STOP_MS_MAX, starting).catch(() => undefined);
     if (service === undefined) Deno.exit(0);
   } else {
+    await leaveSession();
     printLine("ready");
     manager?.ready("Serving");
     void trimMemoryWhenIdle();
@@ -234,6 +238,14 @@ export async function serveUntilStopped(
   if (failure !== undefined) exitWith(what, failure);
   log.info("stopped", { ms: Math.round(performance.now() - startedMs) });
   Deno.exit(0);
+}
+
+/** A process in the background has its own session from when it is ready (self.ts). */
+async function leaveSession(): Promise<void> {
+  if (Deno.env.get(OWN_SESSION) !== "1") return;
+  Deno.env.delete(OWN_SESSION);
+  const { setsid } = await import("../../base/libc.ts");
+  setsid();
 }
 
 /** Undefined: nobody wants to know, which is the rule, and then nothing is loaded for it. */

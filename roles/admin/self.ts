@@ -3,7 +3,7 @@
  * process in the background, which outlives the command that started it.
  */
 
-import { messageOf } from "./process.ts";
+import { messageOf, OWN_SESSION } from "./process.ts";
 
 export interface SelfCommand {
   readonly program: string;
@@ -36,21 +36,21 @@ export type Started =
   | { readonly ready: false; readonly code: number; readonly message: string };
 
 /**
- * Runs this program in a session of its own and waits until it says `ready` or ends. Afterwards nothing ties it
- * to this process.
+ * Runs this program and waits until it says `ready`, when it is in a session of its own, or ends. Afterwards nothing ties
+ * it to this process. Until then it is in our process group: what an automounter starts is known by that to be let
+ * through to the mount point, where everybody else waits for the mount.
  */
 export async function startInBackground(args: readonly string[]): Promise<Started> {
   const { program, env } = selfCommand();
   const child = new Deno.Command(program, {
     args: [...args],
     // A service manager waits for the process that it has started, not for this one.
-    env: { ...env, NOTIFY_SOCKET: "", WATCHDOG_USEC: "" },
+    env: { ...env, NOTIFY_SOCKET: "", WATCHDOG_USEC: "", [OWN_SESSION]: "1" },
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
     // It must not hold the directory that it happened to be started in.
     cwd: "/",
-    detached: true,
   }).spawn();
   child.unref();
   const stderr = collect(child.stderr);

@@ -100,6 +100,24 @@ test("a nameserver says when it serves, lives, hangs no more and stops", (scratc
     assertMatch(manager.messages.find((text) => text.includes("STOPPING"))!, /^STATUS=Stopping: SIGTERM$/m);
   }));
 
+test("a nameserver that reads its configuration again says so, and that it serves on", (scratch) =>
+  withManager(`${scratch}/notify`, async (manager) => {
+    await Deno.writeTextFile(`${scratch}/config`, 'log-level = "info"\n');
+    const server = await MfsProcess.start(
+      [...await format(scratch), "--config", `${scratch}/config`],
+      // A child of a supervisor is told by that what to do, and takes no hang-up.
+      { NOTIFY_SOCKET: `${scratch}/notify`, MFS_EXIT_ON_STDIN_EOF: "" },
+    );
+    await eventually(5_000, "READY", () => manager.count("READY=1") === 1);
+    Deno.kill(server.pid, "SIGHUP");
+    await eventually(5_000, "READY again", () => manager.count("READY=1") === 2);
+    const [reloading, ready] = manager.messages.slice(-2);
+    assertMatch(reloading!, /^RELOADING=1\nMONOTONIC_USEC=\d+\n/);
+    assertMatch(ready!, /^READY=1\n/);
+    await server.stop();
+    assertEquals(manager.count("STOPPING=1"), 1);
+  }));
+
 test("the watchdog is asked at half of its time", (scratch) =>
   withManager(`${scratch}/notify`, async (manager) => {
     const server = await MfsProcess.start(await format(scratch), watched(`${scratch}/notify`));

@@ -19,6 +19,9 @@ mount --rbind /dev "$root/dev"
 mount -t sysfs sysfs "$root/sys" || exit 77
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup" || exit 77
 touch "$root/said" && mount --bind "$dir/said" "$root/said"
+# What this machine may have of it is not what is tried; a directory of root's must not be in the way.
+rm -rf "$root/etc/mfs" "$root/var/lib/mfs" "$root/var/cache/mfs"
+mkdir "$root/var/lib/mfs"
 cp "$deb" "$root/run/mfs.deb"
 cp "$here/systemd_inside.sh" "$root/run/inside.sh"
 chroot "$root" dpkg -i /run/mfs.deb </dev/null >"$dir/dpkg.log" 2>&1 || { cat "$dir/dpkg.log" >&2; exit 1; }

@@ -64,9 +64,24 @@ function check(text: string): void {
     answers(`state_${unit}`, serving);
     answers(`reloaded_${unit}`, serving);
   }
-  for (const done of ["mounted", "copy", "diff", "write", "reload", "after_hung", "stop", "failed"]) {
+  for (
+    const done of [
+      "mounted",
+      "copy",
+      "diff",
+      "write",
+      "reload",
+      "automount",
+      "automounted",
+      "after_hung",
+      "stop",
+      "failed",
+    ]
+  ) {
     answers(done, /^0 \|$/);
   }
+  answers("automount_state", /^0 active\|$/);
+  answers("automount_stop", /^0 /);
   answers("user", /^0 mfs\|mfs\|$/);
   answers("hung", /NRestarts=1\|/);
   answers("hung", /ActiveState=active\|/);

@@ -25,6 +25,15 @@ look user stat -c '%U' "/proc/$(pid mfs-nameserver)" "/proc/$(pid mfs-dataserver
 look reload systemctl reload mfs-nameserver mfs-dataserver mfs-mount@mnt-data
 for unit in mfs-nameserver mfs-dataserver mfs-mount@mnt-data; do look "reloaded_$unit" state "$unit"; done
 
+# An automounter lets only its own process group through to the mount point, until something is mounted there.
+mkdir -p /mnt/auto
+echo '127.0.0.1:7400 /mnt/auto mfs noauto,x-systemd.automount,_netdev,nofail 0 0' >>/etc/fstab
+systemctl daemon-reload
+look automount systemctl start mnt-auto.automount
+look automounted timeout 20 diff -r /usr/share/doc/bash /mnt/auto/bash
+look automount_state systemctl show -p ActiveState --value mnt-auto.mount
+look automount_stop systemctl stop mnt-auto.automount mnt-auto.mount
+
 before=$(pid mfs-nameserver)
 kill -STOP "$before"
 for _ in $(seq 100); do
