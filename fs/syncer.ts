@@ -8,7 +8,7 @@
 
 import type { Logger } from "../base/log.ts";
 import { FsError } from "../wire/errno.ts";
-import type { BlockId } from "../wire/ids.ts";
+import type { BlockId, InodeId } from "../wire/ids.ts";
 import type { Block } from "../wire/messages/inode.ts";
 import { type Blocks, isDropped, SYNC_TIMEOUT_MS } from "./blocks.ts";
 import type { OpenFile } from "./inode.ts";
@@ -20,6 +20,8 @@ const SYNCS_AT_ONCE = 32;
 export interface SyncerOptions {
   readonly blocks: Blocks;
   readonly reports: Reports;
+  /** Asks how the inode is now; who has written to it elsewhere reports that first. */
+  readonly look: (ino: InodeId) => Promise<void>;
   readonly log: Logger;
 }
 
@@ -46,6 +48,8 @@ export class Syncer {
     const reported = isFound && !hasAll() ? this.#options.reports.commit(file, true, last) : undefined;
     reported?.catch(() => {}); // it may fail while something else does; that is told below
     await file.settled(0, Infinity);
+    // Without a lease what is known of its size may be from before it grew elsewhere.
+    if (inode.lease === "none") await this.#options.look(file.ino);
     const { grants } = inode;
     const ours = new Map(file.unsynced);
     if (file.restSyncedAt !== grants || inode.lease === "none") {

@@ -15,7 +15,7 @@ import { concatBytes, copyBytes } from "../base/bytes.ts";
 import type { Clock } from "../base/clock.ts";
 import { asFsError, FsError, isErrno } from "../wire/errno.ts";
 import { decodeError } from "../wire/error_message.ts";
-import type { BlockId, Generation } from "../wire/ids.ts";
+import type { BlockId, Generation, InodeId } from "../wire/ids.ts";
 import type { ChainReply, RangeChange } from "../wire/messages/dataserver.ts";
 import type { Block } from "../wire/messages/inode.ts";
 import { FILE_BYTES_MAX, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
@@ -66,7 +66,12 @@ export class Writer {
   constructor(options: WriterOptions) {
     this.#options = options;
     this.#reports = new Reports(options);
-    this.#syncer = new Syncer({ ...options, reports: this.#reports });
+    const { session, table } = options;
+    const look = async (ino: InodeId) => {
+      const askedAt = table.moment;
+      table.adopt(await session.nameserver.getattr({ ino }), askedAt);
+    };
+    this.#syncer = new Syncer({ ...options, reports: this.#reports, look });
   }
 
   /** See `Reports.commit`. */

@@ -310,6 +310,20 @@ Deno.test("fsync: what another descriptor or another mount wrote is synced too, 
   assert.deepEqual(await synced(), [1, 2]);
 });
 
+Deno.test("fsync: what another mount has made the file larger by since this one looked is synced", async () => {
+  const client = startClient();
+  const handle = await opened(client, READ_ONLY, { size: 0 }, { blocks: [] });
+  const { files, dataservers, nameserver } = client;
+  await recall(client, { keep: "none" }).promise;
+  const syncing = watch(files.fsync(handle));
+  // Whoever wrote it reports that before this is answered.
+  await nameserver.answer("getattr", inodeReply(INO, "read", { version: 2, size: PAGE }));
+  await nameserver.answer("blocks", { blocks: [blockOf(1, 0, PAGE)], end: Number.MAX_SAFE_INTEGER });
+  await nameserver.answer("sync", { ok: true });
+  await syncing.promise;
+  assert.deepEqual(dataservers.syncs, [1]);
+});
+
 Deno.test("fsync: of what others wrote needs one replica; one that says no is taken off the block", async () => {
   const client = startClient();
   const block = blockOf(1, 0, PAGE);
@@ -563,6 +577,8 @@ Deno.test("fsync: fails once after a power cut of the nameserver's machine, if s
         );
       } else if (nameserver.calls[0]?.method === "blocks") {
         await nameserver.answer("blocks", { blocks: BLOCKS, end: 64 * MIB });
+      } else if (nameserver.calls[0]?.method === "getattr") {
+        await nameserver.answer("getattr", inodeReply(INO, "read", { size: 10 * PAGE }));
       } else await nameserver.answer("sync", { ok: true });
     }
     return working.error;
