@@ -124,8 +124,9 @@ function onMount(path: string): FsPath | undefined {
     }
   }
   if (nearest === undefined || !isOurs(nearest)) return undefined;
-  const nameserver = /^[^@]*@(.+)$/.exec(nearest.source)?.[1];
-  if (nameserver === undefined) return undefined;
+  // Where the kernel takes no subtype a name stands before it: mfs@HOST:PORT.
+  const nameserver = nearest.source.replace(/^[^@]*@/, "");
+  if (!/:\d+$/.test(nameserver)) return undefined;
   const below = nearest.mountpoint === "/" ? path : path.slice(nearest.mountpoint.length);
   return { nameserver, path: bytesOf(normalized(`${nearest.root}/${below}`)) };
 }

@@ -12,7 +12,10 @@ import {
   type VolumeStatus,
 } from "../../wire/messages/nameserver.ts";
 import { type AdminClient, withNameserver } from "./client.ts";
-import { duration, size } from "./units.ts";
+import { interruptible } from "./interrupt.ts";
+import { printLine } from "./process.ts";
+import { duration, size, table } from "./units.ts";
+import { watch } from "./watch.ts";
 
 /** The first one after a start goes through all blocks. */
 const STATUS_TIMEOUT_MS = 120_000;
@@ -223,11 +226,26 @@ function locks({ locks = 0, lockWaits = 0 }: SessionStatus): string {
   return lockWaits === 0 ? String(locks) : `${locks} (${lockWaits} wait)`;
 }
 
-function table(rows: readonly (readonly string[])[]): string[] {
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  return rows.map((row) => row.map((cell, i) => cell.padEnd(widths[i]!)).join("  ").trimEnd());
-}
-
 function sum(values: readonly number[]): number {
   return values.reduce((a, b) => a + b, 0);
+}
+
+const WATCH_SECONDS_DEFAULT = 2;
+
+export interface StatusFlags {
+  readonly nameserver: string;
+  /** Seconds between two pages; true: the default. */
+  readonly watch?: number | true;
+  readonly json?: boolean;
+}
+
+/** The command; with `watch` it goes on until it is interrupted. */
+export async function statusCommand({ nameserver, watch: period, json = false }: StatusFlags): Promise<void> {
+  const next = async () => {
+    const status = await fetchStatus(nameserver);
+    return json ? JSON.stringify(status) : formatStatus(status);
+  };
+  if (period === undefined) return printLine(await next());
+  const seconds = period === true ? WATCH_SECONDS_DEFAULT : period;
+  await interruptible((signal) => watch({ what: "status", next, seconds, isJson: json, signal }));
 }

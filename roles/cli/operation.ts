@@ -3,9 +3,12 @@
 import { Argument, type Command, InvalidArgumentError } from "commander";
 import type { BenchFlags } from "../admin/bench/command.ts";
 import { configReference, configTemplate, RoleSettings } from "../admin/config.ts";
+import type { DuFlags } from "../admin/du.ts";
 import type { FsckFlags } from "../admin/fsck.ts";
+import type { LocationsFlags } from "../admin/locations.ts";
 import { printLine, programVersion, UsageError } from "../admin/process.ts";
 import type { SetrepFlags } from "../admin/setrep.ts";
+import type { StatusFlags } from "../admin/status.ts";
 import { parsePeriod } from "../admin/units.ts";
 import type { Shell } from "./completion.ts";
 import { address, command, integer, NAMESERVER_LISTEN, need, program } from "./flags.ts";
@@ -31,11 +34,41 @@ command(
   "mfs status --nameserver 10.0.0.1:7400",
 )
   .option("--nameserver <host:port>", "the cluster's nameserver", address, NAMESERVER_LISTEN)
+  .option("--watch [seconds]", "again and again, until Ctrl-C; so long apart (2)", integer(1, 86_400))
+  .option("--json", "answer as JSON; with --watch a line each time")
+  .action(async (options: StatusFlags) => {
+    const { statusCommand } = await import("../admin/status.ts");
+    await statusCommand(options);
+  });
+
+command(
+  "locations",
+  "Shows where the blocks of a file lie, or how much of a directory's files each host has.",
+  "mfs locations /mnt/mfs/results/run1",
+)
+  .argument("<path>", "on a mount of this machine; with --nameserver: within the file system, such as /a/b")
+  .option("--nameserver <host:port>", "the cluster's nameserver", address)
   .option("--json", "answer as JSON")
-  .action(async (options: { nameserver: string; json?: boolean }) => {
-    const { fetchStatus, formatStatus } = await import("../admin/status.ts");
-    const status = await fetchStatus(options.nameserver);
-    printLine(options.json ? JSON.stringify(status) : formatStatus(status));
+  .action(async (path: string, options: LocationsFlags) => {
+    const { locationsCommand } = await import("../admin/locations.ts");
+    await locationsCommand(path, options);
+  });
+
+command(
+  "du",
+  "Counts files, directories and the room that they take, at the nameserver.",
+  "mfs du --depth 1 /mnt/mfs/results",
+)
+  .argument(
+    "[path]",
+    "only what is below; on a mount, or with --nameserver within the file system (default: all)",
+  )
+  .option("--nameserver <host:port>", `the cluster's nameserver (default: ${NAMESERVER_LISTEN})`, address)
+  .option("--depth <n>", "also of each directory so far below", integer(0, 1_000_000), 0)
+  .option("--json", "answer as JSON")
+  .action(async (path: string | undefined, options: DuFlags) => {
+    const { duCommand } = await import("../admin/du.ts");
+    await duCommand(path, NAMESERVER_LISTEN, options);
   });
 
 command(

@@ -16,6 +16,8 @@ const COMMANDS = [
   "singlenode",
   "format",
   "status",
+  "locations",
+  "du",
   "setrep",
   "fsck",
   "decommission",
