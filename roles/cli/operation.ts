@@ -1,6 +1,7 @@
 /** Commands that look after a cluster, and end when they are done. */
 
 import { Argument, type Command, InvalidArgumentError } from "commander";
+import type { AttributeFlags } from "../admin/attributes.ts";
 import type { BenchFlags } from "../admin/bench/command.ts";
 import { configReference, configTemplate, RoleSettings } from "../admin/config.ts";
 import type { DuFlags } from "../admin/du.ts";
@@ -89,6 +90,34 @@ command(
   .action(async (replication: number, path: string, options: SetrepFlags) => {
     const { setrepCommand } = await import("../admin/setrep.ts");
     await setrepCommand(replication, path, options);
+  });
+
+command(
+  "get",
+  "Shows the attributes that a file or directory has, and where it has them from.",
+  "mfs get /mnt/mfs/results",
+)
+  .argument("<path>", "on a mount of this machine; with --nameserver: within the file system, such as /a/b")
+  .option("--nameserver <host:port>", "the cluster's nameserver", address)
+  .option("--json", "answer as JSON")
+  .action(async (path: string, options: AttributeFlags) => {
+    const { getCommand } = await import("../admin/attributes.ts");
+    await getCommand(path, options);
+  });
+
+command(
+  "set",
+  "Sets an attribute of a file, or of a directory and what is made in it from now on.",
+  "mfs set /mnt/mfs/results replication=3",
+)
+  .argument("<path>", "on a mount of this machine; with --nameserver: within the file system, such as /a/b")
+  .argument("<key=value>", "replication=N (1 to 16, or default): replicas of each block")
+  .option("--nameserver <host:port>", "the cluster's nameserver", address)
+  .option("-R, --recursive", "also of all files and directories below")
+  .option("--json", "answer as JSON")
+  .action(async (path: string, assignment: string, options: AttributeFlags) => {
+    const { setCommand } = await import("../admin/attributes.ts");
+    await setCommand(path, assignment, options);
   });
 
 command(

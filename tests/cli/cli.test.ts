@@ -18,6 +18,8 @@ const COMMANDS = [
   "status",
   "locations",
   "du",
+  "get",
+  "set",
   "setrep",
   "fsck",
   "decommission",

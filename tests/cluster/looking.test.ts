@@ -1,9 +1,11 @@
-/** Commands that show what is so, on a real cluster: `mfs status --watch`, `mfs locations` and `mfs du`. */
+/** Commands that show what is so, on a real cluster: `mfs status --watch`, `mfs locations`, `mfs du`, `mfs get` and
+ * `mfs set`. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { type Cluster, mfs, withCluster } from "../harness/cluster.ts";
 import { eventually, run, sh, within } from "../harness/command.ts";
 import { MFS } from "../harness/process.ts";
+import type { Attributes } from "../../roles/admin/attributes.ts";
 import type { DirectoryLocations, FileLocations } from "../../roles/admin/locations.ts";
 import type { DuResult } from "../../roles/admin/du.ts";
 import { fetchStatus } from "../../roles/admin/status.ts";
@@ -170,6 +172,39 @@ define("du counts what find and stat count", async (cluster) => {
   await refuses(2, /from 0 to/, "du", "--depth", "x");
   await refuses(1, /does not exist/, "du", "/none", "--nameserver", nameserver);
   await refuses(1, /127\.0\.0\.1:1/, "du", "--nameserver", "127.0.0.1:1");
+});
+
+define("an attribute that is set is inherited, and get says from where", async (cluster) => {
+  const { mountpoint, nameserver } = cluster;
+  await sh(`cd ${mountpoint}; mkdir -p a/b; head -c 100000 /dev/urandom > a/old; mkfifo a/pipe`);
+  const get = async (path: string) => (await json<Attributes>("get", `${mountpoint}${path}`)).attributes;
+  const key = "replication";
+  assertEquals(await get("/a/old"), [{ key, value: "2", source: "cluster" }]);
+  assertEquals(await get(""), [{ key, value: "2", source: "cluster" }]);
+
+  const set = await json<{ changed: number }>("set", "/a", "replication=3", "--nameserver", nameserver);
+  assertEquals(set.changed, 1);
+  await sh(`cd ${mountpoint}; mkdir a/c; head -c 100000 /dev/urandom > a/c/new; sync a/c/new`);
+  assertEquals(await get("/a"), [{ key, value: "3", source: "here" }]);
+  assertEquals(await get("/a/c/new"), [{ key, value: "3", source: "inherited", from: "/a" }]);
+  assertEquals(await get("/a/old"), [{ key, value: "2", source: "cluster" }]);
+  const { blocks } = await json<FileLocations>("locations", `${mountpoint}/a/c/new`);
+  assertEquals(blocks.map(({ replicas }) => replicas.length), [3]);
+
+  const all = await answer("set", "-R", `${mountpoint}/a`, "replication=1");
+  assertMatch(all, /^\/a: replication=1; 5 of 5 files and directories changed$/);
+  assertEquals(await get("/a/old"), [{ key, value: "1", source: "inherited", from: "/a" }]);
+  await answer("set", `${mountpoint}/a/c/new`, "replication=2");
+  assertMatch(await answer("get", `${mountpoint}/a/c/new`), /^KEY .*\nreplication +2 +set here$/);
+  await answer("set", "-R", "/", "replication=default", "--nameserver", nameserver);
+  assertEquals(await get("/a/c/new"), [{ key, value: "2", source: "cluster" }]);
+
+  await refuses(2, /unknown attribute "colour": there is replication \(1 to 16/, "set", "/a", "colour=1");
+  for (const wrong of ["replication", "replication=", "replication=0", "replication=17", "replication=x"]) {
+    await refuses(2, /VALUE 1 to 16, or default/, "set", "/a", wrong, "--nameserver", nameserver);
+  }
+  await refuses(1, /has no attributes/, "get", `${mountpoint}/a/pipe`);
+  await refuses(1, /does not exist/, "get", "/none", "--nameserver", nameserver);
 });
 
 define("status --watch shows a page after the other until it is interrupted", async (cluster) => {
