@@ -89,13 +89,16 @@ export class KeptLocks {
 
   /** Changes what an owner holds in a kept file; false, and nothing is changed, when that is more than may be kept. */
   setRanges(record: LockRecord, ranges: readonly LockedRange[]): boolean {
-    let count = ranges.length;
-    for (const other of this.#options.recordsOf(record.ino)) {
-      if (other !== record) count += other.ranges.length;
-    }
+    const count = this.#countRanges(record.ino) - record.ranges.length + ranges.length;
     if (count > KEPT_RANGES_MAX) return false;
     record.ranges = ranges;
     return true;
+  }
+
+  #countRanges(ino: InodeId): number {
+    let count = 0;
+    for (const { ranges } of this.#options.recordsOf(ino)) count += ranges.length;
+    return count;
   }
 
   // ---- calls
@@ -151,6 +154,8 @@ export class KeptLocks {
   #hasRoom(ino: InodeId): boolean {
     const untilMs = this.#recalled.get(ino);
     if (untilMs !== undefined && untilMs > this.#options.clock.monotonicMs()) return false;
+    // A lock makes two more ranges at most, when it is amid another.
+    if (this.#countRanges(ino) + 2 > KEPT_RANGES_MAX) return false;
     if (this.#files.size < KEPT_FILES_MAX) return true;
     for (const oldest of this.#files.keys()) {
       this.#end(oldest);

@@ -28,6 +28,7 @@ import { FsError } from "../../wire/errno.ts";
 import type { InodeId, SessionId } from "../../wire/ids.ts";
 import {
   KEPT_FILES_MAX,
+  KEPT_RANGES_MAX,
   type LockConflict,
   type LockKind,
   type LockOwner,
@@ -136,9 +137,12 @@ export class LockTable {
       return false;
     }
     if (mine.kept.size >= KEPT_FILES_MAX) return false;
+    let ranges = 0;
     for (const owner of file.owners.values()) {
       if (owner.session !== session) return false;
+      ranges += owner.ranges.length;
     }
+    if (ranges > KEPT_RANGES_MAX) return false; // they could not be given up in one message
     file.keeper = { session, kept, isRecalled: false, ended: new AbortController() };
     mine.kept.add(file);
     return true;

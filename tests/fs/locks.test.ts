@@ -5,7 +5,7 @@ import { isOfdWait } from "../../fs/lock_caller.ts";
 import { Locks } from "../../fs/locks.ts";
 import { FsError } from "../../wire/errno.ts";
 import { asInodeId } from "../../wire/ids.ts";
-import { type LockRequest, LOCKS, type OwnedLocks } from "../../wire/messages/locks.ts";
+import { KEPT_RANGES_MAX, type LockRequest, LOCKS, type OwnedLocks } from "../../wire/messages/locks.ts";
 import { createClient } from "../../wire/service.ts";
 import { FakeClock, settle } from "../base/fake_clock.ts";
 import { chance, pick, seededTest } from "../base/seeded.ts";
@@ -376,6 +376,31 @@ Deno.test("client locks: a file is not kept when another call went beside the on
   await (await next("giveUpLocks")).answer({ ok: true });
   await (await next("unlock")).answer({ ok: true });
   assert.deepEqual(calls, []);
+});
+
+Deno.test("client locks: a file with more ranges than may be given up in one message is not kept", async () => {
+  const { locks, thread, next, calls } = start();
+  let asked = 0;
+  for (let i = 0; i < KEPT_RANGES_MAX + 10; i++) {
+    const locked = outcome(locks.tryLock(CALLER, { start: i * 10, end: i * 10, type: "write" }, thread));
+    await settle();
+    if (calls.length === 0) continue;
+    const call = calls.shift()!;
+    if (call.name === "giveUpLocks") {
+      assert.ok(call.request.owners[0].ranges.length <= KEPT_RANGES_MAX);
+      await call.answer({ ok: true });
+      await settle();
+    }
+    const lock = call.name === "lock" ? call : calls.shift()!;
+    assert.equal(lock.request.keep === undefined, i > 0, `lock ${i}`);
+    asked++;
+    await lock.answer(lock.request.keep === undefined ? { granted: true } : { granted: true, kept: true });
+    assert.equal(locked.state, "ok");
+  }
+  assert.equal(asked, 1 + 10); // the first, and those past the limit
+  const unlocked = outcome(locks.unlock(CALLER, { start: 0, end: Infinity }, thread));
+  await (await next("unlock")).answer({ ok: true });
+  assert.equal(unlocked.state, "ok");
 });
 
 Deno.test("client locks: what a restarted server is told of kept files is all that is held, and they are kept no more", async () => {

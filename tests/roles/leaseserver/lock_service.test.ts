@@ -3,7 +3,7 @@ import { silentLogger } from "../../../base/log.ts";
 import { Leaseserver } from "../../../roles/leaseserver/leaseserver.ts";
 import type { ErrnoName } from "../../../wire/errno.ts";
 import { asInodeId, asSessionId } from "../../../wire/ids.ts";
-import type { LockRequest } from "../../../wire/messages/locks.ts";
+import { KEPT_RANGES_MAX, type LockRequest } from "../../../wire/messages/locks.ts";
 import { LEASE_PUSHES } from "../../../wire/messages/nameserver.ts";
 import { FakeClock } from "../../base/fake_clock.ts";
 import { FakePeer } from "../nameserver/fake_peer.ts";
@@ -181,6 +181,18 @@ Deno.test("lock service: a call of who keeps the locks ends that; with others th
   await locks.unlock({ ...OWNER, start: 0, end: 4 }, two.context);
   const waited = await locks.lock({ ...LOCK, start: 0, end: 2, keep: 7 }, one.context);
   assert.deepEqual(waited, { granted: true });
+});
+
+Deno.test("lock service: nobody keeps more locks of a file than can be given up in one message", async () => {
+  const { open, locks } = start();
+  const one = await open("one");
+  for (let i = 0; i < KEPT_RANGES_MAX; i++) {
+    await locks.lock({ ...LOCK, start: 2 * i, end: 2 * i }, one.context);
+  }
+  const more = { ...LOCK, start: 2 * KEPT_RANGES_MAX, end: Infinity, keep: 7 };
+  assert.deepEqual(await locks.lock(more, one.context), { granted: true });
+  await locks.unlock({ ...OWNER, start: 0, end: 0 }, one.context);
+  assert.deepEqual(await locks.lock({ ...more, keep: 8 }, one.context), { granted: true, kept: true });
 });
 
 Deno.test("lock service: a session that ends, or does not give up, keeps nobody from the locks", async () => {

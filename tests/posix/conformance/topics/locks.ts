@@ -30,7 +30,22 @@ const conflicts: Case[] = pairs(pairs(KINDS, KINDS), pairs(RANGES, COMMANDS)).ma
   }),
 );
 
+/** More than a mount may decide about by itself. */
+const MANY = Array.from({ length: 300 }, (_, i) => i * 10);
+
 const others: Case[] = [
+  {
+    name: "hundreds of locks on one file",
+    lines: [
+      ...BEGIN,
+      ...MANY.map((start) => `root lock f F_SETLK F_WRLCK ${start} 5`),
+      "p:root lock f F_GETLK F_WRLCK 2990 0",
+      ...MANY.map((start) => `root lock f F_SETLK F_UNLCK ${start} 5`),
+      "p:root lock f F_GETLK F_WRLCK 0 0",
+      "p:root lock f F_SETLK F_WRLCK 0 0",
+      "root lock f F_GETLK F_WRLCK 0 0",
+    ],
+  },
   {
     name: "waiting for a lock",
     lines: [
