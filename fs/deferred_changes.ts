@@ -32,6 +32,8 @@ export const SESSION_OVER = "the session has ended";
 interface Deferred {
   change: DeferredChange;
   readonly inodes: readonly Inode[];
+  /** A file that loses its last name by it. */
+  readonly lost: Inode | undefined;
   readonly bytes: number;
   /** The nameserver has made it, or never will. */
   isSettled: boolean;
@@ -71,11 +73,11 @@ export class DeferredChanges {
       !this.#options.session.isFull;
   }
 
-  /** `inodes`: all that it changes, or rests upon. */
-  add(change: DeferredChange, inodes: readonly Inode[]): void {
+  /** `inodes`: all that it changes, or rests upon; `lost`: the file that loses its last name. */
+  add(change: DeferredChange, inodes: readonly Inode[], lost?: Inode): void {
     const bytes = CHANGE_BYTES + bytesOf(change);
     for (const inode of inodes) inode.deferred++;
-    this.#queue.push({ change, inodes, bytes, isSettled: false });
+    this.#queue.push({ change, inodes, lost, bytes, isSettled: false });
     this.#bytes += bytes;
     if (this.#queue.length >= ENOUGH) void this.settle();
     else if (!this.#isWaiting) void this.#tellLater();
@@ -116,6 +118,7 @@ export class DeferredChanges {
     const { session } = this.#options;
     const sent = this.#queue.splice(0, DEFERRED_MAX);
     this.#sent = sent;
+    for (const one of sent) tellWhatIsHeld(one);
     let reply: DeferReply;
     try {
       reply = await session.defer(sent.map(({ change }) => change), () => {
@@ -170,6 +173,16 @@ export class DeferredChanges {
       for (const inode of one.inodes) inode.deferred--;
     }
   }
+}
+
+/** The kernel forgets at once what has lost its last name, unless something holds it. By now we would have heard of that. */
+function tellWhatIsHeld(one: Deferred): void {
+  const { change, lost } = one;
+  if (lost === undefined || lost.lookups === 0) return;
+  if (change.kind !== "remove" && change.kind !== "rename") return;
+  one.change = { ...change, held: true };
+  lost.isHeldWithoutName = true;
+  lost.isRegistered = true;
 }
 
 function bytesOf(change: DeferredChange): number {

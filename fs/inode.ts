@@ -68,6 +68,11 @@ export class Inode {
   removing = 0;
   /** It has lost its last name, or was about to: it goes with the last close, so that an open asks the nameserver. */
   isUnlinked = false;
+  /**
+   * When its last name went, the nameserver was told that the kernel knows it still: something may hold it that is no open
+   * file (O_PATH). It counts as open until the kernel forgets it.
+   */
+  isHeldWithoutName = false;
   /** The kernel may have pages of it: file data, or a directory's listing. */
   hasPages = false;
   /** Reads that may have brought pages of file data. */

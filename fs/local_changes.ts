@@ -219,6 +219,7 @@ export class LocalChanges {
     this.#options.deferred.add(
       { kind: "remove", time, ino, parent, name: copyBytes(name), directory: isRmdir, ...told },
       [inode, directory],
+      lostFile(inode),
     );
     return true;
   }
@@ -254,12 +255,16 @@ export class LocalChanges {
     if (source !== target) this.#touch(source, time, 0);
     if (replaced !== undefined) this.#loseName(replaced, time);
     this.#change(moved, { ctime: time });
-    this.#options.deferred.add({
-      ...{ kind: "rename", time, ino: moved.ino, parent, name: copyBytes(name), newParent },
-      newName: copyBytes(newName),
-      ...replaced === undefined ? {} : { replaced: replaced.ino },
-      ...told,
-    }, inodes);
+    this.#options.deferred.add(
+      {
+        ...{ kind: "rename", time, ino: moved.ino, parent, name: copyBytes(name), newParent },
+        newName: copyBytes(newName),
+        ...replaced === undefined ? {} : { replaced: replaced.ino },
+        ...told,
+      },
+      inodes,
+      lostFile(replaced),
+    );
     return true;
   }
 
@@ -349,6 +354,12 @@ export class LocalChanges {
       ? { told: true }
       : {};
   }
+}
+
+/** Of others the nameserver keeps nothing without a name. */
+function lostFile(inode: Inode | undefined): Inode | undefined {
+  if (inode === undefined || inode.attributes.nlink > 0) return undefined;
+  return (inode.attributes.mode & S_IFMT) === S_IFREG ? inode : undefined;
 }
 
 function isDirectory({ mode }: Attributes): boolean {

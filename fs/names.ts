@@ -15,7 +15,6 @@ import {
   type Attributes,
   type InodeReply,
   isExclusive,
-  S_IFDIR,
   S_IFLNK,
   S_IFMT,
   S_IFREG,
@@ -654,10 +653,9 @@ function isForgotten({ isUnlinked, attributes }: Inode): boolean {
   return isUnlinked && !isRegular(attributes);
 }
 
-/** Attributes that somebody may look for when it was removed, as it is open here or may be. */
+/** Attributes that somebody may look for when it was removed, as it is open here, or held otherwise. */
 function losesXattrs(inode: Inode | undefined): inode is Inode {
-  if (inode === undefined || isRegular(inode.attributes) || !inode.attributes.hasXattrs) return false;
-  return inode.directoryHandles > 0 || (inode.attributes.mode & S_IFMT) !== S_IFDIR;
+  return inode !== undefined && !isRegular(inode.attributes) && inode.attributes.hasXattrs;
 }
 
 function isRegular({ mode }: Attributes): boolean {

@@ -232,8 +232,8 @@ export class Recalls {
   }
 }
 
-export function openMode({ file }: Inode): OpenMode {
-  if (file === null || file.handles === 0) return "no";
+export function openMode({ file, isHeldWithoutName, lookups }: Inode): OpenMode {
+  if (file === null || file.handles === 0) return isHeldWithoutName && lookups > 0 ? "read" : "no";
   return file.writers > 0 ? "write" : "read";
 }
 

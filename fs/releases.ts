@@ -124,6 +124,7 @@ export class Releases {
       table.noteRecall(ino);
       return [{ ino, lease: "none", open: "no" }];
     }
+    if (inode.isHeldWithoutName && inode.lookups > 0) return []; // as if it were open
     const isKept = inode.lookups > 0 && inode.lease !== "write"; // the kernel has looked it up again
     if (isKept && !inode.isRegistered && !this.#unusedClosed.has(ino)) return [];
     const isHeld = inode.lease !== "none" || inode.isRegistered;

@@ -125,19 +125,22 @@ export function deferredHandlers(
   const holdersOf = (
     { tx, session }: Batch,
     ino: InodeId | undefined,
-    { told }: { readonly told?: true },
+    { told, held }: { readonly told?: true; readonly held?: true },
   ): readonly SessionId[] => {
     if (ino === undefined || isDirectory(tx.inode(ino))) return [];
-    const holders = leases.openElsewhere(ino, session);
-    return told === true && !holders.includes(TOLD_LATELY) ? [...holders, TOLD_LATELY] : holders;
+    const holders = new Set(leases.openElsewhere(ino, session));
+    if (told === true) holders.add(TOLD_LATELY);
+    if (held === true) holders.add(session);
+    return [...holders];
   };
 
   /** The inode may have lost its last name. */
-  const lose = ({ after }: Batch, inode: InodeRecord, holders: readonly SessionId[]): void => {
+  const lose = ({ after, session }: Batch, inode: InodeRecord, holders: readonly SessionId[]): void => {
     if (inode.nlink > 0) return;
     const { ino } = inode;
     after.push(() => {
       if (holders.length === 0) return leases.forget(ino);
+      if (holders.includes(session)) leases.noteOpen(ino, session, true);
       namespace.noteOrphan(ino, holders);
       if (holders.includes(TOLD_LATELY)) lingering.add(ino);
     });

@@ -13,6 +13,7 @@ import {
 } from "../../base/posix_acl.ts";
 import type { Handle } from "../../fs/files.ts";
 import { ABSENT, type Found, type Inode } from "../../fs/inode.ts";
+import { openMode } from "../../fs/recalls.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import { asInodeId } from "../../wire/ids.ts";
 import type { DeferredChange } from "../../wire/messages/deferred.ts";
@@ -403,6 +404,37 @@ Deno.test("local changes: a directory that others took is wanted again after a w
   assert.deepEqual([await wanted("3"), await wanted("4")], [false, false]);
   await clock.advance(1_000);
   assert.equal(await wanted("5"), true);
+});
+
+Deno.test("local changes: a file that the kernel knows still when its end is told counts as open until it is forgotten", async () => {
+  const client = await startAlone();
+  const { files, names, releases, session, nameserver } = client;
+  const handles = [A, B].map((name) => create(client, name));
+  const [held, forgotten] = handles.map(({ file }) => file.inode) as [Inode, Inode];
+  for (const inode of [held, forgotten]) inode.lookups = 1;
+  const settled = client.deferred.settle();
+  await (await told(client)).answer();
+  await settled;
+  await Promise.all(handles.map((handle) => files.close(handle)));
+  await releases.send();
+  session.told.length = 0;
+  for (const inode of [held, forgotten]) inode.lease = "exclusive";
+  atOnce(names.remove(ROOT, A, false, PATIENT));
+  atOnce(names.remove(ROOT, B, false, PATIENT));
+  files.forget(forgotten.ino, 1);
+  const telling = client.deferred.settle();
+  const call = await nameserver.next("defer");
+  const { changes } = call.request as DeferRequest;
+  assert.deepEqual(changes.map((change) => "held" in change ? change.held : undefined), [true, undefined]);
+  await call.answer({ applied: 2 });
+  await telling;
+  await releases.send();
+  const toldOf = (ino: number) => session.told.flatMap(({ held }) => held).filter((one) => one.ino === ino);
+  assert.deepEqual([openMode(held), toldOf(held.ino)], ["read", []]);
+  assert.equal(openMode(forgotten), "no");
+  files.forget(held.ino, 1);
+  await releases.send();
+  assert.deepEqual(toldOf(held.ino), [{ ino: held.ino, lease: "none", open: "no" }]);
 });
 
 Deno.test("local changes: one more name of a file, and the loss of one of them", async () => {

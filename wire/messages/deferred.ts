@@ -54,6 +54,8 @@ export interface DeferredRemove extends Deferred {
   readonly directory: boolean;
   /** As Removed's. */
   readonly told?: true;
+  /** Its author's kernel knows it still, as something may hold it: it lives on there until that is told as closed. */
+  readonly held?: true;
 }
 
 export interface DeferredRename extends Deferred {
@@ -67,6 +69,8 @@ export interface DeferredRename extends Deferred {
   readonly replaced?: InodeId;
   /** Of that: as Removed's. */
   readonly told?: true;
+  /** Of that: as DeferredRemove's. */
+  readonly held?: true;
 }
 
 export interface DeferredAttributes extends Deferred {

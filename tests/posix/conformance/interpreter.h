@@ -12,7 +12,10 @@
 void wrong(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 /* A number: decimal, 0octal, or names such as O_RDWR|O_CREAT. */
 int64_t number(const char *word);
-/* The bytes that a word stands for: \s, \xHH, {text*N}; EMPTY, BAD (a pointer to nowhere). Lives until the next line. */
+/*
+ * The bytes that a word stands for: \s, \xHH, {text*N}; EMPTY, BAD (a pointer to nowhere); /fd/NAME, the path of a
+ * descriptor in /proc. Lives until the next line.
+ */
 char *text(const char *word, size_t *length);
 void forget_texts(void);
 

@@ -109,6 +109,12 @@ char *text(const char *word, size_t *length) {
   if (strcmp(word, "EMPTY") == 0) return "";
   if (strcmp(word, "BAD") == 0) return (char *)1;
   if (texts_used == TEXTS_MAX) wrong("too many words");
+  if (strncmp(word, "/fd/", 4) == 0) {
+    int count = asprintf(&texts[texts_used], "/proc/self/fd/%d", descriptor(word + 4));
+    if (count < 0) wrong("asprintf");
+    if (length != NULL) *length = (size_t)count;
+    return texts[texts_used++];
+  }
   const char *end = word + strlen(word);
   size_t bytes = expand(word, end, NULL);
   char *expanded = texts[texts_used++] = malloc(bytes + 1);

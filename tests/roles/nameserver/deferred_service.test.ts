@@ -183,6 +183,21 @@ Deno.test("deferred: a file that others have open, or may open soon, stays until
   assert.deepEqual(await Promise.all([1, 2].map((n) => presence(service, inode(n)))), [false, false]);
 });
 
+Deno.test("deferred: a file that its author holds without a name stays until that is released", async () => {
+  const { service, a, dir, make, tell, inode } = await start();
+  await tell(make(1, "f"), make(2, "g"), make(3, "h"));
+  const change = { ...at(9), parent: dir, directory: false };
+  const replace = {
+    ...{ kind: "rename", ...at(9), ino: inode(3), parent: dir, name: name("h"), newParent: dir },
+    ...{ newName: name("g"), replaced: inode(2), held: true },
+  } as DeferredChange;
+  const remove: DeferredChange = { kind: "remove", ...change, ino: inode(1), name: name("f"), held: true };
+  assert.deepEqual(await tell(remove, replace), { applied: 2 });
+  assert.deepEqual(await Promise.all([1, 2].map((n) => presence(service, inode(n)))), [true, true]);
+  for (const number of [1, 2]) await a.release(inode(number), "none");
+  assert.deepEqual(await Promise.all([1, 2].map((n) => presence(service, inode(n)))), [false, false]);
+});
+
 Deno.test("deferred: numbers for inodes are given out once, over a restart as well", async () => {
   const { service, clients: [a, b] } = await startService("a", "b");
   const one = await a.call("reserveInodes", { count: 10 });

@@ -1,7 +1,7 @@
 /** Links, symlinks and removal: types, counts, permission, what is open, directories. */
 
 import { CLASSES, make, octal, pairs, TYPES } from "../build.ts";
-import type { Case, Line, Topic, User } from "../script.ts";
+import { type Case, type Line, TICK, type Topic, type User } from "../script.ts";
 
 const links: Case[] = [
   ...pairs(
@@ -256,6 +256,55 @@ const removal: Case[] = [
   },
 ];
 
+/** What has lost its name, and is held by O_PATH only; sooner and later after it. */
+const held: Case[] = pairs(TYPES, ["remove", "replace"] as const).flatMap(([type, how]) =>
+  [0, 5].map((ticks): Case => ({
+    name: `${type}, held by its path, ${how}d, ${ticks} ticks before`,
+    lines: [
+      ...make(type, "x"),
+      ...(type === "file" ? ["+root open w x O_WRONLY", "+root write w content", "+root close w"] : []),
+      ...make(type, "y"),
+      ...(["file", "dir"].includes(type) ? ["+root setxattr x user.have value 0"] : []),
+      "+root open p x O_PATH|O_NOFOLLOW",
+      ...(how === "replace" ? ["root rename y x"] : type === "dir" ? ["root rmdir x"] : ["root unlink x"]),
+      ...Array<string>(ticks).fill(TICK),
+      "root fstat p",
+      ...(type === "symlink" || type === "block" ? [] : [
+        "root getxattr /fd/p user.have",
+        "root setxattr /fd/p user.more value 0",
+        "root listxattr /fd/p",
+        "root chmod /fd/p 0604",
+        "root chown /fd/p 7 8",
+        "root fstat p",
+        "other access /fd/p R_OK",
+        "other access /fd/p W_OK",
+        "root utimensat /fd/p 1 2",
+        "root open f /fd/p O_RDONLY|O_NONBLOCK",
+        ...(type === "char" ? [] : ["root fstat f"]),
+      ]),
+      ...(type === "file"
+        ? [
+          "root read f 20",
+          "root open g /fd/p O_RDWR",
+          "root pwrite g more 7",
+          "root close g",
+          "root close f",
+          "root fstat p",
+          ...Array<string>(ticks).fill(TICK),
+          "root open g /fd/p O_RDONLY",
+          "root read g 20",
+          "root truncate /fd/p 3",
+          "root linkat p EMPTY . z AT_EMPTY_PATH",
+          "root linkat . /fd/p . z AT_SYMLINK_FOLLOW",
+          "root close g",
+        ]
+        : []),
+      "root fstat p",
+      "root list .",
+    ],
+  }))
+);
+
 /** Sockets and fifos do their work beside their names. */
 const nodes: Case[] = [
   ...(["owner", "other", "root"] as const satisfies readonly User[]).flatMap((user): Case[] => [
@@ -386,5 +435,5 @@ const fifos: Case[] = [
 ];
 
 export const linking: Topic = { name: "links", cases: [...links, ...symlinks] };
-export const removing: Topic = { name: "removal", cases: removal };
+export const removing: Topic = { name: "removal", cases: [...removal, ...held] };
 export const specials: Topic = { name: "fifos, sockets and devices", cases: [...nodes, ...fifos] };
