@@ -1,5 +1,6 @@
 /** HELLO: the first request on every connection; who we are, what we speak, and to which cluster we belong. */
 
+import { VERSION } from "../base/version.ts";
 import { FsError } from "./errno.ts";
 import { PROTOCOL_VERSION } from "./frame.ts";
 import type { Role } from "./service.ts";
@@ -21,6 +22,9 @@ export interface HelloReply {
   readonly version: number;
   readonly clusterId: string;
   readonly role: Role;
+  /** The server's program version, and its wall clock in milliseconds since 1970; absent from older servers. */
+  readonly program?: string;
+  readonly nowMs?: number;
 }
 
 export function helloOf(role: Role, clusterId: string, description: string): Hello {
@@ -32,6 +36,7 @@ export function checkHello(
   hello: unknown,
   clusterId: string,
   role: Role,
+  nowMs: number = Date.now(),
 ): { hello: Hello; reply: HelloReply } {
   const h = hello as Partial<Hello> | null;
   const isHello = h !== null && typeof h === "object" && typeof h.versionMin === "number" &&
@@ -49,5 +54,8 @@ export function checkHello(
       op: "hello",
     });
   }
-  return { hello: h as Hello, reply: { version: PROTOCOL_VERSION, clusterId, role } };
+  return {
+    hello: h as Hello,
+    reply: { version: PROTOCOL_VERSION, clusterId, role, program: VERSION, nowMs },
+  };
 }

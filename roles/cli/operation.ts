@@ -3,7 +3,8 @@
 import { Argument, type Command, InvalidArgumentError } from "commander";
 import type { AttributeFlags } from "../admin/attributes.ts";
 import type { BenchFlags } from "../admin/bench/command.ts";
-import { configReference, configTemplate, RoleSettings } from "../admin/config.ts";
+import { collect, configReference, configTemplate, RoleSettings } from "../admin/config.ts";
+import type { DoctorFlags } from "../admin/doctor.ts";
 import type { DuFlags } from "../admin/du.ts";
 import type { FsckFlags } from "../admin/fsck.ts";
 import type { LocationsFlags } from "../admin/locations.ts";
@@ -152,6 +153,24 @@ command(
   .action(async (path: string | undefined, options: FsckFlags) => {
     const { fsckCommand } = await import("../admin/fsck.ts");
     await fsckCommand(path, NAMESERVER_LISTEN, options);
+  });
+
+command(
+  "doctor",
+  "Looks for what is wrong with this machine, with disks for volumes and with a cluster, and says what to do.",
+  "mfs doctor --nameserver 10.0.0.1:7400 --volume /disks/1",
+)
+  .option("--nameserver <host:port>", "look at this cluster, too", address)
+  .option(
+    "--volume <dir>",
+    "a volume's directory, for a file of up to 64 MiB; several times for several",
+    collect,
+  )
+  .option("--json", "answer as JSON")
+  .addHelpText("after", "\nExit code: 0 no problem, though maybe warnings; 1 problems; 2 wrong usage.")
+  .action(async (options: DoctorFlags) => {
+    const { doctorCommand } = await import("../admin/doctor.ts");
+    await doctorCommand(options);
   });
 
 command(

@@ -18,6 +18,7 @@ const COMMANDS = [
   "status",
   "locations",
   "du",
+  "doctor",
   "get",
   "set",
   "setrep",

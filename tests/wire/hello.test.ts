@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { isErrno } from "../../wire/errno.ts";
 import { PROTOCOL_VERSION } from "../../wire/frame.ts";
+import { VERSION } from "../../base/version.ts";
 import { checkHello, helloOf } from "../../wire/hello.ts";
 
 const good = helloOf("client", "cluster", "host:/mnt");
@@ -9,8 +10,9 @@ const refused = (hello: unknown) =>
 
 Deno.test("hello: ours is answered with version, cluster and role", () => {
   for (const hello of [good, { ...good, clusterId: "" }]) {
-    const { reply } = checkHello(hello, "cluster", "nameserver");
-    assert.deepEqual(reply, { version: PROTOCOL_VERSION, clusterId: "cluster", role: "nameserver" });
+    const { reply } = checkHello(hello, "cluster", "nameserver", 1.5e12);
+    const own = { clusterId: "cluster", role: "nameserver", program: VERSION, nowMs: 1.5e12 };
+    assert.deepEqual(reply, { version: PROTOCOL_VERSION, ...own });
   }
 });
 

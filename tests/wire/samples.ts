@@ -510,7 +510,7 @@ export const SERVICES = [
 /** All messages, named "service.method request" or "... response". */
 export const MESSAGES: readonly (readonly [name: string, message: unknown])[] = [
   ["hello request", helloOf("client", "c", "d")],
-  ["hello response", { version: 1, clusterId: "c", role: "nameserver" }],
+  ["hello response", { version: 1, clusterId: "c", role: "nameserver", program: "0.1.0", nowMs: 1.5e12 }],
   ["error", { errno: "ENOENT", message: "no such entry", op: "lookup" }],
   ...SERVICES.flatMap(([service, samples]) =>
     Object.entries(samples).flatMap(([method, [request, response]]) =>
