@@ -41,6 +41,12 @@ function overlaps(range: ByteRange, others: readonly ByteRange[]): boolean {
   return others.some(({ start, end }) => range.start < end && start < range.end);
 }
 
+/** Something is under way, or left here, that the lease must not be given back with. */
+function isUsed(file: OpenFile, { keep, touched }: Revocation): boolean {
+  if (keep === "none" && touched.length > 0) return true;
+  return file.isUnflushed || [...file.accesses].some(({ isWrite }) => isWrite);
+}
+
 /** The part of `ranges` that no page of `holes` lies in. */
 function without(ranges: readonly ByteRange[], holes: readonly ByteRange[]): ByteRange[] {
   let left = [...ranges];
@@ -218,9 +224,10 @@ export class DataAccess {
   async revoke(inode: Inode, keep: LeaseMode): Promise<void> {
     // An earlier report may have been lost with its connection, and its answer with it: then it is sent again.
     if (inode.handingOver !== null) await inode.handingOver;
+    // While one waits for another the file may be closed, and opened again as another object.
+    while (inode.file !== null && inode.file.revocation !== null) await inode.file.revocation.ended;
     const { file } = inode;
     if (file === null) return await this.#revokeClosed(inode, keep);
-    while (file.revocation !== null) await file.revocation.ended;
     if (LEASE_RANK[inode.lease] <= LEASE_RANK[keep]) return;
     const { promise: ended, resolve: end } = Promise.withResolvers<void>();
     const revocation: Revocation = {
@@ -235,8 +242,11 @@ export class DataAccess {
     file.wake();
     const { tenure } = file;
     try {
-      if (keep === "none") await this.#dropPages(file, revocation);
-      await this.#flush(file);
+      do {
+        if (keep === "none") await this.#dropPages(file, revocation);
+        await this.#flush(file);
+        // Again, as accesses that are allowed still may have begun in the steps until here.
+      } while (isUsed(file, revocation));
       // The session was lost meanwhile, and all leases with it: none is kept.
       if (file.tenure !== tenure) return;
       inode.lease = keep;

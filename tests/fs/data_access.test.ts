@@ -818,3 +818,61 @@ Deno.test(
     assert.deepEqual([dataservers.writes.length, under.file.inode.lease], [before, "none"]);
   },
 );
+
+Deno.test("recall behind another: a file that is closed meanwhile and opened again is not read under what it takes", async () => {
+  const under = await startUnder("write");
+  const { client, handle, file } = under;
+  const { files, kernel, nameserver } = client;
+  const writing = begin(under, WRITE);
+  const first = recall(client, { keep: "read" });
+  await quiet();
+  const closing = files.close(handle);
+  file.inode.hasPages = true;
+  kernel.holds = (message) => message.startsWith("pages");
+  const second = recall(client, { keep: "none" });
+  await quiet();
+  await writing.end();
+  await closing;
+  assert.deepEqual([first.state, second.state], ["done", "waits"]);
+  const opening = watch(Promise.resolve(files.open(INO, READ_ONLY, PATIENT)));
+  await quiet();
+  assert.equal(opening.state, "waits", "it asks for a lease");
+  await kernel.held[0]!.release();
+  assert.equal(second.state, "done");
+  await nameserver.answer("acquire", acquireReply(INO, "read", { version: 2 }));
+  assert.equal(opening.state, "done");
+});
+
+// ---- in the same turn of the event loop
+
+/** Steps of the program until what waits for something has gone on, and some more. */
+const STEPS_MAX = 12;
+
+Deno.test("revoke: what reads or writes pages in any step before the lease has gone is waited for, and its pages go", async () => {
+  for (const access of [READ, WRITEBACK]) {
+    for (let steps = 0; steps <= STEPS_MAX; steps++) {
+      const under = await startUnder("read");
+      const { kernel, nameserver } = under.client;
+      under.file.inode.hasPages = true;
+      kernel.holds = (message) => message.startsWith("pages");
+      const recalled = recall(under.client, { keep: "none" });
+      await quiet();
+      kernel.holds = () => false;
+      const dropped = kernel.held[0]!.release();
+      for (let i = 0; i < steps; i++) await Promise.resolve();
+      const reading = begin(under, access);
+      const { hasBegun } = reading;
+      if (hasBegun) kernel.taken();
+      await dropped;
+      if (hasBegun) {
+        assert.equal(recalled.state, "waits", `${steps} steps`);
+        await reading.end();
+        assert.ok(kernel.taken().some((message) => message.startsWith("pages")), `${steps} steps`);
+      }
+      assert.equal(recalled.state, "done", `${steps} steps`);
+      if (hasBegun) continue;
+      await nameserver.answer("acquire", acquireReply(INO, "write", { version: 2 }));
+      await reading.end();
+    }
+  }
+});
