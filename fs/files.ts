@@ -2,7 +2,8 @@
  * Open files of one mount: opening and closing, reading and writing, and what is done in the background for them. The
  * kernel's handlers above only convert; names and attributes are names.ts'. What a lease allows is answered at once.
  *
- * Invariant: at most one OpenFile an inode; it exists while a handle does (and until its last commit is through).
+ * Invariant: at most one OpenFile an inode; it exists while a handle does, and until its last commit is through and what it
+ * asked for is answered.
  */
 
 import type { Clock } from "../base/clock.ts";
@@ -152,7 +153,7 @@ export class Files {
       refuseOpen(inode.attributes, options);
       return this.#handle(inode, write);
     } catch (error) {
-      await this.#dropHandle(file, write);
+      void this.#dropHandle(file, write); // whoever is interrupted does not wait for the answer
       throw error;
     }
   }
@@ -237,7 +238,7 @@ export class Files {
         }
         return { handle: this.#handle(inode, write), found, isNew: reply.created };
       } catch (error) {
-        await this.#dropHandle(file, write);
+        void this.#dropHandle(file, write);
         throw error;
       }
     } finally {
@@ -279,20 +280,31 @@ export class Files {
     await this.#dropHandle(file, write);
   }
 
+  /** Never rejects. */
   async #dropHandle(file: OpenFile, write: boolean): Promise<void> {
+    const { inode } = file;
     file.handles--;
     if (write) file.writers--;
-    if (file.handles > 0) return;
-    if (file.isUnflushed) {
-      try {
-        await this.#options.writer.commit(file, false);
-      } catch (error) {
-        this.#options.log.error("closed file could not be committed", { ino: file.ino, error });
+    let isGivenUp = false;
+    // After each wait all is looked at anew: the file may have been opened again, written to, and closed.
+    for (;;) {
+      if (file.handles > 0 || inode.file !== file) return;
+      if (file.isUnflushed && !isGivenUp) {
+        try {
+          await this.#options.writer.commit(file, false);
+        } catch (error) {
+          isGivenUp = true;
+          this.#options.log.error("closed file could not be committed", { ino: file.ino, error });
+        }
+      } else if (file.revocation !== null) {
+        await file.revocation.ended;
+      } else if (file.acquiring !== null) {
+        // Who asked was interrupted. By what is granted the server takes the file for open: that it is closed is told behind it.
+        await file.acquiring.catch(() => {});
+      } else {
+        break;
       }
     }
-    while (file.revocation !== null) await file.revocation.ended;
-    const { inode } = file;
-    if (file.handles > 0 || inode.file !== file) return;
     inode.file = null;
     this.#openFiles.delete(file);
     this.#options.releases.closed(inode, file);

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { OpenFile } from "../../fs/inode.ts";
-import { FsError } from "../../wire/errno.ts";
+import { FsError, isErrno } from "../../wire/errno.ts";
 import { asInodeId } from "../../wire/ids.ts";
 import {
   acquireReply,
@@ -20,6 +20,7 @@ import {
   ROOT,
   startClient,
   type TestClient,
+  watch,
   WRITING,
 } from "./client.ts";
 
@@ -143,6 +144,47 @@ Deno.test(
     assert.deepEqual(session.told, [closed, closed], "or the server takes it for open for ever");
   },
 );
+
+Deno.test("releases: of an open that is interrupted the close is told behind the answer, which makes it open at the server", async () => {
+  const client = startClient();
+  const { files, nameserver, releases, session, table } = client;
+  know(client, INO, "none");
+  const giveUp = new AbortController();
+  const opening = watch(Promise.resolve(files.open(INO, READ_ONLY, giveUp)));
+  const acquire = await nameserver.next("acquire");
+  giveUp.abort();
+  await quiet();
+  assert.ok(isErrno(opening.error, "EINTR"));
+  await releases.send();
+  assert.deepEqual(session.told, []);
+  await acquire.answer(acquireReply(INO, "read"));
+  await releases.send();
+  assert.deepEqual(session.told, [{ held: [{ ino: INO, lease: "read", open: "no" }], unused: [] }]);
+  assert.equal(table.get(INO)!.file, null);
+});
+
+Deno.test("releases: a file that is written again while its last commit is under way is not told before the next", async () => {
+  const client = startClient();
+  const { files, nameserver, releases, session } = client;
+  const handle = await opened(client, WRITING, {}, { blocks: [blockOf(1, 0, 1024)] });
+  const how = { append: false, isWriteback: false, killSuidGid: false };
+  await files.write(handle, 0, new Uint8Array(5), how, PATIENT);
+  const closing = watch(files.close(handle));
+  const first = await nameserver.next("commit");
+  const again = await opened(client, WRITING);
+  await files.write(again, 5, new Uint8Array(5), how, PATIENT);
+  const closingAgain = watch(files.close(again));
+  await first.answer(inodeReply(INO, "write", { version: 2, size: 5 }));
+  await releases.send();
+  assert.deepEqual([session.told, closingAgain.state], [[], "waits"]);
+  for (const version of [3, 4]) {
+    const [call] = nameserver.calls;
+    if (call !== undefined) await call.answer(inodeReply(INO, "write", { version, size: 10 }));
+  }
+  assert.deepEqual([closing.state, closingAgain.state], ["done", "done"]);
+  await releases.send();
+  assert.deepEqual(session.told.map(({ held }) => held), [[{ ino: INO, lease: "read", open: "no" }]]);
+});
 
 /** A new file that was made with a block. */
 async function created(client: TestClient) {
