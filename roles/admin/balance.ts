@@ -64,6 +64,8 @@ export async function balance(options: BalanceOptions): Promise<BalanceResult> {
 class Balancing {
   readonly #options: BalanceOptions;
   readonly progress = new Progress({ label: "balancing", unit: "bytes" });
+  /** What will be moved in all, as last planned. */
+  #expectedBytes = 0;
   moved = 0;
   movedBytes = 0;
   /** What volumes use, as it will be when they have said it. */
@@ -111,7 +113,8 @@ class Balancing {
 
   #show(moves: readonly PlannedMove[]): void {
     const planned = moves.reduce((sum, { bytes }) => sum + bytes, 0);
-    this.progress.update(this.movedBytes, this.movedBytes + planned);
+    this.#expectedBytes = this.movedBytes + planned;
+    this.progress.update(this.movedBytes, this.#expectedBytes);
   }
 
   /** Moves what is planned for one pair of volumes, until nothing more can be. */
@@ -134,7 +137,8 @@ class Balancing {
       this.movedBytes += movedBytes;
       this.#account(source, -movedBytes);
       this.#account(target, movedBytes);
-      this.progress.update(this.movedBytes);
+      this.#expectedBytes = Math.max(this.#expectedBytes, this.movedBytes);
+      this.progress.update(this.movedBytes, this.#expectedBytes);
       if (next === from) await pause(BUSY_MS, this.#options.signal);
     }
   }

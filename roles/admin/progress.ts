@@ -7,6 +7,8 @@ import { duration, size } from "./units.ts";
 
 const TERMINAL_MS = 200;
 const PLAIN_MS = 10_000;
+/** Of the bar. */
+const BAR_COLUMNS = 20;
 /** The rate is of so long ago until now. */
 const RATE_MS = 10_000;
 
@@ -68,10 +70,18 @@ export class Progress {
     const parts = [
       `${this.#label}: ${this.#amount(done)}${total === undefined ? "" : ` of ${this.#amount(total)}`}`,
     ];
-    if (total !== undefined && total > 0) parts.push(`${Math.floor((done / total) * 100)}%`);
+    if (total !== undefined && total > 0) parts.push(this.#share(done / total));
     if (rate > 0) parts.push(`${this.#amount(Math.round(rate))}/s`);
     if (rate > 0 && total !== undefined) parts.push(`${duration((total - done) / rate)} left`);
     return parts.join(", ");
+  }
+
+  /** With a bar on a terminal. */
+  #share(share: number): string {
+    const percent = `${Math.floor(share * 100)}%`;
+    if (!this.#isTerminal) return percent;
+    const full = Math.floor(Math.min(1, Math.max(0, share)) * BAR_COLUMNS);
+    return `[${"#".repeat(full).padEnd(BAR_COLUMNS, ".")}] ${percent}`;
   }
 
   #amount(value: number): string {

@@ -160,14 +160,15 @@ Deno.test("progress: one line on a terminal, written over and taken away; a line
   const onTerminal = progress(true);
   for (let done = 0; done <= 100; done += 50, nowMs += 1000) onTerminal.update(done, 200);
   onTerminal.end();
-  const last = "checked: 100 blocks of 200 blocks, 50%, 50 blocks/s, 2 s left";
+  const last = "checked: 100 blocks of 200 blocks, [##########..........] 50%, 50 blocks/s, 2 s left";
   assertEquals(shown.at(-2)!.trim(), last);
   assertEquals(shown.at(-1), `\r${" ".repeat(last.length)}\r`);
   assert(shown.every((text) => !text.includes("\n")));
   shown.length = 0;
   const elsewhere = progress(false);
-  for (let done = 0; done < 25; done++, nowMs += 1000) elsewhere.update(done);
+  for (let done = 0; done < 25; done++, nowMs += 1000) elsewhere.update(done, 50);
   elsewhere.end();
   assertEquals(shown.length, 3);
   assert(shown.every((text) => text.endsWith("\n")));
+  assertEquals(shown[1], "checked: 10 blocks of 50 blocks, 20%, 1 blocks/s, 40 s left\n");
 });
