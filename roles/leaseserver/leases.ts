@@ -36,6 +36,8 @@ interface Holder {
   lease: LeaseMode;
   /** As it said last. */
   open: OpenMode;
+  /** How often it has said, unasked, that it has the inode no more open. */
+  closes: number;
   /** Recalls that it has not acknowledged yet. */
   recalls: number;
   /** Its session's changes of the inode that wait for their turn: woken by the next recall. */
@@ -234,14 +236,15 @@ export class LeaseTable {
       if (!this.#options.sessions.isAlive(session)) throw SESSION_ENDED();
       const others = this.#holders.get(ino)?.filter((holder) => holder.session !== session) ?? [];
       const holder = this.#register(ino, session);
-      const before = holder.lease;
+      const { lease: before, open: openBefore } = holder;
       if (LEASE_RANK[mode] > LEASE_RANK[before]) this.#grant(holder, mode);
       if (holder.open !== "write") holder.open = mode;
       try {
         // Within the turn, so that no recall of the lease overtakes the answer that brings it.
         return await look(others.some(({ open }) => open === "write"));
       } catch (error) {
-        if (before === "none") this.#unregister(holder);
+        // What was open before still is. Else its close is told, as of any that was asked for.
+        if (before === "none" && openBefore === "no") this.#unregister(holder);
         else this.#lower(holder, before);
         throw error;
       }
@@ -396,9 +399,9 @@ export class LeaseTable {
     for (const ino of directories) this.#suspended.set(ino, (this.#suspended.get(ino) ?? 0) + 1);
     let result: T | Promise<T>;
     try {
-      const openIn = await this.#recallOthers(session, items);
+      await this.#recallOthers(session, items);
       if (session !== NO_SESSION && !sessions.isAlive(session)) throw SESSION_ENDED();
-      result = run(openIn);
+      result = run(this.#openIn(session, items)); // as it is in this step
     } finally {
       for (const ino of directories) {
         const count = this.#suspended.get(ino)! - 1;
@@ -451,13 +454,13 @@ export class LeaseTable {
     });
   }
 
-  /** Recalls until nothing conflicts; the sessions in which something `removed` is open then. */
-  async #recallOthers(session: SessionId, items: readonly RecallItem[]): Promise<SessionId[]> {
+  /** Recalls until nothing conflicts. */
+  async #recallOthers(session: SessionId, items: readonly RecallItem[]): Promise<void> {
     const asked = new Set<Holder>();
     for (;;) {
       await this.#untilFenced(items);
       const batches = this.#batches(session, items, asked);
-      if (batches.size === 0) return this.#openIn(session, items);
+      if (batches.size === 0) return;
       await this.#recallAll(batches);
     }
   }
@@ -507,8 +510,7 @@ export class LeaseTable {
   }
 
   async #recall(session: SessionId, batch: readonly Recalled[]): Promise<void> {
-    const { clock, sessions } = this.#options;
-    const push: RecallPush = { items: batch.map(({ item }) => item) };
+    const { clock } = this.#options;
     const startMs = clock.monotonicMs();
     this.#recalls++;
     this.#recalledInodes += batch.length;
@@ -518,20 +520,8 @@ export class LeaseTable {
       for (const wake of holder.inLine ?? []) wake();
     }
     try {
-      const answer = await sessions.push(session, LEASE_PUSHES.methods.recall.op, push) as
-        | RecallAnswer
-        | undefined;
-      if (answer === undefined) return; // it has ended, and holds nothing any more
-      batch.forEach(({ item, holder }, i) => {
-        holder.open = answer.open[i] ?? "no";
-        const isDropped = item.removed === true && holder.open === "no";
-        if (isDropped || LEASE_RANK[holder.lease] > LEASE_RANK[item.keep]) {
-          this.#lower(holder, isDropped ? "none" : item.keep);
-        }
-        if (holder.lease !== "none" || holder.open !== "no") return;
-        this.#unregister(holder);
-        this.#noteTold(holder.ino);
-      });
+      // What was said to be open may be the older of two that crossed: then it is asked again.
+      for (let left = batch; left.length > 0;) left = await this.#askHolders(session, left);
     } finally {
       for (const { holder } of batch) {
         holder.recalls--;
@@ -544,6 +534,27 @@ export class LeaseTable {
       this.#recallMs += ms;
       this.#recallMsMax = Math.max(this.#recallMsMax, ms);
     }
+  }
+
+  /** Takes over what the session answers; what it said to be open, and to be closed by a release beside that. */
+  async #askHolders(session: SessionId, batch: readonly Recalled[]): Promise<readonly Recalled[]> {
+    const push: RecallPush = { items: batch.map(({ item }) => item) };
+    const closes = batch.map(({ holder }) => holder.closes);
+    const answer = await this.#options.sessions.push(session, LEASE_PUSHES.methods.recall.op, push) as
+      | RecallAnswer
+      | undefined;
+    if (answer === undefined) return []; // it has ended, and holds nothing any more
+    batch.forEach(({ item, holder }, i) => {
+      holder.open = answer.open[i] ?? "no";
+      const isDropped = item.removed === true && holder.open === "no";
+      if (isDropped || LEASE_RANK[holder.lease] > LEASE_RANK[item.keep]) {
+        this.#lower(holder, isDropped ? "none" : item.keep);
+      }
+      if (holder.lease !== "none" || holder.open !== "no") return;
+      this.#unregister(holder);
+      this.#noteTold(holder.ino);
+    });
+    return batch.filter(({ holder }, i) => holder.open !== "no" && holder.closes !== closes[i]);
   }
 
   /** The session holds too much: what it got first goes, a batch at a time. */
@@ -630,6 +641,7 @@ export class LeaseTable {
       if (holder === undefined) continue;
       if (LEASE_RANK[lease] < LEASE_RANK[holder.lease]) this.#lower(holder, lease);
       holder.open = open;
+      if (open === "no") holder.closes++;
       if (holder.lease === "none" && open === "no") this.#unregister(holder);
     }
   }
@@ -696,7 +708,7 @@ export class LeaseTable {
     if (mine === undefined) this.#bySession.set(session, mine = new Map());
     let holder = mine.get(ino);
     if (holder !== undefined) return holder;
-    holder = { session, ino, lease: "none", open: "no", recalls: 0, inLine: null, acknowledged: null };
+    holder = { session, ino, lease: "none", open: "no", closes: 0, recalls: 0, inLine: null, acknowledged: null };
     mine.set(ino, holder);
     const holders = this.#holders.get(ino);
     if (holders === undefined) this.#holders.set(ino, [holder]);

@@ -481,3 +481,65 @@ Deno.test("leases: a flush needs no turn from who holds WRITE or is being recall
   assert.ok(!leases.mayCommit(INO, a.session), "with READ it must ask");
   assert.ok(!leases.mayCommit(INO, b.session));
 });
+
+// ---- what a session says of its opens, and a release beside it
+
+/** More than the steps of the program from an answer until whoever waits for it goes on. */
+const STEPS_MAX = 20;
+
+Deno.test("leases: a close that is told right behind the answer that the file is open counts", async () => {
+  for (let steps = 0; steps <= STEPS_MAX; steps++) {
+    const { leases, members: [a, b] } = await startMembers(2);
+    await a.acquire(INO, "read");
+    const answer = gate();
+    a.onRecall = answer.wait;
+    let isReleased = false;
+    const item = { ino: INO, keep: "read", attributes: true, removed: true } as const;
+    const removing = leases.change(b.session, [item], (openIn) => {
+      assert.equal(openIn.includes(a.session), !isReleased, `${steps} steps`);
+    });
+    await rest();
+    a.onRecall = () => {};
+    answer.open();
+    for (let i = 0; i < steps; i++) await Promise.resolve();
+    a.release(INO, "read");
+    isReleased = true;
+    await removing;
+    await rest();
+    assert.equal(leases.isOpenIn(INO, a.session), false, `${steps} steps`);
+  }
+});
+
+Deno.test("leases: a close that is told while another inode of the same recall is waited for counts", async () => {
+  const { leases, members: [a, b] } = await startMembers(2);
+  await a.acquire(INO, "read");
+  a.lease(OTHER);
+  const answer = gate();
+  const { open } = a;
+  // As it was when this one had been given up.
+  a.onRecall = async () => {
+    await answer.wait();
+    open.set(INO, "read");
+  };
+  const items = [
+    { ino: INO, keep: "read", attributes: true, removed: true },
+    { ino: OTHER, keep: "none" },
+  ] as const;
+  const removing = leases.change(b.session, items, (openIn) => openIn);
+  await rest();
+  a.release(INO, "read");
+  answer.open();
+  a.onRecall = () => void open.delete(INO);
+  assert.equal((await removing).includes(a.session), false);
+  assert.deepEqual(a.recalls.map((pushed) => pushed.length), [2, 1], "that alone is asked again");
+});
+
+Deno.test("leases: what was open before an acquire that is refused still is", async () => {
+  const { leases, members: [a, b] } = await startMembers(2);
+  await a.acquire(INO, "read");
+  await b.acquire(INO, "write");
+  const refused = leases.acquire(INO, a.session, "write", () => Promise.reject(new FsError("EPERM", "no")));
+  await assert.rejects(refused, (error) => isErrno(error, "EPERM"));
+  await rest();
+  assert.ok(leases.isOpenIn(INO, a.session));
+});
