@@ -51,8 +51,8 @@ export interface LeaseserverOptions {
   readonly fence: (ino: InodeId) => Promise<void>;
   readonly onWriteEnded?: (session: SessionId, ino: InodeId) => void;
   readonly presumed?: ReadonlyMap<SessionId, readonly InodeId[]>;
-  /** A session closed its last handles of these. */
-  readonly onRelease: (session: SessionId, inodes: readonly InodeId[]) => Promise<void>;
+  /** A session closed its last handle of the inode. Looks at it at once. */
+  readonly onRelease: (session: SessionId, ino: InodeId) => Promise<void>;
   /** A session closed these files without writing to the block that they were made with. */
   readonly onUnused: (inodes: readonly InodeId[]) => Promise<void>;
   /** There is hardly room for what clients make without asking. */
@@ -142,8 +142,10 @@ export class Leaseserver {
         // Who has looked at the file meanwhile knows the block: it stays.
         const dropped = unused.filter((ino) => this.leases.isAlone(ino, session));
         if (dropped.length > 0) await options.onUnused(dropped);
-        const closed = held.filter(({ open }) => open === "no").map(({ ino }) => ino);
-        if (closed.length > 0) await options.onRelease(session, closed);
+        for (const { ino, open } of held) {
+          // By now it may have been opened again.
+          if (open === "no" && !this.leases.isOpenIn(ino, session)) await options.onRelease(session, ino);
+        }
         return { ok: true };
       },
       closeSession: (_request, { peer }) => {

@@ -159,9 +159,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
           log.error("session clean-up failed", { session, error })
         );
       },
-      onRelease: async (session, inodes) => {
-        for (const ino of inodes) await namespace.releaseOrphan(session, ino);
-      },
+      onRelease: (session, ino) => namespace.releaseOrphan(session, ino),
       onUnused: (inodes) => namespace.change((tx) => inodes.forEach((ino) => dropUnused(tx, ino))),
       onReclaim: async (session, isOpen) => {
         for (const ino of namespace.orphansOf(session)) {

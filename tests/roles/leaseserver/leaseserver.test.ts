@@ -22,7 +22,7 @@ function start(options: StartOptions = {}) {
   const { stored = [], run = "r1", ...others } = options;
   const clock = new FakeClock();
   const ended: SessionId[] = [];
-  const released: [SessionId, readonly InodeId[]][] = [];
+  const released: [SessionId, InodeId][] = [];
   const unused: (readonly InodeId[])[] = [];
   const reclaimed: [SessionId, readonly boolean[]][] = [];
   const fenced: InodeId[] = [];
@@ -37,7 +37,7 @@ function start(options: StartOptions = {}) {
     store: { nextId: () => next++, save: () => Promise.resolve(), remove: () => {} },
     fence: async (ino) => void fenced.push(ino),
     onSessionEnd: (session) => ended.push(session),
-    onRelease: async (session, inodes) => void released.push([session, inodes]),
+    onRelease: async (session, ino) => void released.push([session, ino]),
     onUnused: async (inodes) => void unused.push(inodes),
     onReclaim: async (session, isOpen) => void reclaimed.push([session, [INO, OTHER].map(isOpen)]),
   });
@@ -141,7 +141,7 @@ Deno.test("leaseserver: closed files and blocks that nobody wrote to are passed 
     { ino: OTHER, lease: "read", open: "read" },
   ];
   await server.handlers.release({ held, unused: [INO] }, a.context);
-  assert.deepEqual(released, [[a.session, [INO]]]);
+  assert.deepEqual(released, [[a.session, INO]]);
   assert.deepEqual(unused, [[INO]]);
   assert.deepEqual(server.leases.countOf(a.session), { read: 2, exclusive: 0, write: 0 });
   assert.equal(server.leases.lease(INO, b.session), "read");

@@ -499,3 +499,30 @@ Deno.test("unlink: orphans from before a restart go when their session does not 
   await again.release(kept);
   assert.ok(!isThere(service, kept));
 });
+
+Deno.test("unlink: what is opened again while its close is being seen to stays", async () => {
+  let isOpenedOnce = false;
+  for (let others = 0; others <= 8; others++) {
+    const { service, clients: [a] } = await startService("a");
+    const inodes: InodeId[] = [];
+    for (let i = 0; i <= others; i++) {
+      const ino = await a.create(`f${i}`);
+      await a.open(ino);
+      await a.remove(`f${i}`, { ino, open: true });
+      inodes.push(ino);
+    }
+    const released = a.releaseAll(inodes);
+    const ino = inodes.at(-1)!;
+    const opening = watch(a.open(ino));
+    await released;
+    await rest();
+    // Either it has gone before, or it stays.
+    if (opening.value === undefined) continue;
+    isOpenedOnce = true;
+    assert.equal(await nlinkOf(a, ino), 0, `behind ${others} others`);
+    await a.release(ino);
+    await isGone(a, ino);
+    checkNamespace(service.journal);
+  }
+  assert.ok(isOpenedOnce);
+});

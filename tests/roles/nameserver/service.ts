@@ -86,9 +86,7 @@ export async function makeService(before?: Pick<Service, "stored" | keyof World>
       },
     },
     onSessionEnd: (session) => void namespace.endSession(session),
-    onRelease: async (session, inodes) => {
-      for (const ino of inodes) await namespace.releaseOrphan(session, ino);
-    },
+    onRelease: (session, ino) => namespace.releaseOrphan(session, ino),
     onUnused: (inodes) => namespace.change((tx) => inodes.forEach((ino) => dropUnused(tx, ino))),
     onReclaim: async (session, isOpen) => {
       for (const ino of namespace.orphansOf(session)) {
@@ -302,9 +300,18 @@ export class ServiceClient {
   }
 
   /** Closes a file, and gives back what is held of it but `lease`. */
-  async release(ino: InodeId, lease: LeaseMode = "none", unused: readonly InodeId[] = []): Promise<void> {
-    this.openInodes.delete(ino);
-    const held = [{ ino, lease, open: "no" }] as const;
+  release(ino: InodeId, lease: LeaseMode = "none", unused: readonly InodeId[] = []): Promise<void> {
+    return this.releaseAll([ino], lease, unused);
+  }
+
+  /** As `release`, of several by one message. */
+  async releaseAll(
+    inodes: readonly InodeId[],
+    lease: LeaseMode = "none",
+    unused: readonly InodeId[] = [],
+  ): Promise<void> {
+    for (const ino of inodes) this.openInodes.delete(ino);
+    const held = inodes.map((ino) => ({ ino, lease, open: "no" } as const));
     await this.#service.leaseserver.handlers.release({ held, unused }, this.peer.context);
   }
 
