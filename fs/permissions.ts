@@ -1,6 +1,6 @@
 /**
  * Whether a user may do something to an inode, by its mode and ACL: what the kernel decides for all but root, here for users
- * that the kernel takes for root (root_squash.ts). Asks for what is not known.
+ * that the kernel takes for root, or where there is no kernel in between (root_squash.ts). Asks for what is not known.
  */
 
 import { ACCESS_ACL, aclPermits, decodeAcl } from "../base/posix_acl.ts";
@@ -20,11 +20,11 @@ export class Permissions {
   readonly #user: UserIds;
   readonly #groups: readonly number[];
 
-  /** Of a user without supplementary groups, and without capabilities. */
-  constructor(names: Names, user: UserIds) {
+  /** Of a user without capabilities. `groups`: supplementary ones. */
+  constructor(names: Names, user: UserIds, groups: readonly number[] = []) {
     this.#names = names;
     this.#user = user;
-    this.#groups = [user.gid];
+    this.#groups = [user.gid, ...groups];
   }
 
   /** ESTALE: it is gone, so that its name is to be looked up again. */
@@ -42,7 +42,7 @@ export class Permissions {
   }
 
   isOfGroup(gid: number): boolean {
-    return gid === this.#user.gid;
+    return this.#groups.includes(gid);
   }
 
   async permits(attributes: Attributes, wanted: number, interrupt: Interruptible): Promise<boolean> {

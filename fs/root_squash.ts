@@ -1,6 +1,7 @@
 /**
  * Root of this machine as an ordinary user of the file system: what the kernel asks for uid 0 is checked here as for the
- * user that root is taken for, since the kernel itself lets root do everything; what is made belongs to that user.
+ * user that root is taken for, since the kernel itself lets root do everything; what is made belongs to that user. A client
+ * without a kernel asks as uid 0 for the user that runs it (roles/mount/client.ts).
  *
  * It holds for uid 0 only: programs that got capabilities without being root keep them. Descriptors stay what they were
  * opened as. That a directory may not be searched is found when the kernel asks for names in it: so it must ask each
@@ -42,9 +43,15 @@ const FMODE_EXEC = 0o40;
 const S_ISUID_OR_SGID = 0o6000;
 const CREATE_TRIES = 10;
 
-export function squashRoot(inner: FileSystemHandlers, names: Names, user: UserIds): FileSystemHandlers {
+/** `groups`: the user's supplementary groups. */
+export function squashRoot(
+  inner: FileSystemHandlers,
+  names: Names,
+  user: UserIds,
+  groups: readonly number[] = [],
+): FileSystemHandlers {
   const handlers = inner as Handlers;
-  const permissions = new Permissions(names, user);
+  const permissions = new Permissions(names, user, groups);
   const isRoot = (context: RequestContext) => context.uid === 0;
 
   /** Who root is taken for. */
@@ -55,6 +62,7 @@ export function squashRoot(inner: FileSystemHandlers, names: Names, user: UserId
     get signal() {
       return context.signal;
     },
+    takeBuffer: () => context.takeBuffer?.(),
   });
 
   const check = (nodeid: number, wanted: number, interrupt: Interruptible) =>

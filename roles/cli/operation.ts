@@ -13,6 +13,7 @@ import type { SetrepFlags } from "../admin/setrep.ts";
 import type { StatusFlags } from "../admin/status.ts";
 import { parsePeriod } from "../admin/units.ts";
 import type { Shell } from "./completion.ts";
+import type { ShellFlags } from "./shell/command.ts";
 import { address, command, integer, NAMESERVER_LISTEN, need, program } from "./flags.ts";
 
 command(
@@ -353,6 +354,25 @@ command("man", "Prints the man page mfs(1).", "mfs man | man -l -").action(async
   const { manPage } = await import("./man_page.ts");
   printLine(manPage(program));
 });
+
+command(
+  "shell",
+  "Looks at files and moves data on a cluster that is not mounted: commands typed, of -c, or on stdin.",
+  "mfs shell --nameserver 10.0.0.1:7400 -c 'put results.csv /results; ls -l /results'",
+)
+  .option("--nameserver <host:port>", "the cluster's nameserver", address, NAMESERVER_LISTEN)
+  .option("-c <commands>", "run these, with ; or line ends between them")
+  .option("--host <name>", "label of this machine: replicas on it are read first", Deno.hostname())
+  .option("--rack <name>", "label of its rack: replicas in it are read next", "")
+  .addHelpText(
+    "after",
+    "\nIts command `help` shows what there is. Exit code: 0; 1 and one line at the first command that fails, " +
+      "but on a terminal; 2 wrong usage.",
+  )
+  .action(async (flags: ShellFlags) => {
+    const { shellCommand } = await import("./shell/command.ts");
+    await shellCommand(flags);
+  });
 
 command("version", "Shows the version.", "mfs version --json")
   .option("--json", "answer as JSON")

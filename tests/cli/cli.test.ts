@@ -21,6 +21,7 @@ const COMMANDS = [
   "doctor",
   "get",
   "set",
+  "shell",
   "setrep",
   "fsck",
   "decommission",
