@@ -246,6 +246,8 @@ test("a script stops at its first failure, with its line", async (cluster) => {
     ["put /etc", /put -r/],
     ["put nowhere", /nowhere on this machine: no such file/i],
     ["get c/nothing", /c\/nothing: no such file or directory/],
+    [`get c ${cluster.mountpoint}/c2`, /c2 is on a mount of MaggieFS/],
+    [`put ${cluster.mountpoint}/a/b b2`, /a\/b is on a mount of MaggieFS/],
     ["rm a", /a: it is a directory/],
     ["rm -r /", /the root, \. and \.\. stay/],
     ["rmdir a", /a: the directory is not empty/],

@@ -6,7 +6,7 @@
 import type { Command, Commands, Parameter } from "cliffy";
 import { FsError, isErrno } from "../../../wire/errno.ts";
 import { formatAttributes, getAttributes, parseAssignment } from "../../admin/attributes.ts";
-import { formatPath } from "../../admin/fs_path.ts";
+import { formatPath, locate } from "../../admin/fs_path.ts";
 import { Progress } from "../../admin/progress.ts";
 import { setrep } from "../../admin/setrep.ts";
 import { fetchStatus, formatStatus } from "../../admin/status.ts";
@@ -416,6 +416,7 @@ async function withProgress(env: Environment, path: string, work: (onProgress: O
 async function getFile(env: Environment, { named: { from, to }, options }: Given) {
   const name = baseName(normalPath(joinPath(env.cwd, from!)));
   const target: string = to ?? (name === "" ? "." : name);
+  await refuseMount(target);
   const isThere = await isLocalDirectory(target);
   const attributes = await at(from!, () => env.client.stat(remote(env, from!), true));
   if (!isType(attributes, S_IFDIR)) {
@@ -453,6 +454,7 @@ async function getTree(env: Environment, from: string, to: string) {
 }
 
 async function putFile(env: Environment, { named: { from, to }, options }: Given) {
+  await refuseMount(from!);
   const { isDirectory, isFile } = await localPart(from!, () => Deno.stat(from!));
   const given: string = to ?? ".";
   const absolute = await localPart(from!, () => Deno.realPath(from!));
@@ -484,6 +486,20 @@ async function putTree(env: Environment, from: string, to: string) {
       const leadsTo = await localPart(source, () => Deno.readLink(source));
       await at(target, () => env.client.symlink(bytesOfPath(leadsTo), remote(env, target)));
     } else throw new Error(`${source}: only files, directories and symbolic links are copied`);
+  }
+}
+
+/**
+ * Local files are worked on in this thread: on a mount of the same cluster, which may wait for a lease of ours meanwhile, both
+ * would stand still until our session ends.
+ */
+async function refuseMount(path: string): Promise<void> {
+  const directory = path.replace(/\/*[^/]*\/*$/, "") || (path.startsWith("/") ? "/" : ".");
+  for (const place of [path, directory]) {
+    const isOnMount = await locate(place, undefined).then(() => true, () => false);
+    if (isOnMount) {
+      throw new Error(`${path} is on a mount of MaggieFS: use cp there, or a path of this shell`);
+    }
   }
 }
 
