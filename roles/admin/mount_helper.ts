@@ -1,6 +1,7 @@
 /**
  * This program under the name mount.mfs: what mount(8) runs for `mount -t mfs HOST:PORT DIR -o ...`, for /etc/fstab and
- * for autofs. Takes the arguments and answers by the exit codes of mount(8), and is `mfs mount` otherwise.
+ * for autofs. Takes the arguments and answers by the exit codes of mount(8), and is `mfs mount` otherwise. Under the name
+ * mount.fuse.mfs, by the type that mounts are listed with, it is asked to change one that is there.
  */
 
 import { messageOf, printLine } from "./process.ts";
@@ -16,6 +17,10 @@ const IGNORED = new Set([
   ...["iversion", "noiversion", "lazytime", "nolazytime", "norelatime", "nostrictatime"],
 ]);
 const IGNORED_WITH_VALUE = /^(?:[xX]-[^=]*|comment|user|uhelper|helper)(?:=|$)/;
+/** What the kernel itself keeps of a mount, and can change. */
+const OF_THE_KERNEL = new Set([
+  ...["ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "dirsync"],
+]);
 /** Options that are flags of `mfs mount`. */
 const FLAGS: Readonly<Record<string, string>> = {
   host: "--host",
@@ -31,6 +36,8 @@ export interface HelperArguments {
   readonly options: readonly string[];
   /** Flags of `mfs mount` that options stand for. */
   readonly flags: readonly string[];
+  /** A mount that is there is given these of the kernel's options; nothing is mounted. */
+  readonly remount: readonly string[] | undefined;
   readonly fake: boolean;
   /** Options that are not known are left out. */
   readonly sloppy: boolean;
@@ -90,6 +97,7 @@ export function parseHelperArguments(args: readonly string[]): HelperArguments {
     ...{ source, dir, namespace },
     options: ours.filter((option) => flagOf(option) === undefined),
     flags: ours.flatMap((option) => flagOf(option) ?? []),
+    remount: options.includes("remount") ? ours.filter((option) => OF_THE_KERNEL.has(option)) : undefined,
     fake: letters.has("f"),
     sloppy: letters.has("s"),
     verbose: letters.has("v"),
@@ -112,7 +120,10 @@ export async function runMountHelper(
   let options: readonly string[];
   try {
     parsed = parseHelperArguments(args);
-    options = await takenOptions(parsed, check);
+    if (parsed.remount !== undefined && parsed.namespace === undefined) {
+      return await remount(parsed.dir, parsed.remount, parsed.fake);
+    }
+    options = parsed.remount === undefined ? await takenOptions(parsed, check) : [];
   } catch (error) {
     return fail(EXIT.usage, error);
   }
@@ -123,6 +134,17 @@ export async function runMountHelper(
   } catch (error) {
     return fail(EXIT.system, error);
   }
+}
+
+/**
+ * The rest of what mount(8) names then is what the mount has already. It is asked again without its helpers; by its path, as
+ * it gives us no PATH.
+ */
+async function remount(dir: string, options: readonly string[], fake: boolean): Promise<never> {
+  if (fake) Deno.exit(0);
+  const args = ["-i", "-o", ["remount", ...options].join(","), "--", dir];
+  const { code } = await new Deno.Command("/bin/mount", { args, stdin: "null" }).spawn().status;
+  Deno.exit(code);
 }
 
 async function takenOptions(
@@ -166,7 +188,7 @@ async function runInNamespace(namespace: string, args: readonly string[]): Promi
   }
   const path = /^\d+$/.test(namespace) ? `/proc/${namespace}/ns/mnt` : namespace;
   const { program, env } = selfCommand();
-  const { code } = await new Deno.Command("nsenter", {
+  const { code } = await new Deno.Command("/usr/bin/nsenter", {
     args: [`--mount=${path}`, "--", program, "mount.mfs", ...rest],
     env: { ...env },
   }).spawn().status;

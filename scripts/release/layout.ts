@@ -26,6 +26,7 @@ export async function installedFiles(executable: string, runsHere: boolean): Pro
     { path: "usr/bin/mfs", content: { file: executable }, mode: 0o755 },
     // mount(8) looks in /sbin only.
     { path: "sbin/mount.mfs", content: { link: "/usr/bin/mfs" }, mode: 0o777 },
+    { path: "sbin/mount.fuse.mfs", content: { link: "/usr/bin/mfs" }, mode: 0o777 },
     fromRepository("README.md", "usr/share/doc/mfs/README.md"),
     fromRepository("scripts/systemd/sysusers.conf", "usr/lib/sysusers.d/mfs.conf"),
     fromRepository("scripts/systemd/tmpfiles.conf", "usr/lib/tmpfiles.d/mfs.conf"),

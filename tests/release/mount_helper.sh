@@ -13,6 +13,7 @@ export HOME='$HOME' MFS_CACHE='${MFS_CACHE:-}' DENO='${DENO:-}' DENO_DIR='${DENO
 exec '$program' mount.mfs "\$@"
 END
 chmod 755 "$sbin/mount.mfs"
+cp "$sbin/mount.mfs" "$sbin/mount.fuse.mfs"
 trap 'umount -l "$dir/mnt" 2>/dev/null' EXIT
 log="log_file=$dir/log"
 
@@ -26,7 +27,13 @@ look() { # look NAME COMMAND...: its exit code and what it says
 look mount mount -v -t mfs "$nameserver" "$dir/mnt" -o "noatime,nosuid,noexec,sync,x-foo=1,_netdev,defaults,comment=a,$log"
 look shown grep " $dir/mnt " /proc/self/mountinfo
 look write sh -c "echo text >$dir/mnt/file; cat $dir/mnt/file"
+look to_readonly mount -o remount,ro "$dir/mnt"
+look refused_write touch "$dir/mnt/file"
+look still_shown grep " $dir/mnt " /proc/self/mountinfo
+look to_writable mount -o remount,rw,nosuid "$dir/mnt"
+look write_again touch "$dir/mnt/file"
 look umount umount "$dir/mnt"
+look remount_nothing mount -o remount,ro "$dir/mnt"
 look unknown mount -t mfs "$nameserver" "$dir/mnt" -o "ro,nonsense,$log"
 look refused mount -t mfs 127.0.0.1:1 "$dir/mnt" -o "$log"
 look source mount -t mfs nowhere "$dir/mnt"

@@ -41,6 +41,13 @@ Deno.test("mount helper: flags stand before, behind and together", () => {
   assertEquals(parseHelperArguments([...PLACES, "-r"]).options, ["ro"]);
 });
 
+Deno.test("mount helper: of a mount that is there only what the kernel keeps is changed", () => {
+  const has =
+    "rw,nosuid,relatime,user_id=0,group_id=0,default_permissions,allow_other,remount,ro,soft,rack=r1";
+  assertEquals(parseHelperArguments([...PLACES, "-o", has]).remount, ["rw", "nosuid", "ro"]);
+  assertEquals(parseHelperArguments([...PLACES, "-o", "ro"]).remount, undefined);
+});
+
 Deno.test("mount helper: what is wrong is said", () => {
   for (
     const args of [
@@ -102,7 +109,13 @@ withNameserver("mount -t mfs, -o, -f, -s, fstab and umount", async (nameserver, 
     new RegExp(`^0 .* ${dir}/mnt rw,nosuid,noexec,noatime .*- fuse\\.mfs ${nameserver} rw,sync,`),
   );
   answers("write", /^0 text$/);
+  answers("to_readonly", /^0 $/);
+  answers("refused_write", /^1 .*Read-only file system$/);
+  answers("still_shown", new RegExp(`^0 .* ${dir}/mnt ro,.*noatime .*- fuse\\.mfs ${nameserver} `));
+  answers("to_writable", /^0 $/);
+  answers("write_again", /^0 $/);
   answers("umount", /^0 $/);
+  answers("remount_nothing", /^(1|32) .*not mounted/);
   answers("unknown", /^1 mount\.mfs: unknown option "nonsense": [^\n]*$/);
   answers("refused", /^32 mount\.mfs: 127\.0\.0\.1:1: connection refused/);
   answers("source", /^1 mount\.mfs: nowhere is not HOST:PORT/);

@@ -16,7 +16,8 @@ mkdir -p "$root/packages" "$root/run/systemd/system"
 cp "$first" "$root/packages/first.deb"
 cp "$second" "$root/packages/second.deb"
 # Not what this machine may have of it already.
-rm -rf "$root/etc/mfs" "$root/var/lib/mfs" "$root/var/cache/mfs" "$root/usr/bin/mfs" "$root/sbin/mount.mfs"
+rm -rf "$root/etc/mfs" "$root/var/lib/mfs" "$root/var/cache/mfs" "$root/usr/bin/mfs" "$root/sbin/mount.mfs" \
+  "$root/sbin/mount.fuse.mfs"
 cat >"$root/usr/bin/systemctl" <<'END'
 #!/bin/sh
 echo "$*" >>/packages/asked
