@@ -708,7 +708,16 @@ export class LeaseTable {
     if (mine === undefined) this.#bySession.set(session, mine = new Map());
     let holder = mine.get(ino);
     if (holder !== undefined) return holder;
-    holder = { session, ino, lease: "none", open: "no", closes: 0, recalls: 0, inLine: null, acknowledged: null };
+    holder = {
+      session,
+      ino,
+      lease: "none",
+      open: "no",
+      closes: 0,
+      recalls: 0,
+      inLine: null,
+      acknowledged: null,
+    };
     mine.set(ino, holder);
     const holders = this.#holders.get(ino);
     if (holders === undefined) this.#holders.set(ino, [holder]);
