@@ -360,7 +360,7 @@ test("a terminal: completion, history, Ctrl-C ends the command and Ctrl-D the sh
     stdout: "piped",
     stderr: "null",
     cwd: scratch,
-    env: { ...ENV, HOME: Deno.env.get("HOME") ?? "/root", TERM: "xterm" },
+    env: { ...ENV, XDG_STATE_HOME: `${scratch}/state`, TERM: "xterm" },
   }).spawn();
   let screen = "";
   const reading = (async () => {
@@ -410,6 +410,9 @@ test("a terminal: completion, history, Ctrl-C ends the command and Ctrl-D the sh
     const { code } = await child.status;
     assertEquals(code, 0);
     await reading;
+    const history = `${scratch}/state/mfs-shell-history`;
+    assertMatch(await Deno.readTextFile(history), /^cd some\\ dir\/\ncat file \nnothing\n/);
+    assertEquals((await Deno.stat(history)).mode! & 0o777, 0o600);
   } finally {
     try {
       child.kill("SIGKILL");

@@ -10,7 +10,6 @@ import type { Interface } from "node:readline";
 import { Readable } from "node:stream";
 import { formatPath } from "../../admin/fs_path.ts";
 import { messageOf, printLine } from "../../admin/process.ts";
-import { stateDirectory } from "../../admin/self.ts";
 import type { Shell } from "./shell.ts";
 import { bytesOfPath, joinPath, lastWord, quoteWord, textOfPath } from "./words.ts";
 
@@ -168,7 +167,9 @@ class History {
   /** The newest first. */
   lines(): string[] {
     try {
-      this.#file = `${stateDirectory()}/${HISTORY_FILE}`;
+      const dir = Deno.env.get("XDG_STATE_HOME") ?? `${Deno.env.get("HOME")}/.local/state`;
+      Deno.mkdirSync(dir, { recursive: true });
+      this.#file = `${dir}/${HISTORY_FILE}`;
       const all = Deno.readTextFileSync(this.#file).split("\n").filter((line) => line !== "");
       const kept = all.slice(-HISTORY_LINES);
       if (all.length > 2 * HISTORY_LINES) Deno.writeTextFileSync(this.#file, `${kept.join("\n")}\n`);
