@@ -74,6 +74,11 @@ export class BlockRecovery {
     this.#log = log;
   }
 
+  /** Which replicas the block has, and their generation, is being changed just now. */
+  isChanging(block: BlockId): boolean {
+    return this.#running.has(block);
+  }
+
   /** The block as it is after `failed` were taken off it, or as it is now when the report is out of date. */
   replicasFailed(
     ino: InodeId,

@@ -27,7 +27,7 @@ export function dataserverHandlers(
   deletions: DeletionQueue,
   repair: Repair,
   leases: Pick<LeaseTable, "hasWriter" | "withoutWriters">,
-  recovery: Pick<BlockRecovery, "settle">,
+  recovery: Pick<BlockRecovery, "settle" | "isChanging">,
   log: Logger,
 ): Handlers<typeof DATASERVER_REGISTRY> {
   /** Makes a block's replicas equal, if one of this generation may differ from the others. False: not now. */
@@ -57,7 +57,7 @@ export function dataserverHandlers(
       else registry.heartbeat(node, volumes);
       return { ok: true };
     },
-    blockReport: (request) => compareReport(namespace, registry, repair, log, request),
+    blockReport: (request) => compareReport(namespace, registry, repair, recovery, log, request),
     blocksDeleted: ({ volume, blocks }) => {
       deletions.deleted(volume, blocks);
       return { ok: true };
@@ -85,6 +85,7 @@ async function compareReport(
   namespace: Namespace,
   registry: Registry,
   repair: Repair,
+  recovery: Pick<BlockRecovery, "isChanging">,
   log: Logger,
   { volume, from, to, replicas }: BlockReportRequest,
 ): Promise<BlockReportReply> {
@@ -108,6 +109,8 @@ async function compareReport(
       const owner = expected.get(block);
       expected.delete(block);
       if (owner === undefined) {
+        // A copy that has become a replica since the index was read, or has its generation and becomes one just now.
+        if (tx.get(replicaKey(volume, block)) !== undefined || recovery.isChanging(block)) continue;
         if (tx.get(deletionKey(volume, block)) !== undefined) stale.push(block);
         else if (hasMoved(tx, block, generation)) continue;
         else unknown.push(block);

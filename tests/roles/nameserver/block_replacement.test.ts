@@ -1,13 +1,24 @@
 /** Changes of where a block's replicas are, when one or the other server does not answer. */
 
 import assert from "node:assert/strict";
+import { silentLogger } from "../../../base/log.ts";
 import { markWritten } from "../../../roles/nameserver/block_operations.ts";
 import type { Replacement } from "../../../roles/nameserver/block_recovery.ts";
+import { dataserverHandlers } from "../../../roles/nameserver/dataserver_service.ts";
+import { DeletionQueue } from "../../../roles/nameserver/deletions.ts";
 import { extentAt } from "../../../roles/nameserver/extents.ts";
 import { deletionKey } from "../../../roles/nameserver/keys.ts";
 import { decodeNumbers } from "../../../roles/nameserver/records.ts";
 import { FsError } from "../../../wire/errno.ts";
-import { type InodeId, type NodeId, ROOT_INODE, type VolumeId } from "../../../wire/ids.ts";
+import {
+  asBlockId,
+  asGeneration,
+  type InodeId,
+  type NodeId,
+  ROOT_INODE,
+  type VolumeId,
+} from "../../../wire/ids.ts";
+import { rest } from "../leaseserver/harness.ts";
 import { FakePeer } from "./fake_peer.ts";
 import { makeService, ServiceClient } from "./service.ts";
 
@@ -18,16 +29,18 @@ const DEAD_AFTER_MS = 30_000;
 async function start() {
   const service = await makeService();
   const deaf = new Set<string>();
+  const slow = new Map<string, Promise<void>>();
   const asked: string[] = [];
   const patience = new Map<string, number | undefined>();
   const volumes = new Map<string, VolumeId>();
   const nodes = new Map<string, NodeId>();
   const add = async (name: string, host: string) => {
-    const peer = new FakePeer((_op, message, { timeoutMs }) => {
+    const peer = new FakePeer(async (_op, message, { timeoutMs }) => {
       patience.set(name, timeoutMs);
       const { from, to } = message as { from: number; to: number };
       asked.push(`${name} ${from}-${to}`);
       if (deaf.has(name)) throw new FsError("ETIMEDOUT", "deaf");
+      await slow.get(name);
       return { length: 0 };
     });
     const volume = { label: `${name}.v`, path: "/v", totalBytes: 1e9, freeBytes: 1e9 };
@@ -80,7 +93,29 @@ async function start() {
     await service.clock.advance(DEAD_AFTER_MS);
     for (const [name, node] of nodes) if (name !== silent) service.registry.heartbeat(node, []);
   };
-  return { deaf, asked, patience, extent, names, replace, deletedUpTo, unsettled, allButOneBeat };
+  const { namespace, registry, journal, clock, repair, recovery, leaseserver: { leases } } = service;
+  const deletions = new DeletionQueue(journal, registry, clock, silentLogger);
+  const handlers = dataserverHandlers(namespace, registry, deletions, repair, leases, recovery, silentLogger);
+  /** What is answered to a report of the block on this server. */
+  const report = async (name: string, generation: number) => {
+    const replicas = [{ block: block.id, generation: asGeneration(generation) }];
+    const request = { volume: volumes.get(name)!, from: asBlockId(0), to: asBlockId(100), replicas };
+    return await handlers.blockReport(request, new FakePeer().context);
+  };
+  return {
+    slow,
+    report,
+    journal,
+    deaf,
+    asked,
+    patience,
+    extent,
+    names,
+    replace,
+    deletedUpTo,
+    unsettled,
+    allButOneBeat,
+  };
 }
 
 Deno.test("replicas: a server that hangs, and counts as dead, is not waited for long, as readers wait meanwhile", async () => {
@@ -142,4 +177,41 @@ Deno.test("replicas: none is taken off when too few would be left, nor when nobo
   deaf.clear();
   assert.equal(await replace(["a"], 1), true);
   assert.equal(names(), "b");
+});
+
+Deno.test("replicas: a copy that is reported while it becomes a replica is nobody's to delete", async () => {
+  const { slow, report, journal, names, replace } = await start();
+  const nothing = { stale: [], unknown: [] };
+  const { promise, resolve } = Promise.withResolvers<void>();
+  slow.set("b", promise);
+  const replacing = replace(["a"], 2, "c");
+  await rest();
+  assert.deepEqual(
+    await report("c", 2),
+    nothing,
+    "it has the generation, and the block does not have it yet",
+  );
+  const reading = Promise.withResolvers<void>();
+  const scan = journal.scan.bind(journal);
+  journal.scan = async (range, limit) => {
+    const found = await scan(range, limit);
+    await reading.promise;
+    return found;
+  };
+  const reporting = report("c", 2);
+  await rest();
+  resolve();
+  assert.equal(await replacing, true);
+  reading.resolve();
+  assert.deepEqual(await reporting, nothing, "the index was read before");
+  assert.equal(names(), "b,c");
+});
+
+Deno.test("replicas: what no block has is deleted, or kept aside, by who reports it", async () => {
+  const { report, deaf, extent, replace } = await start();
+  deaf.add("b");
+  const { block } = extent();
+  assert.deepEqual(await report("c", 2), { stale: [], unknown: [block] });
+  assert.equal(await replace(["a"], 2, "a2"), true);
+  assert.deepEqual(await report("a2", 2), { stale: [block], unknown: [] });
 });
