@@ -50,7 +50,7 @@ export class Deletions {
     for (let i = 0; i < doomed.length; i += BATCH) {
       this.#queue.push({ volume, report: options.report, doomed: doomed.slice(i, i + BATCH) });
     }
-    this.#running ??= this.#run().finally(() => this.#running = null);
+    this.#running ??= this.#run();
   }
 
   /** Sends what an earlier connection did not take. Never rejects. */
@@ -84,6 +84,7 @@ export class Deletions {
       this.#pending -= work.doomed.length;
       if (work.report && gone.length > 0) await this.#tell(work.volume.id, gone);
     }
+    this.#running = null; // in the step in which nothing is left: what is added in the next begins anew
   }
 
   async #tell(volume: VolumeId, blocks: readonly BlockId[]): Promise<void> {

@@ -7,7 +7,7 @@
 
 import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
-import { asBlockId, asGeneration, type BlockId, type VolumeId } from "../../wire/ids.ts";
+import { asBlockId, asGeneration, type BlockId, type Generation, type VolumeId } from "../../wire/ids.ts";
 import type { Journal } from "./journal.ts";
 import { decodeNumbers } from "./records.ts";
 import { deletionKey, getU64, prefixRange, TABLE_DELETION } from "./keys.ts";
@@ -25,6 +25,8 @@ export class DeletionQueue {
   readonly #log: Logger;
   /** When each volume's outstanding batch was sent. */
   readonly #sentMs = new Map<VolumeId, number>();
+  /** Up to which generation each replica of the batch that was sent last is to go. */
+  readonly #sent = new Map<VolumeId, ReadonlyMap<BlockId, Generation>>();
 
   constructor(journal: Journal, registry: Registry, clock: Clock, log: Logger) {
     this.#journal = journal;
@@ -53,10 +55,11 @@ export class DeletionQueue {
     if (records.length === 0) return;
     const blocks = records.map(([key]) => asBlockId(getU64(key, 9)));
     await this.#journal.durable(this.#journal.position);
-    const upTo = records.map(([, value]) => asGeneration(decodeNumbers(value)[0] ?? Number.MAX_SAFE_INTEGER));
+    const upTo = records.map(([, value]) => upToOf(value));
     const dataserver = this.#registry.dataserver(volume);
     if (dataserver === null) return;
     this.#sentMs.set(volume, this.#clock.monotonicMs());
+    this.#sent.set(volume, new Map(blocks.map((block, i) => [block, upTo[i]!])));
     try {
       await dataserver.deleteBlocks({ volume, blocks, upTo });
     } catch (error) {
@@ -70,9 +73,19 @@ export class DeletionQueue {
     for (const volume of volumes) this.#sentMs.delete(volume);
   }
 
-  /** The dataserver says that these replicas are gone. */
+  /** The dataserver says that these replicas are gone. One that is to go up to a higher generation by now is left to be sent. */
   deleted(volume: VolumeId, blocks: readonly BlockId[]): void {
-    this.#journal.append(blocks.map((block) => [deletionKey(volume, block), null]));
+    const sent = this.#sent.get(volume);
+    const gone = blocks.map((block) => ({ key: deletionKey(volume, block), upTo: sent?.get(block) }))
+      .filter(({ key, upTo }) => {
+        const value = upTo === undefined ? undefined : this.#journal.get(key);
+        return value === undefined || upToOf(value) <= upTo!;
+      });
+    if (gone.length > 0) this.#journal.append(gone.map(({ key }) => [key, null]));
     this.#sentMs.delete(volume);
   }
+}
+
+function upToOf(value: Uint8Array): Generation {
+  return asGeneration(decodeNumbers(value)[0] ?? Number.MAX_SAFE_INTEGER);
 }

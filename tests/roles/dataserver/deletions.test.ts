@@ -2,9 +2,13 @@
 
 import { equal, ok, rejects } from "node:assert/strict";
 import { bytesEqual } from "../../../base/bytes.ts";
+import { silentLogger } from "../../../base/log.ts";
 import { FsError } from "../../../wire/errno.ts";
 import { asBlockId, asGeneration } from "../../../wire/ids.ts";
 import type { Dataserver } from "../../../roles/dataserver/dataserver.ts";
+import { Deletions } from "../../../roles/dataserver/deletions.ts";
+import type { Volume } from "../../../roles/dataserver/volume.ts";
+import { settle } from "../../base/fake_clock.ts";
 import {
   type BlockClient,
   connectTo,
@@ -116,6 +120,22 @@ Deno.test("generations: a replica that is yet to be made is made with the new on
     });
     equal(length, LENGTH);
   }));
+
+Deno.test("deletions: what is asked for in any step after the last was reported is done", async () => {
+  for (let steps = 0; steps <= 12; steps++) {
+    const told = Promise.withResolvers<void>();
+    const deletions = new Deletions(() => told.promise, silentLogger);
+    const deleted: number[] = [];
+    const volume = { id: 1, delete: async (block: number) => void deleted.push(block) } as unknown as Volume;
+    deletions.add(volume, [{ block: asBlockId(1), upTo: undefined }], { report: true });
+    await settle();
+    told.resolve();
+    for (let i = 0; i < steps; i++) await Promise.resolve();
+    deletions.add(volume, [{ block: asBlockId(2), upTo: undefined }], { report: false });
+    await settle();
+    equal(deleted.join(), "1,2", `${steps} steps`);
+  }
+});
 
 for (const field of ["stale", "unknown"] as const) {
   Deno.test(`block report: what has become a newer replica by the time of the answer is not taken for ${field}`, () =>

@@ -84,3 +84,33 @@ Deno.test("deletions: what led to one is on disk before anybody deletes, as an o
   await clock.advance(1_000);
   await running;
 });
+
+Deno.test("deletions: one that is to go up to a higher generation by the time that it is said to be gone is sent again", async () => {
+  const { namespace, registry, journal, clock } = await makeService();
+  const deletions = new DeletionQueue(journal, registry, clock, silentLogger);
+  const orders: unknown[] = [];
+  const peer = new FakePeer((_op, message) => {
+    orders.push((message as { upTo: unknown }).upTo);
+    return { ok: true };
+  });
+  const volumes = [{ label: "a.v", path: "/v", totalBytes: 1e9, freeBytes: 1e9 }];
+  const { volumes: [volume] } = await registry.register(
+    { label: "a", host: "a", address: "a:1", volumes },
+    peer,
+  );
+  const block = asBlockId(7);
+  await namespace.change((tx) => leaveDeletion(tx, volume!, block, asGeneration(3)));
+  const stopping = new AbortController();
+  const running = deletions.run(stopping.signal);
+  await clock.advance(1_000);
+  // A copy that was given this generation, and is not wanted.
+  await namespace.change((tx) => leaveDeletion(tx, volume!, block, asGeneration(5)));
+  deletions.deleted(volume!, [block]);
+  await clock.advance(1_000);
+  deletions.deleted(volume!, [block]);
+  await clock.advance(60_000);
+  assert.deepEqual(orders, [[3], [5]]);
+  stopping.abort();
+  await clock.advance(1_000);
+  await running;
+});
