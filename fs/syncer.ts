@@ -73,7 +73,8 @@ export class Syncer {
         [...ours].slice(i, i + SYNCS_AT_ONCE).map(async ([id, mark]) => {
           const block = file.blocks.at(mark.start);
           const current = block?.id === id ? block : await this.#find(file, mark.start);
-          const used = current?.id === id ? await this.#syncBlock(file, current) : undefined; // truncated away since
+          // Truncated away since, or while it was being synced.
+          const used = current?.id === id ? await unlessDropped(this.#syncBlock(file, current)) : undefined;
           // A write that came meanwhile has put another mark: it may have missed the disk.
           if (file.unsynced.get(id) === mark) file.unsynced.delete(id);
           if ((used?.chosenAt ?? 0) > mark.since) lost.push(id);
@@ -105,11 +106,7 @@ export class Syncer {
           { timeoutMs: SYNC_TIMEOUT_MS },
         ))
     ) {
-      try {
-        await this.#syncBlock(file, block);
-      } catch (error) {
-        if (!isDropped(error)) throw error;
-      }
+      await unlessDropped(this.#syncBlock(file, block));
     }
   }
 
@@ -129,6 +126,16 @@ export class Syncer {
 
   async #find(file: OpenFile, start: number): Promise<Block | undefined> {
     return (await this.#options.blocks.piece(file, start)).block;
+  }
+}
+
+/** Undefined when the block is gone. */
+async function unlessDropped(work: Promise<Block>): Promise<Block | undefined> {
+  try {
+    return await work;
+  } catch (error) {
+    if (!isDropped(error)) throw error;
+    return undefined;
   }
 }
 

@@ -640,6 +640,21 @@ Deno.test("truncate: a report that was handed over comes first, though it may ha
   assert.equal(cut.state, "done");
 });
 
+Deno.test("fsync: a block that another client's truncate takes away while it is being synced is none that has failed", async () => {
+  const { client, handle } = await start();
+  const { dataservers, files, nameserver } = client;
+  const block = BLOCKS[0]!;
+  handle.file.unsynced.set(block.id, { start: 0, since: block.generation });
+  dataservers.onSync = () => Promise.reject(new FsError("ENOENT", "no replica of the block"));
+  const syncing = watch(files.fsync(handle));
+  await quiet();
+  for (let call = nameserver.calls[0]; call !== undefined; call = nameserver.calls[0]) {
+    await call.answer(call.method === "blocks" ? { blocks: [], end: 64 * MIB } : { ok: true });
+  }
+  assert.equal(syncing.state, "done", String(syncing.error));
+  assert.equal(handle.file.unsynced.size, 0);
+});
+
 /** Steps of the program from an answer until whoever waits for it goes on, and some more. */
 const STEPS_MAX = 12;
 
