@@ -197,6 +197,7 @@ export class DataAccess {
     const askedAt = table.moment;
     inode.isRegistered = true;
     const reply = await session.nameserver.acquire({ ino: inode.ino, mode });
+    inode.isRegistered = true; // maybe in another session than it was asked in
     const hadNothing = inode.lease === "none";
     const { mtime, version } = inode.attributes;
     // Recalls that came while it waited were for what was held before: this was granted after them.

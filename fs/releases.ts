@@ -66,7 +66,10 @@ export class Releases {
         if (isEnded) return;
         isEnded = true;
         this.#creating--;
-        if (ino !== undefined) this.#supposed.delete(ino);
+        if (ino !== undefined && this.#supposed.delete(ino)) {
+          const inode = this.#options.table.get(ino);
+          if (inode !== undefined) inode.isRegistered = true; // the server takes it for open
+        }
         if (this.#creating > 0) return;
         for (const supposed of this.#supposed) this.#add(supposed);
         this.#supposed.clear();

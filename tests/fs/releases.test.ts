@@ -146,21 +146,41 @@ Deno.test(
 );
 
 Deno.test("releases: of an open that is interrupted the close is told behind the answer, which makes it open at the server", async () => {
+  for (const isLost of [false, true]) {
+    const client = startClient();
+    const { files, nameserver, recalls, releases, session, table } = client;
+    know(client, INO, "none");
+    const giveUp = new AbortController();
+    const opening = watch(Promise.resolve(files.open(INO, READ_ONLY, giveUp)));
+    const acquire = await nameserver.next("acquire");
+    giveUp.abort();
+    await quiet();
+    assert.ok(isErrno(opening.error, "EINTR"));
+    await releases.send();
+    assert.deepEqual(session.told, []);
+    if (isLost) await recalls.lost(); // it is asked again in the next session
+    await acquire.answer(acquireReply(INO, "read"));
+    await releases.send();
+    const lease = isLost ? "none" : "read";
+    assert.deepEqual(session.told, [{ held: [{ ino: INO, lease, open: "no" }], unused: [] }]);
+    assert.equal(table.get(INO)!.file, null);
+  }
+});
+
+Deno.test("releases: a file that was said to be open while it was being made is told when it is closed", async () => {
   const client = startClient();
-  const { files, nameserver, releases, session, table } = client;
-  know(client, INO, "none");
-  const giveUp = new AbortController();
-  const opening = watch(Promise.resolve(files.open(INO, READ_ONLY, giveUp)));
-  const acquire = await nameserver.next("acquire");
-  giveUp.abort();
-  await quiet();
-  assert.ok(isErrno(opening.error, "EINTR"));
+  const { files, nameserver, releases, session } = client;
+  know(client, ROOT);
+  const creating = files.create({ ...CREATE, write: false }, { truncate: false }, PATIENT);
+  const call = await nameserver.next("create");
+  const removed = { keep: "read", attributes: true, removed: true } as const;
+  assert.deepEqual(await recall(client, removed).promise, { open: ["write"] });
+  await call.answer({ ...acquireReply(INO, "none", { nlink: 0 }), directory: "none", created: true });
+  const { handle } = await creating;
+  handle.file.inode.lookups = 1;
+  await files.close(handle);
   await releases.send();
-  assert.deepEqual(session.told, []);
-  await acquire.answer(acquireReply(INO, "read"));
-  await releases.send();
-  assert.deepEqual(session.told, [{ held: [{ ino: INO, lease: "read", open: "no" }], unused: [] }]);
-  assert.equal(table.get(INO)!.file, null);
+  assert.deepEqual(session.told, [{ held: [{ ino: INO, lease: "none", open: "no" }], unused: [] }]);
 });
 
 Deno.test("releases: a file that is written again while its last commit is under way is not told before the next", async () => {
