@@ -18,6 +18,7 @@ import { asInodeId, asSessionId, type InodeId, type SessionId } from "../../wire
 import type { LocalServer, ProcessDialer } from "../../wire/dialer.ts";
 import { serve } from "../../wire/server.ts";
 import { addHandlers, type CallContext } from "../../wire/service.ts";
+import { TOLD_LATELY } from "../leaseserver/leases.ts";
 import { Leaseserver, type RootSquash } from "../leaseserver/leaseserver.ts";
 import type { SessionRecord } from "../leaseserver/sessions.ts";
 import { adminHandlers } from "./admin_service.ts";
@@ -134,6 +135,11 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     const { sessionTtlMs, leasesPerSession, rootSquash, inlineLimit = INLINE_LIMIT_DEFAULT } = options;
     const space = () => options.open === undefined ? spaceOf(options.dir) : undefined;
     const room = new Room({ clock, log, space });
+    const endSession = (session: SessionId): void => {
+      namespace.endSession(session).catch((error) =>
+        log.error("session clean-up failed", { session, error })
+      );
+    };
     const leaseserver = new Leaseserver({
       ...(sessionTtlMs === undefined ? {} : { sessionTtlMs }),
       ...(leasesPerSession === undefined ? {} : { leasesPerSession }),
@@ -154,11 +160,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
         },
         remove: (session) => void journal.append([[sessionKey(session), null]]),
       },
-      onSessionEnd: (session) => {
-        namespace.endSession(session).catch((error) =>
-          log.error("session clean-up failed", { session, error })
-        );
-      },
+      onSessionEnd: endSession,
       onRelease: (session, ino) => namespace.releaseOrphan(session, ino),
       onUnused: (inodes) => namespace.change((tx) => inodes.forEach((ino) => dropUnused(tx, ino))),
       onReclaim: async (session, isOpen) => {
@@ -172,11 +174,14 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
       },
       presumed: writers,
     });
-    // A session that ended, and was not settled before the server did.
+    namespace.onOrphanGone = (ino) => leaseserver.leases.forget(ino);
+    // Sessions that ended, and were not settled, or cleared away, before the server did.
     for (const session of writers.keys()) {
       if (!leaseserver.sessions.isAlive(session)) leaseserver.leases.dropSession(session);
     }
-    namespace.onOrphanGone = (ino) => leaseserver.leases.forget(ino);
+    for (const session of namespace.orphanSessions()) {
+      if (session !== TOLD_LATELY && !leaseserver.sessions.isAlive(session)) endSession(session);
+    }
     const deletions = new DeletionQueue(journal, registry, clock, log);
     const repair = new Repair({
       namespace,

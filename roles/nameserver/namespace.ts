@@ -143,6 +143,11 @@ export class Namespace {
     return [...this.#orphans.get(ino) ?? []];
   }
 
+  /** Sessions that keep inodes without a name. */
+  orphanSessions(): ReadonlySet<SessionId> {
+    return new Set([...this.#orphans.values()].flatMap((open) => [...open]));
+  }
+
   orphansOf(session: SessionId): InodeId[] {
     const inodes: InodeId[] = [];
     for (const [ino, open] of this.#orphans) {

@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
 import { bytesOf } from "../../../base/bytes.ts";
+import { silentLogger } from "../../../base/log.ts";
 import { randomInt } from "../../../base/random.ts";
+import { TOLD_LATELY } from "../../../roles/leaseserver/leases.ts";
 import { orphanKey, retryKey } from "../../../roles/nameserver/keys.ts";
+import { startNameserver } from "../../../roles/nameserver/nameserver.ts";
 import * as operations from "../../../roles/nameserver/operations.ts";
 import { isErrno } from "../../../wire/errno.ts";
 import { asSessionId, type InodeId, ROOT_INODE, type SessionId } from "../../../wire/ids.ts";
@@ -184,4 +187,22 @@ Deno.test("namespace: ids are answered when their reservation is on disk", async
   await make("c");
   assert.deepEqual(made, ["a", "b", "c"], "once they are, nobody waits");
   journal.release();
+});
+
+Deno.test("orphans: those of a session that ended right before the server did go when it starts again", async () => {
+  const world = await makeWorld();
+  const { namespace, journal, clock } = world;
+  const [gone, lately] = await Promise.all([SESSIONS[0]!, TOLD_LATELY].map(async (session, i) => {
+    await namespace.change((tx) => makeFile(tx, `f${i}`));
+    return await unlink(world, `f${i}`, [session]);
+  }));
+  const open = () => Promise.resolve({ clusterId: "c", mounting: "boot", journal });
+  const options = { dir: "/", listen: "127.0.0.1:0", log: silentLogger, clock, open };
+  const server = await startNameserver(options);
+  await settle();
+  const { inodes } = checkNamespace(journal);
+  assert.deepEqual([inodes.has(gone!), inodes.has(lately!)], [false, true], "the other may still be opened");
+  const stopping = server.stop();
+  for (let i = 0; i < 20; i++) await clock.advance(1_000);
+  await stopping;
 });
