@@ -247,6 +247,7 @@ export class Blocks {
       let holders: readonly VolumeId[] = [];
       try {
         const client = await dataservers.client(head.address);
+        if (!session.isValid || file.tenure !== tenure) continue; // while it was dialled
         const chain = rest.map(({ node, volume, address }) => ({ node, volume, address }));
         const reply = await call(client, head.volume, chain, current);
         const [first] = reply.failed;

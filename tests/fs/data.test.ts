@@ -655,6 +655,29 @@ Deno.test("fsync: a block that another client's truncate takes away while it is 
   assert.equal(handle.file.unsynced.size, 0);
 });
 
+Deno.test("write: nothing is sent when the session has ended, or is not valid, by the time that the dataserver is reached", async () => {
+  for (const isLost of [true, false]) {
+    const { client, handle } = await start();
+    const { dataservers, events, recalls, session } = client;
+    const reached = gate();
+    const connect = dataservers.client.bind(dataservers);
+    dataservers.client = async (address) => {
+      await reached.opened;
+      return await connect(address);
+    };
+    write(client, handle, 0, 10);
+    await quiet();
+    if (isLost) await recalls.lost();
+    else session.isValid = false;
+    await reached.open();
+    assert.deepEqual(events.filter((event) => event.startsWith("data")), []);
+    session.revive();
+    await quiet();
+    assert.equal(events.some((event) => event.startsWith("data")), !isLost);
+    assert.equal(handle.file.writeErrors > 0, isLost);
+  }
+});
+
 /** Steps of the program from an answer until whoever waits for it goes on, and some more. */
 const STEPS_MAX = 12;
 
