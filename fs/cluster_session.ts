@@ -429,7 +429,7 @@ export class ClusterSession {
 
   /** Waits for the link, at most until the call is interrupted or the soft time-out has passed. */
   #reconnected(call: CallOptions): Promise<Link> {
-    this.#connecting ??= this.#retryConnecting().finally(() => this.#connecting = null);
+    this.#connecting ??= this.#retryConnecting();
     const { softTimeoutMs } = this.#options;
     const { signal } = call;
     if (signal?.aborted) return Promise.reject(new FsError("EINTR", "interrupted"));
@@ -458,10 +458,13 @@ export class ClusterSession {
     const { clock, log, nameserver } = this.#options;
     let backoffMs = BACKOFF_MS_MIN;
     for (let attempt = 1;; attempt++) {
-      this.#checkStopping();
+      this.#checkStopping(); // for good: nobody connects any more
       try {
         const link = await this.#establish();
+        if (this.#link !== link) throw new FsError("ENOTCONN", "the connection ended at once");
         log.info("connected again", { nameserver, session: link.session });
+        // From here on who misses it connects anew, also before those that waited go on.
+        this.#connecting = null;
         return link;
       } catch (error) {
         if (attempt === 1 || attempt % 30 === 0) {

@@ -439,6 +439,27 @@ Deno.test("session: connects again by itself, with nothing to send, ever more ra
   await started.end();
 });
 
+Deno.test("session: connects again by itself also when the connection ends as soon as it is there", async () => {
+  for (let steps = 0; steps <= 20; steps++) {
+    const started = await start();
+    const { server, clock } = started;
+    server.onCall = (name) => {
+      if (name !== "openSession" || server.channels.length > 2) return undefined;
+      const answer = (server.onCall = () => undefined, server.answer(name, {}));
+      void answer.then(async () => {
+        for (let i = 0; i < steps; i++) await Promise.resolve();
+        server.channels.at(-1)!.close();
+      });
+      return answer;
+    };
+    server.breakAll();
+    await clock.advance(2_000);
+    assert.equal(server.channels.length, 3, `${steps} steps`);
+    assert.ok(server.channels.at(-1)!.isOpen, `${steps} steps`);
+    await started.end();
+  }
+});
+
 Deno.test("session: a server that does not know it any more is asked anew over another connection", async () => {
   const started = await start();
   const { server, clock, events } = started;
