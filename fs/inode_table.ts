@@ -87,6 +87,15 @@ export class InodeTable {
     this.#inodes.set(inode.ino, inode);
   }
 
+  /** What is known under the number of an inode that may have been removed since: it again, if nothing is. */
+  kept(inode: Inode): Inode {
+    const known = this.#inodes.get(inode.ino);
+    if (known !== undefined) return known;
+    inode.recalledAt = Math.max(inode.recalledAt, this.#strangers.get(inode.ino) ?? 0);
+    this.#inodes.set(inode.ino, inode);
+    return inode;
+  }
+
   /** Takes over what a reply says of an inode. */
   adopt(reply: InodeReply, askedAt: number): Inode {
     const { attributes, lease, target, blocks } = reply;

@@ -89,11 +89,16 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
   const namesForMs = (isKept: boolean) => asksForNames ? 0 : names.namesForMs(isKept);
 
   /** What the kernel is told of a name; counts, as the kernel does. */
-  const entryOf = ({ inode, isKept }: Found, attributesForMs?: number): EntryAnswer | NegativeErrno => {
-    if (inode === null) {
+  const entryOf = (
+    { inode: found, isKept }: Found,
+    attributesForMs?: number,
+  ): EntryAnswer | NegativeErrno => {
+    if (found === null) {
       if (!isKept) return -ERRNO.ENOENT;
       return { ...ABSENT_ENTRY, entryTimeoutMs: namesForMs(true) };
     }
+    // It may have been given back in the steps until here. The kernel has it from now on, and a recall must find it.
+    const inode = table.kept(found);
     inode.tell(clock.monotonicMs());
     return {
       nodeid: inode.ino,

@@ -94,6 +94,25 @@ Deno.test("handlers: an absent name is kept as node 0, or is ENOENT where it may
   assert.equal(await unkept, -ERRNO.ENOENT);
 });
 
+Deno.test("handlers: what is given back in any step before the kernel is told of it again is known all the same", async () => {
+  for (let steps = 0; steps <= 12; steps++) {
+    const { kernelSide, nameserver, releases, table } = start();
+    table.adopt(inodeReply(INO, "read"), table.moment).lookups = 1;
+    kernelSide.forget(INO, 1);
+    const asking = kernelSide.lookup(CONTEXT, ROOT, A);
+    await quiet();
+    const answered = nameserver.calls[0]!.answer(found(INO));
+    for (let i = 0; i < steps; i++) await Promise.resolve();
+    void releases.send();
+    const { nodeid } = await asking as EntryAnswer;
+    await answered;
+    assert.deepEqual([nodeid, table.get(INO)?.lookups], [INO, 1], `${steps} steps`);
+    kernelSide.forget(INO, 1);
+    await releases.send();
+    assert.equal(table.get(INO), undefined);
+  }
+});
+
 Deno.test("handlers: each answer that tells of an inode is counted, and forgotten as often", async () => {
   const client = start();
   const { kernelSide, nameserver, table } = client;
