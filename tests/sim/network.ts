@@ -80,7 +80,7 @@ export class Network {
     }
     const { role } = listener.options;
     const clusterId = listener.options.clusterId();
-    checkHello(options.hello, clusterId, role);
+    checkHello(options.hello, clusterId, role, this.#simulation.nowMs);
     if (role !== options.expectRole) throw new FsError("EPROTO", `${address} is a ${role}`);
     const connection = new Connection(this, life, listener, options);
     this.connections.add(connection);
