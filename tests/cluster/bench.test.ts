@@ -147,7 +147,7 @@ Deno.test("comparison: wrong usage is one line that says what to do", async () =
   for (
     const [args, message] of [
       [["--peers", "nofs"], "there is no peer nofs"],
-      [["--only", "nothing"], 'there is no workload "nothing"'],
+      [["--peers", "ext4", "--only", "nothing"], 'there is no workload "nothing"'],
       [["--peers", "ext4", "--baseline", "/nowhere"], "/nowhere can't be read"],
     ] as const
   ) {
