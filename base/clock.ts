@@ -56,6 +56,15 @@ class SystemClock implements Clock {
 
 export const systemClock: Clock = new SystemClock();
 
+/** Waits for `work` at most `ms`; whether it ended, well or not. */
+export async function within(work: Promise<unknown>, ms: number): Promise<boolean> {
+  const abort = new AbortController();
+  const late = systemClock.sleep(ms, abort.signal).then(() => false);
+  const result = await Promise.race([work.then(() => true, () => true), late]);
+  abort.abort(OVER);
+  return result;
+}
+
 export function timespecCompare(a: Timespec, b: Timespec): number {
   return a.seconds - b.seconds || a.nanoseconds - b.nanoseconds;
 }

@@ -26,6 +26,12 @@ export function counter(name: string, help: string, value: number | readonly Sam
   return { name, help, type: "counter", samples: typeof value === "number" ? [{ value }] : value };
 }
 
+/** `metric` with these labels on all its samples. */
+export function withLabels(metric: Metric, labels: NonNullable<Sample["labels"]>): Metric {
+  const samples = metric.samples.map((sample) => ({ ...sample, labels: { ...labels, ...sample.labels } }));
+  return { ...metric, samples };
+}
+
 /** Upper bounds of latencies, in seconds. */
 const BOUNDS = [
   0.000_05,
@@ -60,7 +66,7 @@ export class OperationMeter {
   readonly #nameOf: (operation: number) => string;
   #fields: Float64Array;
 
-  /** `prefix`: of the metrics' names, such as `mfs_rpc`. */
+  /** `prefix`: of the metrics' names, such as `mfs_request`. */
   constructor(prefix: string, nameOf: (operation: number) => string, operations = 64) {
     this.#prefix = prefix;
     this.#nameOf = nameOf;

@@ -9,6 +9,7 @@
 import { bytesKey, bytesOf } from "../base/bytes.ts";
 import { isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
+import { DT_DIR } from "../wire/messages/inode.ts";
 import { wishesWithin } from "./claims.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { InodeTable } from "./inode_table.ts";
@@ -21,7 +22,6 @@ const FIRST_ENTRIES = 128;
 const ENTRIES_MAX = 2_048;
 /** Names of a larger directory are not kept for the question whether one is absent. */
 const COMPLETE_ENTRIES_MAX = 20_000;
-const DT_DIR = 4;
 
 /** An entry as it is handed out; `found` only with inodes, and if it did not vanish meanwhile. */
 export interface ListedEntry {

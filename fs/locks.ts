@@ -1,7 +1,7 @@
 /**
  * Locks on files for this mount's processes. The leaseserver keeps them, but for record locks of files that nobody else locks
- * (kept_locks.ts); here is what each owner holds, to claim it again
- * after a restart of the server and to release it when the owner closes the file, and who waits.
+ * (kept_locks.ts); here is what each owner holds, to claim it again after a restart of the server and to release it when the
+ * owner closes the file, and who waits.
  *
  * The kernel tells of a close in two ways. FLUSH comes for each descriptor of a process that is closed, and names the
  * process: its record locks on the file go. RELEASE comes when the last descriptor of an open file is closed, and names
@@ -301,11 +301,9 @@ export class Locks implements LockKeeper {
     record.isLost = false;
     if (record.isIdle) return this.#tidy(record);
     const work = record.inTurn(async () => {
-      if (!record.isInDoubt && this.#isKept(record)) {
-        record.ranges = [];
-        return;
-      }
+      const isKept = !record.isInDoubt && this.#isKept(record);
       record.ranges = [];
+      if (isKept) return;
       record.isInDoubt = true;
       await this.#settle(record);
     });

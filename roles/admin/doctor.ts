@@ -8,7 +8,7 @@ import { VERSION } from "../../base/version.ts";
 import { connect } from "../../wire/client.ts";
 import { helloOf } from "../../wire/hello.ts";
 import type { DataserverStatus, StatusReply } from "../../wire/messages/nameserver.ts";
-import { checkVolume } from "./doctor_disk.ts";
+import { checkVolume, FREE_SHARE_GOOD } from "./doctor_disk.ts";
 import type { Finding } from "./finding.ts";
 import { fetchStatus } from "./status.ts";
 import { isOurs, listMounts } from "./mounts.ts";
@@ -25,7 +25,6 @@ const SKEW_PROBLEM_MS = 30_000;
 const READ_AHEAD_GOOD_KIB = 512;
 const CONNECT_MS = 5_000;
 const AT_ONCE = 16;
-const FREE_SHARE_GOOD = 0.05;
 const FUSERMOUNT_DIRECTORIES = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"];
 
 export interface DoctorResult {

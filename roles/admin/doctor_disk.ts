@@ -18,7 +18,8 @@ const MEASURE_MS = 2_000;
 const SYNCS_MAX = 50;
 const WRITE_GOOD = 50 * CHUNK;
 const SYNC_GOOD_MS = 30;
-const FREE_SHARE_GOOD = 0.05;
+/** With less of it free a disk, or a cluster, is nearly full. */
+export const FREE_SHARE_GOOD = 0.05;
 const SECTOR = 512;
 /** They hold nothing over a restart, or not on a disk of this machine. */
 const UNFIT = /^(tmpfs|ramfs|overlay|nfs\d?|cifs|smb3|fuse(\..+)?|9p)$/;

@@ -21,13 +21,13 @@ import { formatPath, type FsPath, locate, resolve } from "./fs_path.ts";
 import { printLine } from "./process.ts";
 import { Progress } from "./progress.ts";
 import { clusterReplication } from "./replication.ts";
+import { askStatus } from "./status.ts";
 import { size, table } from "./units.ts";
 import { walk } from "./walk.ts";
 
 const LINKED_MAX = 1_000_000;
 /** Files whose blocks are asked for at once. */
 const AT_ONCE = 32;
-const STATUS_TIMEOUT_MS = 120_000;
 
 export interface ShownReplica {
   readonly node: number;
@@ -142,8 +142,8 @@ async function readBlocks({ nameserver }: AdminClient, ino: InodeId): Promise<Bl
   }
 }
 
-async function volumePaths({ nameserver }: AdminClient): Promise<ReadonlyMap<number, string>> {
-  const { dataservers } = await nameserver.status({}, { timeoutMs: STATUS_TIMEOUT_MS });
+async function volumePaths(client: AdminClient): Promise<ReadonlyMap<number, string>> {
+  const { dataservers } = await askStatus(client);
   return new Map(dataservers.flatMap(({ volumes }) => volumes.map(({ volume, path }) => [volume, path])));
 }
 

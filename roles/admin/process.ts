@@ -106,12 +106,19 @@ export function printLine(
   line: string,
   stream: { writeSync(bytes: Uint8Array): number } = Deno.stdout,
 ): void {
-  const bytes = new TextEncoder().encode(line + "\n");
   try {
-    for (let at = 0; at < bytes.length;) at += stream.writeSync(bytes.subarray(at));
+    writeAll(new TextEncoder().encode(line + "\n"), stream);
   } catch {
     // A closed pipe: whoever listened has gone.
   }
+}
+
+/** Throws when nobody reads any more. */
+export function writeAll(
+  bytes: Uint8Array,
+  stream: { writeSync(bytes: Uint8Array): number } = Deno.stdout,
+): void {
+  for (let at = 0; at < bytes.length;) at += stream.writeSync(bytes.subarray(at));
 }
 
 /** Ends the process with `mfs: WHAT: WHY`. */

@@ -8,7 +8,7 @@ import { type Dialer, tcpDialer } from "../../wire/dialer.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import type { InodeId } from "../../wire/ids.ts";
 import { ADMIN_BATCH_MAX } from "../../wire/messages/admin.ts";
-import { S_IFDIR, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
+import { DT_DIR, DT_REG, S_IFDIR, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
 import { type AdminClient, withNameserver } from "./client.ts";
 import { formatPath, type FsPath, locate, resolve } from "./fs_path.ts";
 import { EXIT_FAILURE, printLine } from "./process.ts";
@@ -18,8 +18,6 @@ const PAGE = 1024;
 /** A batch may wait for clients that are silent. */
 const SET_TIMEOUT_MS = 300_000;
 const POLL_MS = 500;
-const TYPE_DIRECTORY = S_IFDIR >>> 12;
-const TYPE_FILE = S_IFREG >>> 12;
 
 export interface SetrepOptions {
   /** 0: the cluster's default. */
@@ -125,11 +123,11 @@ async function* inodesBelow({ nameserver }: AdminClient, top: InodeId): AsyncGen
     if (page.end) stack.pop();
     const last = page.entries.at(-1);
     if (last !== undefined) at.cookie = last.cookie;
-    const wanted = page.entries.filter(({ type }) => type === TYPE_DIRECTORY || type === TYPE_FILE);
+    const wanted = page.entries.filter(({ type }) => type === DT_DIR || type === DT_REG);
     for (let i = 0; i < wanted.length; i += ADMIN_BATCH_MAX) {
       yield wanted.slice(i, i + ADMIN_BATCH_MAX).map(({ ino }) => ino);
     }
-    for (const { ino, type } of wanted) if (type === TYPE_DIRECTORY) stack.push({ ino, cookie: 0 });
+    for (const { ino, type } of wanted) if (type === DT_DIR) stack.push({ ino, cookie: 0 });
   }
 }
 

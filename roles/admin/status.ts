@@ -22,8 +22,12 @@ const STATUS_TIMEOUT_MS = 120_000;
 
 /** Errors: as Dialer.dial, and ETIMEDOUT. */
 export async function fetchStatus(nameserver: string, dialer: Dialer = tcpDialer): Promise<StatusReply> {
-  const ask = ({ nameserver }: AdminClient) => nameserver.status({}, { timeoutMs: STATUS_TIMEOUT_MS });
-  return await withNameserver(nameserver, "status", ask, dialer);
+  return await withNameserver(nameserver, "status", askStatus, dialer);
+}
+
+/** Errors: transport's, and ETIMEDOUT. */
+export function askStatus({ nameserver }: AdminClient): Promise<StatusReply> {
+  return nameserver.status({}, { timeoutMs: STATUS_TIMEOUT_MS });
 }
 
 /** The page for people. */

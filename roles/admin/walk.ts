@@ -6,13 +6,12 @@
 import { concatBytes } from "../../base/bytes.ts";
 import { isErrno } from "../../wire/errno.ts";
 import type { InodeId } from "../../wire/ids.ts";
-import { type DirectoryEntry, S_IFDIR } from "../../wire/messages/inode.ts";
+import { type DirectoryEntry, DT_DIR } from "../../wire/messages/inode.ts";
 import type { AdminClient } from "./client.ts";
 
 const PAGE = 1024;
 /** Clients that have what is listed to themselves are asked for it. */
 const PAGE_TIMEOUT_MS = 60_000;
-const TYPE_DIRECTORY = S_IFDIR >>> 12;
 const SLASH = new Uint8Array([0x2f]);
 
 /**
@@ -55,7 +54,7 @@ export async function* walk(
       const page = await readPage(nameserver, at);
       at.isListed = page.end;
       at.cookie = page.entries.at(-1)?.cookie ?? at.cookie;
-      at.directories = page.entries.filter(({ type }) => type === TYPE_DIRECTORY).reverse();
+      at.directories = page.entries.filter(({ type }) => type === DT_DIR).reverse();
       yield { kind: "entries", path: at.path, entries: page.entries };
     }
   }

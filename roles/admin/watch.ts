@@ -4,7 +4,7 @@
  */
 
 import { pause } from "./client.ts";
-import { messageOf, printLine } from "./process.ts";
+import { messageOf, printLine, writeAll } from "./process.ts";
 
 const HOME = "\x1b[H";
 const CLEAR_LINE = "\x1b[K";
@@ -29,7 +29,8 @@ export interface WatchOptions {
 
 /** Errors: those of the first page. */
 export async function watch(options: WatchOptions): Promise<void> {
-  const { next, seconds, isJson, signal, write = writeOut } = options;
+  const { next, seconds, isJson, signal, write = (text) => writeAll(new TextEncoder().encode(text)) } =
+    options;
   for (let shown = 0; !signal.aborted; shown++) {
     let page: string | undefined;
     try {
@@ -69,9 +70,4 @@ function isTerminal(options: WatchOptions): boolean {
 function screenOf({ screen }: WatchOptions): { readonly columns: number; readonly rows: number } {
   const size = screen ?? Deno.consoleSize();
   return size.columns > 0 && size.rows > 1 ? size : { columns: 80, rows: 24 };
-}
-
-function writeOut(text: string): void {
-  const bytes = new TextEncoder().encode(text);
-  for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
 }

@@ -7,8 +7,15 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import { CONFIG_DIR, type RoleSettings } from "../admin/config.ts";
 import { parseUserIds, type UserIds } from "../admin/units.ts";
 import type { Metric } from "../../base/metrics.ts";
-import type { MetricsServer } from "../admin/metrics_server.ts";
-import { type Logger, type LogLevel, messageOf, openLog, printLine, UsageError } from "../admin/process.ts";
+import {
+  type Logger,
+  type LogLevel,
+  messageOf,
+  openLog,
+  printLine,
+  type Service,
+  UsageError,
+} from "../admin/process.ts";
 
 export const NAMESERVER_LISTEN = "127.0.0.1:7400";
 export const DATASERVER_LISTEN = "127.0.0.1:7401";
@@ -123,26 +130,38 @@ export function withHttp(target: Command): Command {
   );
 }
 
-/** What the process shows over HTTP. A supervisor's child shows nothing unless it is told where. */
-export async function serveHttp(
-  role: keyof typeof HTTP_LISTEN,
-  given: string | undefined,
-  log: Logger,
-  metrics: () => Promise<readonly Metric[]>,
-  isReady: () => boolean,
-): Promise<MetricsServer | undefined> {
-  if (given === "off" || (given === undefined && Deno.env.get("MFS_EXIT_ON_STDIN_EOF") === "1")) return;
-  const { startMetricsServer } = await import("../admin/metrics_server.ts");
-  const listen = given ?? HTTP_LISTEN[role];
-  return startMetricsServer({ listen, isWanted: given !== undefined, log, metrics, isReady });
+export interface Page {
+  readonly role: keyof typeof HTTP_LISTEN;
+  /** What --http says; undefined: nothing. */
+  readonly http: string | undefined;
+  readonly log: Logger;
+  /** Asked for when `start` has resolved. */
+  readonly metrics: () => Promise<readonly Metric[]>;
 }
 
-/** The page goes with what it shows. */
-export async function stopBoth(
-  page: MetricsServer | undefined,
-  service: { stop(): Promise<void> },
-): Promise<void> {
-  await Promise.all([service.stop(), page?.stop()]);
+/**
+ * Starts a service with what it shows over HTTP, which goes with it, and says there that it is ready. A supervisor's child
+ * shows nothing unless it is told where.
+ */
+export async function withPage(
+  { role, http, log, metrics }: Page,
+  start: () => Promise<Service>,
+): Promise<Service> {
+  if (http === "off" || (http === undefined && Deno.env.get("MFS_EXIT_ON_STDIN_EOF") === "1")) {
+    return await start();
+  }
+  const { startMetricsServer } = await import("../admin/metrics_server.ts");
+  let isReady = false;
+  const page = startMetricsServer({
+    ...{ listen: http ?? HTTP_LISTEN[role], isWanted: http !== undefined },
+    ...{ log, metrics, isReady: () => isReady },
+  });
+  const service = await start();
+  isReady = true;
+  const stop = async () => {
+    await Promise.all([service.stop(), page?.stop()]);
+  };
+  return { ...service, stop };
 }
 
 export interface LogFlags {

@@ -16,14 +16,13 @@ import {
   mountOptionsOf,
   need,
   reloadOf,
-  serveHttp,
-  stopBoth,
   usage,
   userIds,
   withConfig,
   withHttp,
   withLog,
   withMountOptions,
+  withPage,
 } from "./flags.ts";
 
 /** Where the log of a mount in the background goes, unless told. */
@@ -77,11 +76,11 @@ withHttp(withConfig(withLog(withMountOptions(command(
       await serveUntilStopped("mount", log, async (signal) => {
         const assembly = new Assembly(log, signal);
         const { host, rack } = options;
-        let isReady = false;
-        const page = await serveHttp("mount", flags.http, log, () => assembly.metrics(), () => isReady);
-        const mounted = await assembly.startMount({ nameserver, mountpoint, host, rack, options: o });
-        isReady = true;
-        return { stop: () => stopBoth(page, assembly), ended: mounted.ended, failed: assembly.failed };
+        const page = { role: "mount", http: flags.http, log, metrics: () => assembly.metrics() } as const;
+        return await withPage(page, async () => {
+          const { ended } = await assembly.startMount({ nameserver, mountpoint, host, rack, options: o });
+          return { stop: () => assembly.stop(), ended, failed: assembly.failed };
+        });
       }, reload);
     },
   );
@@ -172,18 +171,16 @@ withHttp(withLog(
     const place = mountpoint === undefined ? {} : { mountpoint };
     await serveUntilStopped("singlenode", log, async (signal) => {
       const settings = { ...options, ...place, replication, processes, mountOptions, logFlags, log, signal };
-      const started: { singlenode?: Singlenode } = {};
-      const page = await serveHttp(
-        "singlenode",
-        processes ? "off" : options.http,
-        log,
-        () => started.singlenode!.metrics(),
-        () => started.singlenode !== undefined,
+      let singlenode: Singlenode;
+      const http = processes ? "off" : options.http;
+      return await withPage(
+        { role: "singlenode", http, log, metrics: () => singlenode.metrics() },
+        async () => {
+          singlenode = await startSinglenode(settings);
+          printLine(describe(singlenode, replication, programName()));
+          return singlenode;
+        },
       );
-      const singlenode = await startSinglenode(settings);
-      started.singlenode = singlenode;
-      printLine(describe(singlenode, replication, programName()));
-      return { ...singlenode, stop: () => stopBoth(page, singlenode) };
     });
   });
 

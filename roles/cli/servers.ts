@@ -15,13 +15,12 @@ import {
   NAMESERVER_LISTEN,
   need,
   reloadOf,
-  serveHttp,
-  stopBoth,
   usage,
   userIds,
   withConfig,
   withHttp,
   withLog,
+  withPage,
 } from "./flags.ts";
 
 withHttp(withConfig(withLog(
@@ -109,33 +108,38 @@ withHttp(withConfig(withLog(
     const reload = reloadOf(settings, ["logLevel", "repairRate"], log);
     await serveUntilStopped("nameserver", log, async (signal) => {
       const assembly = new Assembly(log, signal);
-      let isReady = false;
-      const page = await serveHttp("nameserver", options.http, log, () => assembly.metrics(), () => isReady);
-      await assembly.startNameserver({
-        dir,
-        listen: options.listen,
-        replication: options.replication,
-        sessionTtlMs: options.sessionTtl * 1000,
-        leasesPerSession: options.leases,
-        deadAfterMs: options.deadAfter * 1000,
-        repairBytesPerSecond: () => now().repairRate * 1024 * 1024,
-        inlineLimit: options.inlineLimit,
-        ...(options.rootSquash === undefined ? {} : {
-          rootSquash: {
-            user: options.rootSquash === true ? NOBODY : options.rootSquash,
-            exceptHosts: options.rootFrom ?? [],
-          },
-        }),
-        ...(options.backupDir === undefined ? {} : {
-          backup: {
-            dir: options.backupDir,
-            everyMs: options.backupEvery * 60_000,
-            keep: options.backupKeep,
-          },
-        }),
+      const page = {
+        role: "nameserver",
+        http: options.http,
+        log,
+        metrics: () => assembly.metrics(),
+      } as const;
+      return await withPage(page, async () => {
+        await assembly.startNameserver({
+          dir,
+          listen: options.listen,
+          replication: options.replication,
+          sessionTtlMs: options.sessionTtl * 1000,
+          leasesPerSession: options.leases,
+          deadAfterMs: options.deadAfter * 1000,
+          repairBytesPerSecond: () => now().repairRate * 1024 * 1024,
+          inlineLimit: options.inlineLimit,
+          ...(options.rootSquash === undefined ? {} : {
+            rootSquash: {
+              user: options.rootSquash === true ? NOBODY : options.rootSquash,
+              exceptHosts: options.rootFrom ?? [],
+            },
+          }),
+          ...(options.backupDir === undefined ? {} : {
+            backup: {
+              dir: options.backupDir,
+              everyMs: options.backupEvery * 60_000,
+              keep: options.backupKeep,
+            },
+          }),
+        });
+        return { stop: () => assembly.stop(), failed: assembly.failed };
       });
-      isReady = true;
-      return { stop: () => stopBoth(page, assembly), failed: assembly.failed };
     }, reload);
   });
 
@@ -200,32 +204,29 @@ withHttp(withConfig(withLog(
       "dataserver",
       log,
       (signal) =>
-        new Assembly(log, signal).startAll(async (assembly) => {
-          let isReady = false;
-          const page = await serveHttp("dataserver", options.http, log, () =>
-            assembly.metrics(), () =>
-            isReady);
-          await assembly.startDataserver({
-            ...{ nameserver, volumes, listen, host, rack },
-            scrubPeriodMs: options.scrubDays * 24 * 60 * 60_000,
-            scrubBytesPerSecond: () =>
-              now().scrubRate * 1024 * 1024,
-            trashRetentionMs: options.trashHours * 60 * 60_000,
-          });
-          if (mount !== undefined) {
-            const mounted = await assembly.startMount({
-              nameserver,
-              mountpoint: mount,
-              host,
-              rack,
-              options: options.o ?? "",
+        new Assembly(log, signal).startAll((assembly) => {
+          const metrics = () => assembly.metrics();
+          return withPage({ role: "dataserver", http: options.http, log, metrics }, async () => {
+            await assembly.startDataserver({
+              ...{ nameserver, volumes, listen, host, rack },
+              scrubPeriodMs: options.scrubDays * 24 * 60 * 60_000,
+              scrubBytesPerSecond: () => now().scrubRate * 1024 * 1024,
+              trashRetentionMs: options.trashHours * 60 * 60_000,
             });
-            void mounted.ended.then(() =>
-              log.warn("unmounted; the dataserver goes on", { mountpoint: mount })
-            );
-          }
-          isReady = true;
-          return { stop: () => stopBoth(page, assembly), failed: assembly.failed };
+            if (mount !== undefined) {
+              const mounted = await assembly.startMount({
+                nameserver,
+                mountpoint: mount,
+                host,
+                rack,
+                options: options.o ?? "",
+              });
+              void mounted.ended.then(() =>
+                log.warn("unmounted; the dataserver goes on", { mountpoint: mount })
+              );
+            }
+            return { stop: () => assembly.stop(), failed: assembly.failed };
+          });
         }),
       reloadOf(settings, ["logLevel", "scrubRate"], log),
     );

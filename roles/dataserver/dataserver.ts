@@ -142,12 +142,6 @@ class RunningDataserver implements Dataserver {
     }
   }
 
-  metrics(): readonly Metric[] {
-    const { host } = this.#options;
-    const isRegistered = this.#link.registry !== null;
-    return dataserverMetrics({ host, meter: this.#meter, isRegistered, volumes: this.#volumes.stats() });
-  }
-
   private constructor(options: DataserverOptions, volumes: VolumeSet) {
     const clock = options.clock ?? systemClock;
     this.#options = options;
@@ -199,6 +193,12 @@ class RunningDataserver implements Dataserver {
 
   get clusterId(): string {
     return this.#volumes.clusterId;
+  }
+
+  metrics(): readonly Metric[] {
+    const { host } = this.#options;
+    const isRegistered = this.#link.registry !== null;
+    return dataserverMetrics({ host, meter: this.#meter, isRegistered, volumes: this.#volumes.stats() });
   }
 
   get volumes(): readonly { readonly volume: VolumeId; readonly path: string }[] {

@@ -1,6 +1,6 @@
 /** What a dataserver shows to Prometheus. */
 
-import { gauge, type Metric, type OperationMeter, type Sample } from "../../base/metrics.ts";
+import { gauge, type Metric, type OperationMeter, type Sample, withLabels } from "../../base/metrics.ts";
 import type { VolumeStats } from "../../wire/messages/dataserver.ts";
 
 export interface DataserverFigures {
@@ -16,10 +16,7 @@ export function dataserverMetrics(figures: DataserverFigures): readonly Metric[]
     volumes.map((volume) => ({ labels: { host, volume: volume.volume }, value: value(volume) }));
   return [
     // Dataservers that share a process share its page.
-    ...meter.metrics("requests to a dataserver").map((metric) => ({
-      ...metric,
-      samples: metric.samples.map((sample) => ({ ...sample, labels: { host, ...sample.labels } })),
-    })),
+    ...meter.metrics("requests to a dataserver").map((metric) => withLabels(metric, { host })),
     gauge(
       "mfs_store_total_bytes",
       "Size of the disk of a volume.",

@@ -10,7 +10,7 @@
  */
 
 import { bytesOf } from "../../base/bytes.ts";
-import { systemClock } from "../../base/clock.ts";
+import { systemClock, within } from "../../base/clock.ts";
 import * as libc from "../../base/libc.ts";
 import type { Logger } from "../../base/log.ts";
 import { randomHexId } from "../../base/random.ts";
@@ -101,7 +101,7 @@ export async function startClient(options: ClientOptions): Promise<FsClient> {
   const stopping = new AbortController();
   const background = files.run(stopping.signal);
   const stop = async () => {
-    await within(FINISH_TIMEOUT_MS, Promise.all([files.finish(), accessTimes.tell()]));
+    await within(Promise.all([files.finish(), accessTimes.tell()]), FINISH_TIMEOUT_MS);
     stopping.abort();
     await background;
     await session.close();
@@ -239,9 +239,7 @@ export class FsClient implements AsyncDisposable {
           throw new FsError("ENOTDIR", "not a directory");
         }
         // The kernel does nothing then; so do we.
-        if (target.node?.ino === moved.ino) {
-          return;
-        }
+        if (target.node?.ino === moved.ino) return;
         // The kernel sees to it that a directory does not get into itself.
         if (target.above.includes(moved.ino)) {
           throw new FsError("EINVAL", "a directory can't be moved into itself");
@@ -592,10 +590,4 @@ function endsWithSlash(path: Uint8Array): boolean {
 
 function isDots(name: Uint8Array): boolean {
   return name[0] === DOT[0] && (name.length === 1 || (name.length === 2 && name[1] === DOT[0]));
-}
-
-async function within(ms: number, work: Promise<unknown>): Promise<void> {
-  let timer: number | undefined;
-  const late = new Promise<void>((resolve) => timer = setTimeout(resolve, ms));
-  await Promise.race([work, late]).finally(() => clearTimeout(timer));
 }

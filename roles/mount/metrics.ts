@@ -1,6 +1,6 @@
 /** What a mount shows to Prometheus. */
 
-import { counter, gauge, type Metric, type OperationMeter } from "../../base/metrics.ts";
+import { counter, gauge, type Metric, type OperationMeter, withLabels } from "../../base/metrics.ts";
 import type { ClientCounters } from "../../wire/messages/nameserver.ts";
 
 export interface MountFigures {
@@ -14,10 +14,6 @@ export interface MountFigures {
 
 export function mountMetrics(mountpoint: string, figures: MountFigures): readonly Metric[] {
   const { counters: { calls, inodes, recalls, recallMs, fences, reads }, meter } = figures;
-  const named = (metric: Metric): Metric => ({
-    ...metric,
-    samples: metric.samples.map((sample) => ({ ...sample, labels: { mountpoint, ...sample.labels } })),
-  });
   return [
     ...meter.metrics("requests of the kernel"),
     counter("mfs_mount_read_bytes_total", "Bytes that the kernel was given.", figures.readBytes),
@@ -42,5 +38,5 @@ export function mountMetrics(mountpoint: string, figures: MountFigures): readonl
       { labels: { from: "local disk" }, value: reads?.disk ?? 0 },
       { labels: { from: "dataserver" }, value: reads?.served ?? 0 },
     ]),
-  ].map(named);
+  ].map((metric) => withLabels(metric, { mountpoint }));
 }

@@ -3,7 +3,7 @@
  * serves it. Starts in that order, ends in the other, within bounded time.
  */
 
-import { systemClock } from "../../base/clock.ts";
+import { systemClock, within } from "../../base/clock.ts";
 import * as libc from "../../base/libc.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Metric } from "../../base/metrics.ts";
@@ -211,15 +211,6 @@ async function makeMountpoint(mountpoint: string): Promise<void> {
       cause: error,
     });
   }
-}
-
-/** Waits for `work` at most `ms`; whether it ended. */
-async function within(work: Promise<unknown>, ms: number): Promise<boolean> {
-  const abort = new AbortController();
-  const late = systemClock.sleep(ms, abort.signal).then(() => false);
-  const result = await Promise.race([work.then(() => true, () => true), late]);
-  abort.abort();
-  return result;
 }
 
 async function withinOrFail(work: Promise<unknown>, ms: number, message: string): Promise<void> {

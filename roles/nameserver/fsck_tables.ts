@@ -6,6 +6,7 @@
 
 import { textOf } from "../../base/bytes.ts";
 import { asBlockId, asInodeId, asSessionId, asVolumeId, type InodeId, ROOT_INODE } from "../../wire/ids.ts";
+import { DT_DIR } from "../../wire/messages/inode.ts";
 import { TOLD_LATELY } from "../leaseserver/leases.ts";
 import { checkInlineTable } from "./fsck_inline.ts";
 import { decoded, inoAt } from "./fsck_reader.ts";
@@ -40,8 +41,6 @@ import { TOTAL_NAMES, Totals } from "./totals.ts";
 const WINDOW = 1_000_000;
 const PARENTS_MAX = 100_000;
 const DEPTH_MAX = 100_000;
-/** DT_DIR. */
-const TYPE_DIRECTORY = 4;
 
 export async function* checkTables(run: FsckContext): AsyncGenerator<void> {
   const orphans = new Set<InodeId>();
@@ -112,7 +111,7 @@ async function* checkLinks(run: FsckContext, orphans: ReadonlySet<InodeId>): Asy
     for await (const page of reader.pages(tableRange(TABLE_ENTRY))) {
       for (const [key, value] of page) {
         const entry = decoded(value, decodeEntry);
-        if (entry !== "damaged") window.count(inoAt(key, 1), entry.ino, entry.type === TYPE_DIRECTORY);
+        if (entry !== "damaged") window.count(inoAt(key, 1), entry.ino, entry.type === DT_DIR);
       }
       yield;
     }

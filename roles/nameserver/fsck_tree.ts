@@ -7,7 +7,7 @@
 
 import { bytesEqual, bytesKey, concatBytes, EMPTY_BYTES } from "../../base/bytes.ts";
 import { type InodeId, ROOT_INODE } from "../../wire/ids.ts";
-import { S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
+import { DT_DIR, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
 import type { FsckHint } from "../../wire/messages/fsck.ts";
 import { checkBlockMap } from "./fsck_extents.ts";
 import { decoded } from "./fsck_reader.ts";
@@ -39,7 +39,6 @@ const SLASH = new Uint8Array([0x2f]);
 const NAMES_PAGE = 256;
 /** Files with several names that are known to be checked; beyond it they are checked for each name. */
 const LINKED_MAX = 500_000;
-const TYPE_DIRECTORY = 4;
 
 /** A place in the tree; its path is put together when somebody asks. */
 interface Place {
@@ -158,7 +157,7 @@ function checkEntry(run: FsckContext, child: Place, entry: EntryRecord): InodeRe
   }
   const type = (inode.mode >>> 12) & 15;
   if (type !== entry.type) wrong("entry", `it says that it is of type ${entry.type}, and is of type ${type}`);
-  if (type === TYPE_DIRECTORY && inode.parent !== parent) {
+  if (type === DT_DIR && inode.parent !== parent) {
     wrong("entry", `the directory says that it is in inode ${inode.parent}, and is in ${parent}`);
   }
   return inode;

@@ -16,6 +16,10 @@ export const S_ISUID = 0o4000;
 export const S_ISGID = 0o2000;
 export const S_ISVTX = 0o1000;
 
+// Of an entry's type, the same bits by themselves (dirent.h).
+export const DT_DIR = S_IFDIR >>> 12;
+export const DT_REG = S_IFREG >>> 12;
+
 /** The size that directories show. */
 export const DIRECTORY_BYTES = 4096;
 

@@ -5,6 +5,8 @@
 
 import type { Command, Commands, Parameter } from "cliffy";
 import { FsError, isErrno } from "../../../wire/errno.ts";
+import { REPLICATION_MAX } from "../../../wire/messages/admin.ts";
+import { DT_DIR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from "../../../wire/messages/inode.ts";
 import { formatAttributes, getAttributes, parseAssignment } from "../../admin/attributes.ts";
 import { formatPath, locate } from "../../admin/fs_path.ts";
 import { Progress } from "../../admin/progress.ts";
@@ -17,11 +19,6 @@ import { longLine, modeText, statText } from "./listing.ts";
 import { cat, get, type OnProgress, put } from "./transfer.ts";
 import { baseName, bytesOfPath, joinPath, normalPath, textOfPath } from "./words.ts";
 
-const S_IFMT = 0o170000;
-const S_IFDIR = 0o040000;
-const S_IFLNK = 0o120000;
-const S_IFREG = 0o100000;
-const DT_DIR = S_IFDIR >>> 12;
 /** Removals on their way. */
 const REMOVALS = 8;
 
@@ -270,6 +267,11 @@ function isType({ mode }: FileAttributes, type: number): boolean {
   return (mode & S_IFMT) === type;
 }
 
+/** The root, "." and "..". */
+function hasNoName(path: string): boolean {
+  return /(^|\/)\.{0,2}\/*$/.test(path);
+}
+
 function needed(paths: readonly string[]): void {
   if (paths.length === 0) throw new Error("a path is missing");
 }
@@ -445,11 +447,10 @@ async function getTree(env: Environment, from: string, to: string) {
     else if (isType(attributes, S_IFLNK)) {
       const leadsTo = textOfPath(await at(source, () => env.client.readLink(remote(env, source))));
       await localPart(target, () => Deno.symlink(leadsTo, target));
-    } else {throw new Error(
-        `${shown(source)}: ${
-          modeText(attributes.mode)[0]
-        }: only files, directories and symbolic links are copied`,
-      );}
+    } else {
+      const type = modeText(attributes.mode)[0];
+      throw new Error(`${shown(source)}: ${type}: only files, directories and symbolic links are copied`);
+    }
   }
 }
 
@@ -458,7 +459,7 @@ async function putFile(env: Environment, { named: { from, to }, options }: Given
   const { isDirectory, isFile } = await localPart(from!, () => Deno.stat(from!));
   const given: string = to ?? ".";
   const absolute = await localPart(from!, () => Deno.realPath(from!));
-  const name = /(^|\/)\.{0,2}\/*$/.test(from!) ? absolute : from!;
+  const name = hasNoName(from!) ? absolute : from!;
   const target = await at(given, () => into(env, name, given));
   if (isDirectory && !options.r) {
     throw new FsError("EISDIR", `${from}: it is a directory: put -r takes all of it`);
@@ -540,7 +541,7 @@ async function remove(env: Environment, { rest: paths, options }: Given) {
   if (!options.f) needed(paths);
   for (const path of paths) {
     await at(path, async () => {
-      if (/(^|\/)\.{0,2}\/*$/.test(path)) throw new Error("the root, . and .. stay");
+      if (hasNoName(path)) throw new Error("the root, . and .. stay");
       try {
         const attributes = await env.client.stat(remote(env, path), false);
         if (!isType(attributes, S_IFDIR)) return await env.client.removeFile(remote(env, path));
@@ -601,8 +602,8 @@ async function link(env: Environment, { named: { target, name }, options }: Give
 }
 
 async function setReplicas(env: Environment, { named: { replicas, path }, options }: Given) {
-  if (!/^\d{1,2}$/.test(replicas!) || Number(replicas) > 16) {
-    throw new Error(`${replicas}: replicas are a whole number from 0 to 16`);
+  if (!/^\d{1,2}$/.test(replicas!) || Number(replicas) > REPLICATION_MAX) {
+    throw new Error(`${replicas}: replicas are a whole number from 0 to ${REPLICATION_MAX}`);
   }
   await at(path!, async () => {
     const place = placeOf(env, path!);

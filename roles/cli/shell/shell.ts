@@ -6,8 +6,9 @@
 import { findPromptedCommand } from "cliffy/command-parser";
 import { parseOptions } from "cliffy/option-parser";
 import { parseParameters } from "cliffy/parameter-parser";
+import { concatBytes } from "../../../base/bytes.ts";
 import type { FsClient } from "../../mount/client.ts";
-import { printLine } from "../../admin/process.ts";
+import { printLine, writeAll } from "../../admin/process.ts";
 import { Progress } from "../../admin/progress.ts";
 import { type Environment, makeCommands, type ShellCommand, usageOf } from "./commands.ts";
 import { parseLine, textOfPath } from "./words.ts";
@@ -151,9 +152,7 @@ export class Shell {
 export async function* linesOf(stream: AsyncIterable<Uint8Array>): AsyncGenerator<string> {
   let rest = new Uint8Array(0);
   for await (const chunk of stream) {
-    const bytes = new Uint8Array(rest.length + chunk.length);
-    bytes.set(rest);
-    bytes.set(chunk, rest.length);
+    const bytes = concatBytes([rest, chunk]);
     let from = 0;
     for (let to = bytes.indexOf(NEWLINE); to >= 0; to = bytes.indexOf(NEWLINE, from)) {
       yield textOfPath(bytes.subarray(from, to));
@@ -176,8 +175,4 @@ function interrupted(work: Promise<void>, signal: AbortSignal): Promise<void> {
     clearTimeout(timer);
     signal.removeEventListener("abort", onAbort);
   });
-}
-
-function writeAll(bytes: Uint8Array): void {
-  for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
 }

@@ -10,6 +10,7 @@ import type { Interface } from "node:readline";
 import { Readable } from "node:stream";
 import { formatPath } from "../../admin/fs_path.ts";
 import { messageOf, printLine } from "../../admin/process.ts";
+import { DT_DIR } from "../../../wire/messages/inode.ts";
 import type { Shell } from "./shell.ts";
 import { bytesOfPath, joinPath, lastWord, quoteWord, textOfPath } from "./words.ts";
 
@@ -17,7 +18,6 @@ const HISTORY_FILE = "mfs-shell-history";
 const HISTORY_LINES = 1_000;
 const COMPLETION_MS = 3_000;
 const COMPLETIONS_MAX = 500;
-const DT_DIR = 4;
 
 /** Parts of the line editor that its types do not have. */
 interface Editor extends Interface {
