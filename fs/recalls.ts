@@ -39,6 +39,8 @@ export interface RecallsOptions {
 
 export class Recalls {
   readonly #options: RecallsOptions;
+  /** What is being given up of each inode. */
+  readonly #giving = new Map<Inode, Promise<unknown>>();
   /** For the mount's counters. */
   count = 0;
   ms = 0;
@@ -66,10 +68,17 @@ export class Recalls {
     const inode = table.get(ino);
     if (inode === undefined) return releases.mayBeOpening(ino) ? "write" : "no";
     inode.yielding++;
+    // The same may be asked for again, as over a new connection: what the one has begun to take away the other would not see.
+    const before = this.#giving.get(inode);
+    const giving = before === undefined
+      ? this.#giveSettled(inode, item)
+      : before.catch(() => {}).then(() => this.#giveSettled(inode, item));
+    this.#giving.set(inode, giving);
     try {
-      return await this.#giveSettled(inode, item);
+      return await giving;
     } finally {
       inode.yielding--;
+      if (this.#giving.get(inode) === giving) this.#giving.delete(inode);
     }
   }
 
@@ -158,7 +167,9 @@ export class Recalls {
     this.#failMakers(deferred?.lose() ?? []);
     table.noteLoss();
     const inodes = [...table.values()];
-    for (const { file } of inodes) {
+    for (const inode of inodes) {
+      const { file } = inode;
+      inode.isRegistered = openMode(inode) !== "no"; // as the next session is told
       if (file === null || !isCut || file.unsyncedReports === 0) continue;
       file.unsyncedReports = 0;
       const message = "the nameserver's machine stopped before what was written was synced";
@@ -207,7 +218,6 @@ export class Recalls {
         }
       }
       inode.forgetAll();
-      inode.isRegistered = openMode(inode) !== "no";
       void kernelCache.dropAttributes(inode);
       if (inode.hasPages) {
         inode.hasStalePages = true;

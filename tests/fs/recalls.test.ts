@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { bytesKey } from "../../base/bytes.ts";
 import { KernelNotifier } from "../../fs/kernel/notify.ts";
-import { ABSENT, UNKNOWN } from "../../fs/inode.ts";
+import { ABSENT, type Inode, UNKNOWN } from "../../fs/inode.ts";
 import { FsError } from "../../wire/errno.ts";
 import { asInodeId } from "../../wire/ids.ts";
 import {
@@ -20,6 +20,7 @@ import {
   recall,
   ROOT,
   startClient,
+  type TestClient,
   time,
   watch,
   WRITING,
@@ -187,6 +188,26 @@ Deno.test("recall of a directory: all its names go by the epoch, and it is known
   assert.deepEqual(client.kernel.taken(), ["epoch", `pages ${ROOT} 0+`]);
 });
 
+Deno.test("recall of what is being given up already: is answered when that is done", async () => {
+  const cases = [
+    [INO, "pages", (client: TestClient) => know(client, INO).hasPages = true],
+    [ROOT, "epoch", (client: TestClient) => know(client, ROOT).setEntry(keyA, INO)],
+  ] as const;
+  for (const [ino, held, prepare] of cases) {
+    const client = startClient();
+    prepare(client);
+    client.kernel.holds = (message) => message.startsWith(held);
+    const recalled = [recall(client, { ino, keep: "none" }), recall(client, { ino, keep: "none" })];
+    await quiet();
+    const again = recall(client, { ino, keep: "none" });
+    await quiet();
+    assert.deepEqual([...recalled, again].map(({ state }) => state), ["waits", "waits", "waits"], held);
+    while (client.kernel.held.length > 0) await client.kernel.held[0]!.release();
+    assert.deepEqual([...recalled, again].map(({ state }) => state), ["done", "done", "done"], held);
+    assert.equal(client.table.get(ino)!.yielding, 0);
+  }
+});
+
 Deno.test("recall of many: each is answered, in order, and they go on side by side", async () => {
   const client = startClient();
   await opened(client, READ_ONLY);
@@ -273,6 +294,22 @@ Deno.test("reclaimed: what was not granted again is given up, what was stays as 
 });
 
 // ---- the session is lost, or can't be kept up
+
+Deno.test("what is lost of a file, but not the session, leaves its close to be told", async () => {
+  const ways: ((client: TestClient, inode: Inode) => Promise<void>)[] = [
+    ({ recalls }, inode) => recalls.changesLost([inode]),
+    ({ recalls }) => recalls.reclaimed(new Map([[INO, "none"]])),
+  ];
+  for (const lose of ways) {
+    const client = startClient();
+    const { files, releases, session } = client;
+    const handle = await opened(client, READ_ONLY);
+    await files.close(handle);
+    await lose(client, handle.file.inode);
+    await releases.send();
+    assert.deepEqual(session.told, [{ held: [{ ino: INO, lease: "none", open: "no" }], unused: [] }]);
+  }
+});
 
 Deno.test("lost: everything is given up, closed and open", async () => {
   const client = startClient();
