@@ -475,11 +475,17 @@ export class Volume implements ReplicaHost {
     if (reason !== undefined) throw new FsError("EIO", `block ${block}: ${reason}`, { op: "write" });
   }
 
-  /** As far as it takes to have room for `bytes`; who asks at the same time shares it. Never rejects. */
-  #emptyTrash(bytes: number): Promise<void> {
-    return this.#emptying ??= this.trash.makeRoom(() => this.#space.has(bytes)).catch((error) => {
-      this.log.warn("trash could not be emptied", { path: this.path, error });
-    }).finally(() => this.#emptying = null);
+  /**
+   * As far as it takes to have room for `bytes`. Who asks at the same time shares it, and goes on where it was begun for less.
+   * Never rejects.
+   */
+  async #emptyTrash(bytes: number): Promise<void> {
+    for (let before = Infinity; this.trash.bytes < before && !this.#space.has(bytes);) {
+      before = this.trash.bytes;
+      await (this.#emptying ??= this.trash.makeRoom(() => this.#space.has(bytes)).catch((error) => {
+        this.log.warn("trash could not be emptied", { path: this.path, error });
+      }).finally(() => this.#emptying = null));
+    }
   }
 
   /** Runs `action` on the block's replica; `create` is the generation to make a missing one with. */

@@ -1,7 +1,10 @@
 import { equal, ok, rejects } from "node:assert/strict";
 import { geteuid } from "../../../base/libc.ts";
-import { isErrno } from "../../../wire/errno.ts";
+import { silentLogger } from "../../../base/log.ts";
+import { Volume, type VolumeParts } from "../../../roles/dataserver/volume.ts";
+import { FsError, isErrno } from "../../../wire/errno.ts";
 import { asBlockId } from "../../../wire/ids.ts";
+import { FakeClock, settle } from "../../base/fake_clock.ts";
 import {
   type BlockClient,
   connectTo,
@@ -101,3 +104,35 @@ Deno.test("what is in trash counts as free, and goes when there is need, the old
     await until(() => stats().trashBytes === 0, "told");
     equal(stats().failed, undefined);
   }));
+
+Deno.test("trash: who needs more room than it is just being emptied for gets that", async () => {
+  let free = 0;
+  const trash = {
+    bytes: 8,
+    async makeRoom(isEnough: () => boolean) {
+      for (; trash.bytes > 0 && !isEnough(); trash.bytes--) {
+        await settle();
+        free++;
+      }
+    },
+  };
+  const space = {
+    has: (bytes: number) => free >= bytes,
+    demand(bytes: number) {
+      if (free < bytes) throw new FsError("ENOSPC", "full");
+    },
+  };
+  const records = { get: () => Promise.resolve(undefined) };
+  const parts = { path: "/v", disk: {}, identity: {}, records, trash, space, log: silentLogger };
+  const volume = new Volume({ ...parts, clock: new FakeClock() } as unknown as VolumeParts);
+  const writing = [2, 5, 3].map((length) =>
+    volume.write(asBlockId(1), GENERATION, 0, new Uint8Array(length), false)
+  );
+  // There is no such replica, which is found out when there is room.
+  for (const write of writing) await rejects(write, (error) => isErrno(error, "ENOENT"));
+  equal(trash.bytes, 3);
+  await rejects(
+    volume.write(asBlockId(1), GENERATION, 0, new Uint8Array(9), false),
+    (error) => isErrno(error, "ENOSPC"),
+  );
+});
