@@ -38,6 +38,8 @@ interface Holder {
   open: OpenMode;
   /** How often it has said, unasked, that it has the inode no more open. */
   closes: number;
+  /** How often it was shown what it may cache. */
+  shown: number;
   /** Recalls that it has not acknowledged yet. */
   recalls: number;
   /** Its session's changes of the inode that wait for their turn: woken by the next recall. */
@@ -50,6 +52,9 @@ interface Recalled {
   readonly item: RecallItem;
   readonly holder: Holder;
 }
+
+/** Who was asked, and `Holder.shown` then. */
+type Asked = Map<Holder, number>;
 
 /** What `lease` is asked by: who has the turn on the inode, or who changes names of the directory. */
 export type Own = "turn" | "names";
@@ -168,6 +173,7 @@ export class LeaseTable {
     }
     const holder = this.#register(ino, session);
     if (holder.lease === "none") this.#grant(holder, "read");
+    else holder.shown++;
     return holder.lease;
   }
 
@@ -214,6 +220,7 @@ export class LeaseTable {
 
   #grant(holder: Holder, lease: LeaseMode): void {
     holder.lease = lease;
+    holder.shown++;
     this.#granted++;
   }
 
@@ -328,9 +335,9 @@ export class LeaseTable {
     for (;;) {
       await this.#options.sessions.allReclaimed(session);
       const hasTurn = await this.#turnOrRecall(item.ino, session);
-      // Until then nobody else is granted anything. What others have is recalled step by step: no further one may begin
-      // once who has the turn goes on, and is granted what it recalls.
-      const asked = new Set<Holder>();
+      // What others have is recalled step by step: no further one may begin once who has the turn goes on, and is granted
+      // what it recalls. It may go on, and its turn end, while this one waits: whoever is shown something is asked again.
+      const asked: Asked = new Map();
       while (!hasTurn && this.#isRecalled(item.ino, session)) {
         const batches = this.#batches(session, items, asked);
         if (batches.size === 0) return await run(this.#openIn(session, items));
@@ -441,14 +448,17 @@ export class LeaseTable {
 
   // ---- recalls
 
-  /** Others that `item` takes something from, or that it has a question for, and that were not asked yet. */
-  #conflicting(session: SessionId, item: RecallItem, asked: ReadonlySet<Holder>): Holder[] {
+  /**
+   * Others that `item` takes something from, or that it has a question for, and that were not asked since they were shown
+   * something last.
+   */
+  #conflicting(session: SessionId, item: RecallItem, asked: Asked): Holder[] {
     const holders = this.#holders.get(item.ino);
     if (holders === undefined) return [];
     return holders.filter((holder) => {
       if (holder.session === session) return false;
       if (LEASE_RANK[holder.lease] > LEASE_RANK[item.keep]) return true;
-      if (asked.has(holder)) return false;
+      if (asked.get(holder) === holder.shown) return false;
       if (item.removed === true) return true;
       return holder.lease !== "none" && (item.attributes === true || item.names !== undefined);
     });
@@ -456,7 +466,7 @@ export class LeaseTable {
 
   /** Recalls until nothing conflicts. */
   async #recallOthers(session: SessionId, items: readonly RecallItem[]): Promise<void> {
-    const asked = new Set<Holder>();
+    const asked: Asked = new Map();
     for (;;) {
       await this.#untilFenced(items);
       const batches = this.#batches(session, items, asked);
@@ -466,11 +476,11 @@ export class LeaseTable {
   }
 
   /** What is to be recalled now, and from whom; those are noted as `asked`. */
-  #batches(session: SessionId, items: readonly RecallItem[], asked: Set<Holder>): Map<SessionId, Recalled[]> {
+  #batches(session: SessionId, items: readonly RecallItem[], asked: Asked): Map<SessionId, Recalled[]> {
     const batches = new Map<SessionId, Recalled[]>();
     for (const item of items) {
       for (const holder of this.#conflicting(session, item, asked)) {
-        asked.add(holder);
+        asked.set(holder, holder.shown);
         const batch = batches.get(holder.session);
         if (batch === undefined) batches.set(holder.session, [{ item, holder }]);
         else batch.push({ item, holder });
@@ -714,6 +724,7 @@ export class LeaseTable {
       lease: "none",
       open: "no",
       closes: 0,
+      shown: 0,
       recalls: 0,
       inLine: null,
       acknowledged: null,
@@ -753,4 +764,4 @@ export class LeaseTable {
   }
 }
 
-const NOBODY: ReadonlySet<Holder> = new Set();
+const NOBODY: Asked = new Map();

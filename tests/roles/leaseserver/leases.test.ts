@@ -292,6 +292,37 @@ Deno.test("leases: a change that waits for its turn goes on when its session is 
   assert.ok(acquired.isDone);
 });
 
+Deno.test("leases: who is shown the inode after it was asked to give it up is asked again, whoever had the turn meanwhile", async () => {
+  const { leases, members: [a, b] } = await startMembers(2);
+  for (const member of [a, b]) assert.equal(member.lease(INO), "read");
+  const item = { ino: INO, keep: "read", attributes: true } as const;
+  const change = (member: Member, run = () => {}) => watch(leases.change(member.session, [item], run));
+  const [ofB, ofA] = [gate(), gate()];
+  b.onRecall = ofB.wait;
+  a.onRecall = ofA.wait;
+  const first = change(a);
+  await rest();
+  // It is asked by who has the turn, so that it goes first, and asks that one.
+  let asked = 0;
+  const second = change(b, () => asked = a.recalls.length);
+  await rest();
+  ofB.open();
+  await rest();
+  assert.ok(first.isDone && !second.isDone);
+  assert.equal(a.lease(INO), "read", "nobody has the turn");
+  const again = gate();
+  b.onRecall = again.wait;
+  const third = change(a);
+  await rest();
+  a.onRecall = () => {};
+  ofA.open();
+  await rest();
+  again.open();
+  await rest();
+  assert.ok(second.isDone && third.isDone);
+  assert.ok(asked >= 2, "what it was shown is from before the change");
+});
+
 Deno.test("leases: a change of attributes is told to all who hold the inode, and leaves them READ", async () => {
   const { leases, members: [a, b, c] } = await startMembers(3);
   a.lease(INO);
