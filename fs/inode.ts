@@ -64,6 +64,8 @@ export class Inode {
   yielding = 0;
   /** It was read then, which the nameserver may not know yet. */
   accessedAt: Timespec | null = null;
+  /** Changes of its attributes that this mount has asked for: others may see them before the answer comes. */
+  changesAsked = 0;
   /** Removals of it that are under way here: an open then asks the nameserver. */
   removing = 0;
   /** It has lost its last name, or was about to: it goes with the last close, so that an open asks the nameserver. */
@@ -124,7 +126,7 @@ export class Inode {
 
   /** True when attributes can be shown without asking (the session is looked at elsewhere). */
   get isFresh(): boolean {
-    return this.attributesKnown && this.lease !== "none";
+    return this.attributesKnown && this.lease !== "none" && this.changesAsked === 0;
   }
 
   /** Its name may go before an open here is known to the nameserver. */

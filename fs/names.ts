@@ -207,13 +207,15 @@ export class Names {
     if (known !== undefined && known.accessedAt !== null) {
       await withSignal(this.#options.tellAccesses?.() ?? Promise.resolve(), interrupt);
     }
-    const askedAt = this.#table.moment;
-    if (file !== null && file !== undefined) file.unsyncedReports++;
-    let reply: InodeReply;
     try {
-      reply = await this.#session.change((retry) =>
-        this.#session.nameserver.setattr({ ...request, retry }, interrupt)
-      );
+      return await this.#changing([known], async () => {
+        const askedAt = this.#table.moment;
+        if (file !== null && file !== undefined) file.unsyncedReports++;
+        const reply = await this.#session.change((retry) =>
+          this.#session.nameserver.setattr({ ...request, retry }, interrupt)
+        );
+        return this.#adoptChange(request, reply, askedAt);
+      });
     } catch (error) {
       const removed = this.#table.get(request.ino);
       if (!isErrno(error, "ENOENT") || removed === undefined || !isForgotten(removed)) throw error;
@@ -221,6 +223,10 @@ export class Names {
       removed.attributes = changed(removed.attributes, request, this.#options.clock.now());
       return removed;
     }
+  }
+
+  /** Takes over what the nameserver answers to `request`. */
+  #adoptChange(request: Omit<SetAttributesRequest, "retry">, reply: InodeReply, askedAt: number): Inode {
     const inode = this.#table.adopt(reply, askedAt);
     if (request.atime !== undefined) inode.accessedAt = null; // told before
     if (inode.xattrs !== null || reply.attributes.hasXattrs) {
@@ -234,6 +240,28 @@ export class Names {
       if (request.size === 0 && inode.lease !== "none") inode.blocks?.learn(0, Number.MAX_SAFE_INTEGER, []);
     }
     return inode;
+  }
+
+  /**
+   * Runs a change of attributes of `inodes` that the nameserver is asked for, and takes its answer over. Other mounts may see it
+   * before the answer is here, and tell of it: until then nothing is shown of how it was, by this mount's kernel neither.
+   */
+  async #changing<T>(inodes: readonly (Inode | undefined)[], change: () => Promise<T>): Promise<T> {
+    const known = [...new Set(inodes)].filter((inode) => inode !== undefined);
+    const shown = known.filter(({ isFresh }) => isFresh);
+    for (const inode of known) inode.changesAsked++;
+    try {
+      if (shown.length > 0) {
+        await Promise.all(shown.map((inode) => this.#options.kernelCache.dropAttributes(inode)));
+      }
+      return await change();
+    } catch (error) {
+      const mayBeMade = isErrno(error, "EINTR") || isErrno(error, "EIO");
+      if (mayBeMade) { for (const { ino } of known) this.#changed(ino); }
+      throw error;
+    } finally {
+      for (const inode of known) inode.changesAsked--;
+    }
   }
 
   make(request: Omit<MakeRequest, "retry">, interrupt: Interruptible): Found | Promise<Found> {
@@ -339,11 +367,13 @@ export class Names {
     name: Uint8Array,
     interrupt: Interruptible,
   ): Promise<Found> {
-    const askedAt = this.beginChange(parent, name);
-    const reply = await this.#session.change((retry) =>
-      this.#session.nameserver.link({ retry, ino, parent, name }, interrupt)
-    );
-    return this.madeEntry(parent, name, this.#table.adopt(reply, askedAt), reply, askedAt);
+    return await this.#changing([this.#table.get(ino)], async () => {
+      const askedAt = this.beginChange(parent, name);
+      const reply = await this.#session.change((retry) =>
+        this.#session.nameserver.link({ retry, ino, parent, name }, interrupt)
+      );
+      return this.madeEntry(parent, name, this.#table.adopt(reply, askedAt), reply, askedAt);
+    });
   }
 
   remove(
@@ -387,18 +417,20 @@ export class Names {
     const wishes = this.#options.local?.wishes(parent);
     const known = this.#removed(parent, name);
     if (losesXattrs(known)) await this.#keepXattrs(known, interrupt);
-    const askedAt = this.beginChange(parent, name);
     if (known !== undefined) known.removing++;
     try {
-      const reply = await this.#session.change((retry) =>
-        this.#session.nameserver.remove(
-          withHint({ retry, parent, name, directory, ...wishes }, known, this.#options.clock),
-          interrupt,
-        )
-      );
-      this.#lostName(reply.ino, reply.nlink);
-      this.#keepChange(parent, name, ABSENT, reply.directory, askedAt);
-      this.#directoriesChanged([parent], reply.directories, askedAt);
+      await this.#changing([known], async () => {
+        const askedAt = this.beginChange(parent, name);
+        const reply = await this.#session.change((retry) =>
+          this.#session.nameserver.remove(
+            withHint({ retry, parent, name, directory, ...wishes }, known, this.#options.clock),
+            interrupt,
+          )
+        );
+        this.#lostName(reply.ino, reply.nlink);
+        this.#keepChange(parent, name, ABSENT, reply.directory, askedAt);
+        this.#directoriesChanged([parent], reply.directories, askedAt);
+      });
     } finally {
       if (known !== undefined) known.removing--;
     }
@@ -436,27 +468,31 @@ export class Names {
     const known = this.#removed(newParent, newName);
     if (losesXattrs(known)) await this.#keepXattrs(known, interrupt);
     if (known !== undefined) known.removing++;
-    // The kernel moves its entry, and its time-out with it, whatever our answer lets it keep.
-    this.beginChange(newParent, newName);
-    const askedAt = this.beginChange(parent, name);
+    const moved = this.#at(parent, name);
     const credentials = (flags & RENAME_WHITEOUT) !== 0 && owner !== undefined ? { credentials: owner } : {};
     const request = { parent, name, newParent, newName, flags, ...credentials };
     let isKept = false;
     let reply: RenameReply;
     try {
-      reply = await this.#session.change((retry) =>
-        this.#session.nameserver.rename(
-          withHint({ ...request, retry }, known, this.#options.clock),
-          interrupt,
-        )
-      );
-      this.#changed(reply.ino);
-      if (reply.replaced !== undefined) this.#lostName(reply.replaced.ino, reply.replaced.nlink);
-      // What else has the old name is asked; of two names of one file the answer lets us keep none.
-      const directory = (flags & (RENAME_EXCHANGE | RENAME_WHITEOUT)) === 0 ? reply.directory : "none";
-      isKept = this.#keepChange(newParent, newName, reply.ino, directory, askedAt);
-      isKept = this.#keepChange(parent, name, ABSENT, directory, askedAt) && isKept;
-      this.#directoriesChanged([parent, newParent], reply.directories, askedAt);
+      reply = await this.#changing([moved, known], async () => {
+        // The kernel moves its entry, and its time-out with it, whatever our answer lets it keep.
+        this.beginChange(newParent, newName);
+        const askedAt = this.beginChange(parent, name);
+        const reply = await this.#session.change((retry) =>
+          this.#session.nameserver.rename(
+            withHint({ ...request, retry }, known, this.#options.clock),
+            interrupt,
+          )
+        );
+        this.#changed(reply.ino);
+        if (reply.replaced !== undefined) this.#lostName(reply.replaced.ino, reply.replaced.nlink);
+        // What else has the old name is asked; of two names of one file the answer lets us keep none.
+        const directory = (flags & (RENAME_EXCHANGE | RENAME_WHITEOUT)) === 0 ? reply.directory : "none";
+        isKept = this.#keepChange(newParent, newName, reply.ino, directory, askedAt);
+        isKept = this.#keepChange(parent, name, ABSENT, directory, askedAt) && isKept;
+        this.#directoriesChanged([parent, newParent], reply.directories, askedAt);
+        return reply;
+      });
     } finally {
       if (known !== undefined) known.removing--;
     }
@@ -465,10 +501,15 @@ export class Names {
     return reply;
   }
 
+  /** What is under a name, as far as that is known here. */
+  #at(parent: InodeId, name: Uint8Array): Inode | undefined {
+    const ino = this.#table.get(parent)?.entries?.get(bytesKey(name));
+    return ino === undefined ? undefined : this.#table.get(ino);
+  }
+
   /** What we know of an inode that is about to lose a name, if anything. */
   #removed(parent: InodeId, name: Uint8Array): Inode | undefined {
-    const ino = this.#table.get(parent)?.entries?.get(bytesKey(name));
-    const inode = ino === undefined ? undefined : this.#table.get(ino);
+    const inode = this.#at(parent, name);
     // Its last close must be told.
     if (inode !== undefined && isOpen(inode)) inode.isRegistered = true;
     return inode;
@@ -570,11 +611,13 @@ export class Names {
     ino: InodeId,
     send: Parameters<typeof ClusterSession.prototype.change<InodeReply>>[0],
   ): Promise<void> {
-    const askedAt = this.#table.moment;
-    const reply = await this.#session.change(send);
-    this.#table.get(ino)?.forgetAttributes();
-    this.#table.adopt(reply, askedAt);
-    this.#table.noteRecall(ino); // values that are on their way may be from before
+    await this.#changing([this.#table.get(ino)], async () => {
+      const askedAt = this.#table.moment;
+      const reply = await this.#session.change(send);
+      this.#table.get(ino)?.forgetAttributes();
+      this.#table.adopt(reply, askedAt);
+      this.#table.noteRecall(ino); // values that are on their way may be from before
+    });
   }
 
   getXattr(

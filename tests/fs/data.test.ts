@@ -697,6 +697,11 @@ async function besideTruncate(
     handle.file.blocks.clear();
     const working = watch(work(client, handle));
     await quiet();
+    const { size } = handle.file.inode.attributes;
+    const attributes = () => nameserver.calls.find(({ method }) => method === "getattr");
+    for (let call = attributes(); call !== undefined; call = attributes()) {
+      await call.answer(inodeReply(INO, "write", { size }));
+    }
     const asked = nameserver.calls.find(({ method }) => method === "blocks")!;
     const blocks = { blocks: BLOCKS, end: 64 * MIB };
     void asked.answer(blocks);

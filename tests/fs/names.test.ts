@@ -171,6 +171,7 @@ Deno.test("setattr: what is written comes first, and the answer's attributes are
   assert.equal(await changing, inode);
   assert.deepEqual([atOnce(names.getattr(INO, PATIENT)).attributes.mode, events], [0o100600, [
     "commit",
+    `attributes ${INO}`,
     "setattr",
   ]]);
 });
@@ -421,13 +422,14 @@ Deno.test("rename: both names are known as they are now, and nothing need be loo
   const { names, inode, root, nameserver, kernel } = startWithName();
   const target = asInodeId(7);
   const renaming = names.rename(ROOT, A, ROOT, B, 0, PATIENT);
+  await quiet();
   assert.ok(names.lookup(ROOT, A, PATIENT) instanceof Promise);
   assert.ok(names.lookup(ROOT, B, PATIENT) instanceof Promise);
   await nameserver.answer("rename", { ino: INO, replaced: { ino: target, nlink: 0 }, directory: "read" });
   await renaming;
   assert.deepEqual([entry(root, A), entry(root, B)], [ABSENT, INO]);
   assert.deepEqual([inode.isFresh, root.isFresh], [false, false], "its ctime, the directory's mtime");
-  assert.deepEqual(kernel.taken(), []);
+  assert.deepEqual(kernel.taken(), [`attributes ${INO}`]);
 });
 
 Deno.test("rename: between directories both are changed", async () => {
@@ -454,7 +456,7 @@ Deno.test("rename: what the kernel moves though it may not be kept has all names
     await nameserver.answer("rename", { ino: INO, directory: lease });
     await renaming;
     assert.deepEqual([entry(root, A), entry(root, B)], [UNKNOWN, UNKNOWN], why);
-    assert.deepEqual(kernel.taken(), ["epoch"], why);
+    assert.deepEqual(kernel.taken(), [`attributes ${INO}`, "epoch"], why);
   }
 });
 
@@ -625,4 +627,36 @@ Deno.test("lookup: absent names are noted up to a bound, beyond it they go from 
   await nameserver.answer("lookup", { directory: "read" });
   assert.deepEqual([(await looking).isKept, kernel.taken()], [true, ["epoch"]]);
   assert.deepEqual([...root.entries!.values()], [INO, ABSENT], "what is there stays");
+});
+
+Deno.test("changes of attributes: until the answer is here nothing is shown of how they were, nor by the kernel", async () => {
+  const changes: readonly ((client: TestClient) => unknown)[] = [
+    ({ names }) => names.setattr({ ino: INO, mode: 0o600 }, PATIENT),
+    ({ names }) => names.setXattr(INO, nameOf("user.x"), nameOf("1"), 0, PATIENT),
+    ({ names }) => names.removeXattr(INO, nameOf("user.x"), PATIENT),
+    ({ names }) => names.link(INO, ROOT, B, PATIENT),
+    ({ names }) => names.remove(ROOT, A, false, PATIENT),
+    ({ names }) => names.rename(ROOT, A, ROOT, B, 0, PATIENT),
+    ({ names }) => names.rename(ROOT, B, ROOT, A, 0, PATIENT),
+  ];
+  for (const [i, change] of changes.entries()) {
+    const client = startWithName();
+    const { names, inode, kernel, nameserver } = client;
+    inode.attributes = { ...inode.attributes, nlink: 2, hasXattrs: true };
+    inode.tell(0);
+    assert.equal(atOnce(names.getattr(INO, PATIENT)), inode);
+    const changed = Promise.resolve(change(client)).catch(() => {});
+    await quiet();
+    assert.deepEqual(kernel.taken(), [`attributes ${INO}`], `change ${i}`);
+    const [call] = nameserver.calls;
+    assert.ok(call !== undefined, `change ${i}`);
+    // Asked meanwhile, and answered as it was.
+    const asking = names.getattr(INO, PATIENT);
+    assert.ok(asking instanceof Promise, `change ${i}`);
+    await nameserver.calls[1]!.answer(inodeReply(INO, "read", { nlink: 2, hasXattrs: true }));
+    assert.equal(names.attributesForMs(await asking), 0, `change ${i}`);
+    await call.fail(new FsError("EIO", "nobody knows what became of it"));
+    await changed;
+    assert.ok(names.getattr(INO, PATIENT) instanceof Promise, `change ${i} may have been made`);
+  }
 });
