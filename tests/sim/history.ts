@@ -69,9 +69,9 @@ export class Register {
   leave(write: Operation, at: number): void {
     write.isOpen = true;
     write.to = OPEN_UNTIL_READ;
-    // That it saw itself what it had not stored yet says nothing.
-    const isOwn = ({ isWrite, client, version }: Operation) =>
-      !isWrite && client === write.client && version === write.version && version !== 0;
+    // That it saw itself what it had not stored yet says nothing. Zeros may be from before, but not when it has written some.
+    const isOwn = ({ isWrite, client, version, to }: Operation) =>
+      !isWrite && client === write.client && version === write.version && (version !== 0 || to > write.from);
     this.operations = this.operations.filter((operation) => !isOwn(operation));
     this.#left.set(write, at);
   }
