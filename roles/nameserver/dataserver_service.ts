@@ -110,7 +110,10 @@ async function compareReport(
       expected.delete(block);
       if (owner === undefined) {
         // A copy that has become a replica since the index was read, or has its generation and becomes one just now.
-        if (tx.get(replicaKey(volume, block)) !== undefined || recovery.isChanging(block)) continue;
+        if (tx.get(replicaKey(volume, block)) !== undefined || recovery.isChanging(block)) {
+          if (doubtful === true) repair.replicaDoubtful(volume, block);
+          continue;
+        }
         if (tx.get(deletionKey(volume, block)) !== undefined) stale.push(block);
         else if (hasMoved(tx, block, generation)) continue;
         else unknown.push(block);

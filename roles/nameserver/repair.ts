@@ -139,14 +139,22 @@ export class Repair {
     const { namespace } = this.#options;
     const owner = namespace.journal.get(replicaKey(volume, block));
     if (owner === undefined) return; // not the block's any more
-    const key = badKey(volume, block);
-    if (this.#bad.size < BAD_MAX) this.#bad.set(key, isCorrupt || this.#bad.get(key) === true);
+    this.#noteBad(volume, block, isCorrupt);
     this.#add({ ...decodeReplica(owner), block });
   }
 
-  /** A dataserver's machine has stopped while this replica was written: it may lack what was acknowledged. */
+  #noteBad(volume: VolumeId, block: BlockId, isCorrupt: boolean): void {
+    const key = badKey(volume, block);
+    if (this.#bad.size < BAD_MAX) this.#bad.set(key, isCorrupt || this.#bad.get(key) === true);
+  }
+
+  /**
+   * A dataserver's machine has stopped while this replica was written: it may lack what was acknowledged. Also of a copy that
+   * becomes a replica just now: whoever makes it one looks at the block again.
+   */
   replicaDoubtful(volume: VolumeId, block: BlockId): void {
     if (this.#doubtful.size < BAD_MAX) this.#doubtful.add(block);
+    this.#noteBad(volume, block, false);
     this.replicaBad(volume, block, false);
   }
 

@@ -97,14 +97,17 @@ async function start() {
   const deletions = new DeletionQueue(journal, registry, clock, silentLogger);
   const handlers = dataserverHandlers(namespace, registry, deletions, repair, leases, recovery, silentLogger);
   /** What is answered to a report of the block on this server. */
-  const report = async (name: string, generation: number) => {
-    const replicas = [{ block: block.id, generation: asGeneration(generation) }];
+  const report = async (name: string, generation: number, doubtful = false) => {
+    const replicas = [{ block: block.id, generation: asGeneration(generation), doubtful }];
     const request = { volume: volumes.get(name)!, from: asBlockId(0), to: asBlockId(100), replicas };
     return await handlers.blockReport(request, new FakePeer().context);
   };
+  /** What is held against the replica on this server. */
+  const reported = (name: string) => repair.reportOf(volumes.get(name)!, block.id);
   return {
     slow,
     report,
+    reported,
     journal,
     deaf,
     asked,
@@ -205,6 +208,18 @@ Deno.test("replicas: a copy that is reported while it becomes a replica is nobod
   reading.resolve();
   assert.deepEqual(await reporting, nothing, "the index was read before");
   assert.equal(names(), "b,c");
+});
+
+Deno.test("replicas: a copy whose machine stops while it becomes a replica is known to be doubtful afterwards", async () => {
+  const { slow, report, reported, names, replace } = await start();
+  const { promise, resolve } = Promise.withResolvers<void>();
+  slow.set("b", promise);
+  const replacing = replace(["a"], 2, "c");
+  await rest();
+  await report("c", 2, true);
+  resolve();
+  assert.equal(await replacing, true);
+  assert.deepEqual([names(), reported("b"), reported("c")], ["b,c", undefined, "suspect"]);
 });
 
 Deno.test("replicas: what no block has is deleted, or kept aside, by who reports it", async () => {
