@@ -153,9 +153,13 @@ export class Repair {
    * becomes a replica just now: whoever makes it one looks at the block again.
    */
   replicaDoubtful(volume: VolumeId, block: BlockId): void {
+    this.#noteDoubtful(volume, block);
+    this.replicaBad(volume, block, false);
+  }
+
+  #noteDoubtful(volume: VolumeId, block: BlockId): void {
     if (this.#doubtful.size < BAD_MAX) this.#doubtful.add(block);
     this.#noteBad(volume, block, false);
-    this.replicaBad(volume, block, false);
   }
 
   /** What is known against a replica that its block lists: it is corrupt, or was said to be missing or behind. */
@@ -376,8 +380,9 @@ export class Repair {
     // What it has comes back, or never; unless all that is left may lack something.
     if (good.length === 0) return this.#doubtful.has(block) ? await this.#choose(task, extent) : "done";
     if (bad.length > 0) return await this.#takeOffBad(task, extent, bad);
-    // Not before they are off the block: the one that counts as good may be gone, too, and not have said so yet.
-    this.#doubtful.delete(block);
+    // Not before they are off the block: the one that counts as good may be gone, too, and not have said so yet. Nor when one
+    // was reported just now.
+    if (!extent.volumes.some((volume) => this.#bad.has(badKey(volume, block)))) this.#doubtful.delete(block);
     if (kept.length < wanted) {
       const outcome = await this.#copy(ino, extent, replicas);
       if (outcome !== "done") return outcome;
@@ -461,11 +466,16 @@ export class Repair {
       return "later";
     }
     const present = extent.volumes.filter((volume) => registry.isAlive(volume));
-    const isChosen = await recovery.choose(ino, start, extent, present);
-    if (!isChosen) return "later";
+    // Before, so that what is reported meanwhile stays: their machines may stop again.
     this.#doubtful.delete(block);
     for (const volume of present) this.#bad.delete(badKey(volume, block));
-    return "again";
+    let isChosen = false;
+    try {
+      isChosen = await recovery.choose(ino, start, extent, present);
+    } finally {
+      if (!isChosen) { for (const volume of present) this.#noteDoubtful(volume, block); }
+    }
+    return isChosen ? "again" : "later";
   }
 
   /**

@@ -318,6 +318,23 @@ Deno.test("settling: nothing is chosen of doubtful replicas while one that may b
   assert.deepEqual(world.listed, [second]);
 });
 
+Deno.test("settling: who was chosen and whose machine stops again before that is written down is chosen once more", async () => {
+  const world = await World.make("a", "b");
+  const [first, second] = world.volumes;
+  for (const volume of world.volumes) world.hold(volume, 8, "same", true);
+  let stops = 1;
+  world.afterGeneration = async (volume) => {
+    if (volume !== second) throw new FsError("ETIMEDOUT", "no answer");
+    if (stops-- <= 0) return;
+    world.replicas.get(second)!.isDoubtful = true;
+    await world.report(second);
+  };
+  await world.report(first);
+  await world.report(second);
+  await world.repairFor(30_000);
+  assert.deepEqual([world.listed, world.replicas.get(second)!.isDoubtful], [[second], false]);
+});
+
 Deno.test("settling: an only replica is doubtful: it is the block's", async () => {
   const world = await World.make("a", "b");
   const [first, second] = world.volumes;
