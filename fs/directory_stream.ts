@@ -4,6 +4,13 @@
  * Invariant: what is handed out is so then: the kernel takes names and inodes from a listing into its cache. What an answer
  * brings beyond one request of the kernel's is handed out later only if nothing of the directory was taken back, or
  * changed, meanwhile, and without inodes of which something was.
+ *
+ * The kernel keeps the listing (FOPEN_CACHE_DIR): it puts the entries of an answer into pages after it was given, each where
+ * the one before it ends, whichever handle brings it, and serves every handle from them once an empty answer has said that
+ * there are no more. A notification in between finds nothing. So:
+ * Invariant: an empty answer leaves only when nothing lies in the pages, or may come to lie there, that was asked for before
+ * something of the directory was taken back, or that may not be kept; else what lies there goes first. The kernel has put an
+ * answer into pages, or will not, when its handle comes with the next request.
  */
 
 import { bytesKey, bytesOf } from "../base/bytes.ts";
@@ -15,6 +22,7 @@ import type { ClusterSession } from "./cluster_session.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { Found, Inode } from "./inode.ts";
 import type { Interruptible } from "./interruptible.ts";
+import type { KernelCache } from "./kernel_cache.ts";
 import { COOKIE_PARENT, COOKIE_SELF, INLINE_BYTES, type NameReadAhead } from "./name_read_ahead.ts";
 
 /** Entries asked for at first; most directories are small. */
@@ -47,30 +55,53 @@ interface Answer {
   cookie: number;
 }
 
-export class DirectoryStream {
+export interface DirectoryStreamOptions {
+  readonly session: ClusterSession;
+  readonly table: InodeTable;
+  readonly kernelCache: KernelCache;
+  readonly readAhead: NameReadAhead;
   readonly ino: InodeId;
   /** The kernel keeps what is handed out. */
   readonly isCached: boolean;
-  readonly #session: ClusterSession;
-  readonly #table: InodeTable;
-  readonly #readAhead: NameReadAhead;
+}
+
+/** When what may not be kept was asked for: before anything was taken back. */
+const NEVER = -1;
+
+export class DirectoryStream {
+  readonly #options: DirectoryStreamOptions;
   #limit = FIRST_ENTRIES;
   #answer: Answer | null = null;
   /** A reading from the start without a gap: since when, where it stands, and how many entries it has seen. */
   #whole: { readonly since: number; position: number; count: number } | null = null;
+  /** The kernel takes all pages away when it opens the directory, which it may not have done yet. */
+  #isOpening = false;
 
-  constructor(
-    session: ClusterSession,
-    table: InodeTable,
-    readAhead: NameReadAhead,
-    ino: InodeId,
-    isCached: boolean,
-  ) {
-    this.#session = session;
-    this.#table = table;
-    this.#readAhead = readAhead;
-    this.ino = ino;
-    this.isCached = isCached;
+  constructor(options: DirectoryStreamOptions) {
+    this.#options = options;
+  }
+
+  get ino(): InodeId {
+    return this.#options.ino;
+  }
+
+  get #session(): ClusterSession {
+    return this.#options.session;
+  }
+
+  get #table(): InodeTable {
+    return this.#options.table;
+  }
+
+  /** The kernel opens it, and what lies in the directory's pages goes with that. */
+  opensAnew(directory: Inode): void {
+    this.#isOpening = true;
+    this.#note(directory, directory.listedSince);
+    directory.listedSince = Infinity;
+  }
+
+  close(): void {
+    void this.#settle(this.#table.get(this.ino));
   }
 
   /**
@@ -83,27 +114,77 @@ export class DirectoryStream {
     take: (entry: ListedEntry) => boolean,
     interrupt: Interruptible,
   ): Promise<void> {
+    const settled = this.#settle(this.#table.get(this.ino));
+    if (settled !== undefined) await settled;
+    let isEmpty = true;
+    const answer = await this.#read(cookie, withInodes, (entry) => {
+      if (!take(entry)) return false;
+      isEmpty = false;
+      return true;
+    }, interrupt);
+    const directory = this.#table.get(this.ino);
+    if (directory === undefined || !this.#options.isCached) return;
+    if (isEmpty) {
+      await this.#completeListing(directory);
+    } else {
+      this.#note(directory, answer?.isKept === true ? answer.since : NEVER);
+    }
+  }
+
+  /** Entries that were asked for then may come to lie in the pages. */
+  #note(directory: Inode, since: number): void {
+    directory.listing ??= new Map();
+    directory.listing.set(this, since);
+  }
+
+  /** The kernel has taken what it was given last. */
+  #settle(directory: Inode | undefined): Promise<void> | undefined {
+    const since = directory?.listing?.get(this);
+    if (directory === undefined || since === undefined) return undefined;
+    directory.listing!.delete(this);
+    const isGone = this.#isOpening;
+    this.#isOpening = false;
+    if (isGone) return undefined;
+    directory.listedSince = Math.min(directory.listedSince, since);
+    // An empty answer that left meanwhile did not know.
+    if (!directory.hasPages || !this.#table.isCrossed(this.ino, since)) return undefined;
+    return this.#options.kernelCache.dropListing(directory);
+  }
+
+  /** Before an empty answer: what lies in the pages may be shown from then on. */
+  async #completeListing(directory: Inode): Promise<void> {
+    const isOld = (since: number) => this.#table.isCrossed(this.ino, since);
+    const mayBecomeOld = directory.listing?.values().some(isOld) === true;
+    let isDropped = this.#session.isValid && !mayBecomeOld;
+    while (!isDropped || isOld(directory.listedSince)) {
+      isDropped = true;
+      await this.#options.kernelCache.dropListing(directory);
+    }
+    directory.hasPages = true;
+  }
+
+  async #read(
+    cookie: number,
+    withInodes: boolean,
+    take: (entry: ListedEntry) => boolean,
+    interrupt: Interruptible,
+  ): Promise<Answer | undefined> {
     const rest = this.#rest(cookie, withInodes);
     const answer = rest ?? await this.#ask(Math.max(cookie, COOKIE_PARENT), withInodes, interrupt);
-    if (answer === undefined) return;
+    if (answer === undefined) return undefined;
     if (cookie < COOKIE_PARENT) {
-      const directory = this.#table.get(this.ino);
-      // What is kept from here on is right only under the lease.
-      if (directory !== undefined && this.isCached) {
-        directory.hasPages = true;
-        if (!answer.isKept) directory.hasStalePages = true;
-      }
       const self = { name: DOT, ino: this.ino, type: DT_DIR, cookie: COOKIE_SELF };
-      if (cookie < COOKIE_SELF && !take(self)) return;
-      if (!take({ name: DOT_DOT, ino: answer.parent, type: DT_DIR, cookie: COOKIE_PARENT })) return;
+      if (cookie < COOKIE_SELF && !take(self)) return answer;
+      if (!take({ name: DOT_DOT, ino: answer.parent, type: DT_DIR, cookie: COOKIE_PARENT })) return answer;
     }
     for (; answer.next < answer.entries.length; answer.next++) {
       const { inode, ...entry } = answer.entries[answer.next]!;
       const isFound = withInodes && inode !== undefined &&
         (rest === undefined || (inode.isFresh && this.#table.get(inode.ino) === inode));
-      if (!take(isFound ? { ...entry, found: { inode, isKept: answer.isKept } } : entry)) return;
+      if (!take(isFound ? { ...entry, found: { inode, isKept: answer.isKept } } : entry)) return answer;
       answer.cookie = entry.cookie;
     }
+    return answer;
   }
 
   /** What there still is behind `cookie` of the last answer, if it may be handed out. */
@@ -147,7 +228,9 @@ export class DirectoryStream {
     const entries = listed.map(({ inode: found, ...entry }) => {
       // Noted before it is handed out, so that a recall finds whatever the kernel may have.
       if (isKept && isNoted) isKept = directory!.setEntry(bytesKey(entry.name), entry.ino);
-      return found === undefined ? entry : { ...entry, inode: this.#readAhead.keep(this.ino, found, since) };
+      return found === undefined
+        ? entry
+        : { ...entry, inode: this.#options.readAhead.keep(this.ino, found, since) };
     });
     if (!isKept) this.#whole = null; // or there is no room to note all of them
     this.#noteRead(entries.at(-1)?.cookie ?? cookie, entries.length, end);

@@ -75,7 +75,7 @@ export class Inode {
    * file (O_PATH). It counts as open until the kernel forgets it.
    */
   isHeldWithoutName = false;
-  /** The kernel may have pages of it: file data, or a directory's listing. */
+  /** The kernel may have pages of it: file data, or a directory's whole listing (directory_stream.ts). */
   hasPages = false;
   /** Reads that may have brought pages of file data. */
   pagesBrought = 0;
@@ -90,6 +90,10 @@ export class Inode {
   isFull = false;
   /** Directories: open handles here. */
   directoryHandles = 0;
+  /** Directories: when the oldest of the entries was asked for that lie in the kernel's pages (`InodeTable.moment`). */
+  listedSince = Infinity;
+  /** Directories: the same of those that may come to lie there yet, by who was given them. */
+  listing: Map<object, number> | null = null;
   /** Symlinks. */
   target: Uint8Array | null = null;
   /** Values by bytesKey of the name, null: there is none; while a lease is held. */

@@ -85,7 +85,14 @@ export class KernelCache {
     if (!inode.hasPages) return this.dropAttributes(inode);
     if (this.#notifier === null || inode.lookups === 0) return undefined;
     inode.hasPages = false;
+    inode.listedSince = Infinity;
     return this.#untilFound(inode, 0, 0);
+  }
+
+  /** What lies in a directory's pages is gone. */
+  async dropListing(directory: Inode): Promise<void> {
+    directory.listedSince = Infinity;
+    await this.dropRanges(directory, [{ start: 0, end: Infinity }]);
   }
 
   /** Pages of these ranges are gone. */

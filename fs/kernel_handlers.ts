@@ -360,12 +360,18 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       const inode = table.get(ino);
       const isCached = inode !== undefined && inode.lease !== "none" && session.isValid &&
         !accessTimes.isStrict;
-      // A listing that is an access must be asked for.
-      const keeps = isCached && inode.hasPages && !inode.hasStalePages && !accessTimes.isDue(inode);
-      if (isCached && !keeps) inode.hasStalePages = false; // what there is goes with this open
+      const stream = names.openDirectory(ino, isCached);
       const fh = nextHandle++;
-      directories.set(fh, names.openDirectory(ino, isCached));
-      return { fh, openFlags: isCached ? FOPEN_CACHE_DIR | (keeps ? FOPEN_KEEP_CACHE : 0) : 0 };
+      directories.set(fh, stream);
+      // A listing that is an access must be asked for.
+      const drops = inode !== undefined && (inode.hasStalePages ||
+        (inode.hasPages && (accessTimes.isDue(inode) || table.isCrossed(ino, inode.listedSince))));
+      if (drops) {
+        inode.hasStalePages = false;
+        stream.opensAnew(inode);
+      }
+      // A listing of which the kernel has a part would never become whole.
+      return { fh, openFlags: (isCached ? FOPEN_CACHE_DIR : 0) | (drops ? 0 : FOPEN_KEEP_CACHE) };
     },
 
     readdir(context, _nodeid, fh, cookie, writer, plus) {

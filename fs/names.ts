@@ -173,11 +173,12 @@ export class Names {
   openDirectory(ino: InodeId, isCached: boolean): DirectoryStream {
     const inode = this.#table.get(ino);
     if (inode !== undefined) inode.directoryHandles++;
-    return new DirectoryStream(this.#session, this.#table, this.#options.readAhead, ino, isCached);
+    return new DirectoryStream({ ...this.#options, ino, isCached });
   }
 
-  closeDirectory({ ino }: DirectoryStream): void {
-    const inode = this.#table.get(ino);
+  closeDirectory(stream: DirectoryStream): void {
+    stream.close();
+    const inode = this.#table.get(stream.ino);
     if (inode !== undefined && inode.directoryHandles > 0) inode.directoryHandles--;
   }
 

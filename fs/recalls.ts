@@ -235,7 +235,7 @@ export class Recalls {
     this.fences++;
     void kernelCache.dropAllNames();
     for (const inode of table.values()) {
-      if (inode.file === null) continue;
+      if (inode.file === null && inode.directoryHandles === 0) continue;
       void kernelCache.dropAttributes(inode);
       void access.dropPagesNow(inode);
     }

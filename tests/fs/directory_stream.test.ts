@@ -37,7 +37,8 @@ function start(isCached = true): TestClient & { readonly stream: DirectoryStream
 
 function newStream(client: TestClient, isCached = true): DirectoryStream {
   const session = client.session as unknown as ClusterSession;
-  return new DirectoryStream(session, client.table, client.readAhead, ROOT, isCached);
+  const { table, readAhead, kernelCache } = client;
+  return new DirectoryStream({ session, table, readAhead, kernelCache, ino: ROOT, isCached });
 }
 
 /** Answers from `entries` of the directory, as the nameserver would. */
@@ -277,25 +278,122 @@ Deno.test("directory: recalled between two parts, though each is kept, it is not
   assert.equal(table.get(ROOT)!.isComplete, false);
 });
 
-Deno.test("directory: without a lease nothing of it is kept, and the listing that the kernel keeps is stale", async () => {
+const PAGES = `pages ${ROOT} 0+`;
+
+Deno.test("directory: without a lease nothing of it is kept, and its listing goes from the kernel before it is whole", async () => {
   const client = start();
-  const { stream, table } = client;
+  const { stream, table, kernel } = client;
   const reading = read(stream, 0, 3, true);
   const { taken } = reading;
   await serve(client, [entryOf(0, true)], "none");
   await reading.done.promise;
   const root = table.get(ROOT)!;
   assert.deepEqual([root.isComplete, root.entries, taken.at(-1)!.found!.isKept], [false, null, false]);
-  assert.deepEqual([root.hasPages, root.hasStalePages], [true, true]);
+  assert.deepEqual([root.hasPages, kernel.taken()], [false, []]);
+  const end = read(stream, 10);
+  await serve(client, [entryOf(0, true)], "none");
+  await end.done.promise;
+  assert.deepEqual([root.hasPages, kernel.taken()], [true, [PAGES]]);
 });
 
-Deno.test("directory: what the kernel keeps of its listing is noted, where it does", async () => {
+Deno.test("directory: that the kernel has its whole listing is noted, where it keeps one", async () => {
   for (const isCached of [true, false]) {
     const client = start(isCached);
-    await serveAll(client, read(client.stream, 0), [entryOf(0)]);
     const root = client.table.get(ROOT)!;
-    assert.deepEqual([root.hasPages, root.hasStalePages], [isCached, false]);
+    const part = read(client.stream, 0, 2);
+    await serveAll(client, part, [entryOf(0)]);
+    assert.equal(root.hasPages, false, "it does not show what is not whole");
+    await serveAll(client, read(client.stream, 2), [entryOf(0)]);
+    assert.deepEqual([root.hasPages, root.hasStalePages, client.kernel.taken()], [isCached, false, []]);
   }
+});
+
+/** Something of the directory is taken back; what the kernel was told. */
+async function recallName(client: TestClient): Promise<string[]> {
+  await recall(client, { ino: ROOT, keep: "read", names: [nameOf("other")] }).promise;
+  return client.kernel.taken();
+}
+
+Deno.test("directory: entries that lie in the kernel's pages since before a recall are never part of a whole listing", async () => {
+  for (const isRecalled of [true, false]) {
+    const client = start();
+    const entries = [entryOf(0), entryOf(1)];
+    await serveAll(client, read(client.stream, 0, 3), entries); // and is not read on
+    client.stream.close();
+    if (isRecalled) assert.deepEqual(await recallName(client), [`attributes ${ROOT}`]);
+    const next = newStream(client);
+    await serveAll(client, read(next, 0), entries);
+    assert.deepEqual(client.kernel.taken(), isRecalled ? [PAGES] : []);
+    await serveAll(client, read(newStream(client), 0), entries);
+    assert.deepEqual(client.kernel.taken(), [], "they are gone");
+  }
+});
+
+Deno.test("directory: entries that the kernel has not put into pages yet are never part of a whole listing after a recall", async () => {
+  const client = start();
+  const { stream, table } = client;
+  const root = table.get(ROOT)!;
+  const entries = [entryOf(0)];
+  await serveAll(client, read(stream, 0, 3), entries); // the kernel has the answer, and got no further
+  assert.deepEqual(await recallName(client), [`attributes ${ROOT}`]);
+  for (let round = 0; round < 2; round++) {
+    await serveAll(client, read(newStream(client), 0), entries);
+    assert.deepEqual([client.kernel.taken(), root.hasPages], [[PAGES], true], "they may have come");
+  }
+  stream.close();
+  await quiet();
+  assert.deepEqual(client.kernel.taken(), [PAGES], "or come after that");
+  await serveAll(client, read(newStream(client), 0), entries);
+  assert.deepEqual(client.kernel.taken(), []);
+});
+
+Deno.test("directory: what is taken back while old entries go from the kernel's pages is waited for as well", async () => {
+  const client = start();
+  const { stream, kernel, table } = client;
+  const entries = [entryOf(0)];
+  await serveAll(client, read(stream, 0, 3), entries);
+  const other = newStream(client);
+  await serveAll(client, read(other, 0, 3), entries);
+  await recallName(client);
+  kernel.holds = (message) => message === PAGES;
+  const end = read(other, 10);
+  await serve(client, entries);
+  await quiet();
+  assert.deepEqual([end.done.state, kernel.held.length], ["waits", 1]);
+  const back = read(stream, 2, 1);
+  await quiet();
+  kernel.holds = () => false;
+  await kernel.held[0]!.release();
+  await serveAll(client, back, entries);
+  await end.done.promise;
+  assert.deepEqual(kernel.taken(), [PAGES, PAGES]);
+  assert.equal(table.get(ROOT)!.hasPages, true);
+});
+
+Deno.test("directory: a listing that ends when the session may be over goes from the kernel", async () => {
+  const client = start();
+  const { stream, session, kernel } = client;
+  await serveAll(client, read(stream, 0, 3), [entryOf(0)]);
+  session.isValid = false;
+  const end = read(stream, 10);
+  await serve(client, [entryOf(0)]);
+  await end.done.promise;
+  assert.deepEqual(kernel.taken(), [PAGES]);
+});
+
+Deno.test("directory: pages that go with an open are not taken away again, once it has come to the kernel", async () => {
+  const client = start();
+  const { stream, table, kernel } = client;
+  const root = table.get(ROOT)!;
+  const entries = [entryOf(0)];
+  await serveAll(client, read(stream, 0), entries);
+  table.noteRecall(ROOT);
+  const next = newStream(client);
+  next.opensAnew(root);
+  await serveAll(client, read(newStream(client), 0), entries);
+  assert.deepEqual(kernel.taken(), [PAGES], "the open may not have come there");
+  await serveAll(client, read(next, 0), entries);
+  assert.deepEqual(kernel.taken(), []);
 });
 
 Deno.test("directory: a very large one is not taken for complete", async () => {

@@ -363,17 +363,23 @@ Deno.test("handlers: a directory's listing is kept by the kernel under a lease, 
   const { kernelSide, table, session } = client;
   const root = table.get(ROOT)!;
   const opendir = (): OpenAnswer => at(kernelSide.opendir(CONTEXT, ROOT, 0));
-  assert.equal(opendir().openFlags, FOPEN_CACHE_DIR, "nothing is there yet");
+  const KEPT = FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE;
+  assert.equal(opendir().openFlags, KEPT, "what there is of one is not whole, and looked at before it is");
   root.hasPages = true;
-  assert.equal(opendir().openFlags, FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE);
+  assert.equal(opendir().openFlags, KEPT);
   root.hasStalePages = true;
   assert.equal(opendir().openFlags, FOPEN_CACHE_DIR);
-  assert.equal(opendir().openFlags, FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE);
+  assert.equal(opendir().openFlags, KEPT);
+  root.listedSince = table.moment;
+  assert.equal(opendir().openFlags, KEPT);
+  table.noteRecall(ROOT); // a change of ours
+  assert.equal(opendir().openFlags, FOPEN_CACHE_DIR);
+  assert.equal(opendir().openFlags, KEPT);
   session.isValid = false;
-  assert.equal(opendir().openFlags, 0);
+  assert.equal(opendir().openFlags, FOPEN_KEEP_CACHE, "it neither shows nor brings any");
   session.isValid = true;
   await recall(client, { ino: ROOT, keep: "none" }).promise;
-  assert.equal(opendir().openFlags, 0);
+  assert.equal(opendir().openFlags, FOPEN_KEEP_CACHE);
 });
 
 Deno.test("handlers: xattrs that are not there are ENODATA, ACLs as well, and none needs a call", () => {
