@@ -214,18 +214,20 @@ export class Files {
     const { session, releases, host } = this.#options;
     const { write, parent, name } = asked;
     const request = { ...asked, ...this.#options.local?.wishes(parent) };
-    const askedAt = this.#names.beginChange(parent, name);
     const known = releases.beginCreate();
+    const create = () =>
+      session.change((retry) => session.create({ ...request, retry, ...write ? { host } : {} }, interrupt));
     try {
-      const reply = await session.change((retry) =>
-        session.create({ ...request, retry, ...write ? { host } : {} }, interrupt)
-      );
-      const inode = this.#table.adopt(reply, askedAt);
-      const found = this.#names.madeEntry(parent, name, inode, reply, askedAt);
-      if (!reply.created) inode.isShared = reply.isShared;
-      if (write || !reply.created) inode.isRegistered = true;
-      const file = this.#addHandle(inode, write);
-      known.end(inode.ino);
+      const made = await this.#names.changeNames([[parent, name]], create, (reply, askedAt) => {
+        const inode = this.#table.adopt(reply, askedAt);
+        const found = this.#names.madeEntry(parent, name, inode, reply, askedAt);
+        if (!reply.created) inode.isShared = reply.isShared;
+        if (write || !reply.created) inode.isRegistered = true;
+        const file = this.#addHandle(inode, write);
+        known.end(inode.ino);
+        return { reply, askedAt, inode, found, file };
+      });
+      const { reply, askedAt, inode, found, file } = made;
       try {
         if (reply.created) releases.noteUnused(file, reply.blocks.length > 0);
         else if (this.#table.isCrossed(inode.ino, askedAt)) {

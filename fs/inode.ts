@@ -88,6 +88,12 @@ export class Inode {
   isComplete = false;
   /** Directories: it is not worth while to look for room in `entries`. */
   isFull = false;
+  /** Directories: changes of names, by bytesKey, that this mount has asked for: others may see them before the answer comes. */
+  #namesAsked: Map<string, number> | null = null;
+  /** Directories: when this mount asked for one last, milliseconds of the monotonic clock. */
+  namesAskedMs = -Infinity;
+  /** Directories: the kernel may have names of it with a time-out that it was told in this epoch, or before. */
+  namesToldIn = -1;
   /** Directories: open handles here. */
   directoryHandles = 0;
   /** Directories: when the oldest of the entries was asked for that lie in the kernel's pages (`InodeTable.moment`). */
@@ -184,11 +190,26 @@ export class Inode {
 
   /** Where a name of the directory leads, as far as that is known. */
   entry(key: string): InodeId {
+    if (this.#namesAsked?.has(key) === true) return UNKNOWN;
     return this.entries?.get(key) ?? (this.isComplete ? ABSENT : UNKNOWN);
   }
 
-  /** Notes where a name leads. Only under a lease. False: there are too many, and it may not be kept. */
+  /** A change of a name is asked for: until `endChange` nothing is known of where it leads, nor kept. */
+  beginChange(key: string): void {
+    this.setEntry(key, UNKNOWN);
+    this.#namesAsked ??= new Map();
+    this.#namesAsked.set(key, (this.#namesAsked.get(key) ?? 0) + 1);
+  }
+
+  endChange(key: string): void {
+    const count = (this.#namesAsked?.get(key) ?? 1) - 1;
+    if (count > 0) this.#namesAsked!.set(key, count);
+    else this.#namesAsked?.delete(key);
+  }
+
+  /** Notes where a name leads. Only under a lease. False: it may not be kept, as it is being changed, or there are too many. */
   setEntry(key: string, ino: InodeId): boolean {
+    if (this.#namesAsked?.has(key) === true) return false;
     this.entries ??= new Map();
     if (this.entries.size >= NAMES_MAX && !this.entries.has(key)) {
       this.isComplete = false;

@@ -44,6 +44,8 @@ export class KernelCache {
   /** INVAL_ENTRYs in the kernel, by directory: a change that comes meanwhile would be waited for. */
   readonly #entering = new Map<InodeId, Set<() => void>>();
 
+  #epoch = 0;
+
   constructor(options: KernelCacheOptions) {
     this.#options = options;
   }
@@ -51,6 +53,11 @@ export class KernelCache {
   /** The kernel is there, or (null) gone: then there is nothing to take away. */
   attach(notifier: Notifier | null): void {
     this.#notifier = notifier;
+  }
+
+  /** Counts how often all names were dropped. */
+  get epoch(): number {
+    return this.#epoch;
   }
 
   /** A change in a directory is in flight until `leave`. */
@@ -178,6 +185,7 @@ export class KernelCache {
 
   /** Every name of the mount is looked up again. */
   async dropAllNames(): Promise<void> {
+    this.#epoch++;
     await this.#notifier?.incrementEpoch();
   }
 }

@@ -86,16 +86,18 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     });
   };
 
-  const namesForMs = (isKept: boolean) => asksForNames ? 0 : names.namesForMs(isKept);
+  const namesForMs = (parent: number, isKept: boolean) =>
+    asksForNames ? 0 : names.namesForMs(asInodeId(parent), isKept);
 
   /** What the kernel is told of a name; counts, as the kernel does. */
   const entryOf = (
+    parent: number,
     { inode: found, isKept }: Found,
     attributesForMs?: number,
   ): EntryAnswer | NegativeErrno => {
     if (found === null) {
       if (!isKept) return -ERRNO.ENOENT;
-      return { ...ABSENT_ENTRY, entryTimeoutMs: namesForMs(true) };
+      return { ...ABSENT_ENTRY, entryTimeoutMs: namesForMs(parent, true) };
     }
     // It may have been given back in the steps until here. The kernel has it from now on, and a recall must find it.
     const inode = table.kept(found);
@@ -103,7 +105,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     return {
       nodeid: inode.ino,
       generation: 0, // inode ids are never used again
-      entryTimeoutMs: namesForMs(isKept),
+      entryTimeoutMs: namesForMs(parent, isKept),
       attributeTimeoutMs: attributesForMs ?? names.attributesForMs(inode),
       attributes: kernelAttributes(names.shown(inode)),
     };
@@ -168,12 +170,12 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     lookup(context, parent, name) {
       // By handle (EXPORT_SUPPORT), for NFS and open_by_handle_at: also what the kernel has forgotten. ENOENT becomes ESTALE.
       if (isDots(name)) {
-        return then(names.lookupDots(asInodeId(parent), name, context), (found) => entryOf(found));
+        return then(names.lookupDots(asInodeId(parent), name, context), (found) => entryOf(parent, found));
       }
       const look = () => names.lookup(asInodeId(parent), name, context);
       const answer = (found: Found) => {
         places.note(found.inode, asInodeId(parent), name);
-        return entryOf(found);
+        return entryOf(parent, found);
       };
       return then(look(), (found) => {
         const left = places.leave(found.inode, asInodeId(parent));
@@ -220,14 +222,14 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     symlink(context, parent, name, target) {
       const request = { parent: asInodeId(parent), name, mode: S_IFLNK | 0o777, target };
       const made = names.make({ ...request, credentials: credentialsOf(context) }, context);
-      return within(parent, then(made, (found) => entryOf(found)));
+      return within(parent, then(made, (found) => entryOf(parent, found)));
     },
 
     mknod(context, parent, name, mode, rdev, umask) {
       const type = (mode & S_IFMT) === 0 ? S_IFREG : mode & S_IFMT;
       const request = { parent: asInodeId(parent), name, mode: type | (mode & 0o7777), umask, rdev };
       const made = names.make({ ...request, credentials: credentialsOf(context) }, context);
-      return within(parent, then(made, (found) => entryOf(found)));
+      return within(parent, then(made, (found) => entryOf(parent, found)));
     },
 
     mkdir(context, parent, name, mode, umask) {
@@ -237,7 +239,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         parent,
         then(made, (found) => {
           places.note(found.inode, asInodeId(parent), name);
-          return entryOf(found);
+          return entryOf(parent, found);
         }),
       );
     },
@@ -263,7 +265,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
 
     link(context, nodeid, newParent, newName) {
       const linked = names.link(asInodeId(nodeid), asInodeId(newParent), newName, context);
-      return within(newParent, then(linked, (found) => entryOf(found, 0)));
+      return within(newParent, then(linked, (found) => entryOf(newParent, found, 0)));
     },
 
     create(context, parent, name, flags, mode, umask) {
@@ -285,7 +287,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         then(created, ({ handle: opened, found, isNew }) =>
           then(addHandle(opened, flags), (open) => ({
             open,
-            entry: entryOf(found, isNew ? undefined : 0) as EntryAnswer,
+            entry: entryOf(parent, found, isNew ? undefined : 0) as EntryAnswer,
           }))),
       );
     },
@@ -302,7 +304,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         // There is no name that could be missing. As ext4 has it.
         throw new FsError("EPERM", "the directory was removed", { op: error.op, cause: error });
       });
-      return { open: await addHandle(opened, flags), entry: entryOf(found) as EntryAnswer };
+      return { open: await addHandle(opened, flags), entry: entryOf(parent, found) as EntryAnswer };
     },
 
     open(context, nodeid, flags, killSuidGid) {
@@ -382,7 +384,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         if (found === undefined) return writer.addPlus(name, ino, type, next, null);
         places.note(found.inode, stream.ino, name, true);
         // One that does not fit is not told, and not counted.
-        const isTold = writer.addPlus(name, ino, type, next, entryOf(found) as EntryAnswer);
+        const isTold = writer.addPlus(name, ino, type, next, entryOf(stream.ino, found) as EntryAnswer);
         if (!isTold) files.forget(ino, 1);
         return isTold;
       }, context);

@@ -42,6 +42,8 @@ import { RemovedXattrs, type Xattr, xattrsOfRemoved } from "./removed_xattrs.ts"
 import type { Writer } from "./writer.ts";
 import { type Interruptible, withSignal } from "./interruptible.ts";
 
+/** So long after a change of ours in a directory that others use, the kernel keeps no names of it. */
+const RESTLESS_MS = 1_000;
 const RENAME_EXCHANGE = 2;
 const RENAME_WHITEOUT = 4;
 
@@ -85,8 +87,16 @@ export class Names {
     return this.#session.validForMs;
   }
 
-  namesForMs(isKept: boolean): number {
-    return isKept ? this.#session.validForMs : 0;
+  /** For how long the kernel may keep a name of a directory, as it is told now. */
+  namesForMs(parent: InodeId, isKept: boolean): number {
+    if (!isKept) return 0;
+    const directory = this.#table.get(parent);
+    if (directory !== undefined) {
+      const isRestless = this.#options.clock.monotonicMs() < directory.namesAskedMs + RESTLESS_MS;
+      if (isRestless && !isExclusive(directory.lease)) return 0;
+      directory.namesToldIn = this.#options.kernelCache.epoch;
+    }
+    return this.#session.validForMs;
   }
 
   /** True when its attributes can be shown now without asking. */
@@ -278,21 +288,52 @@ export class Names {
       ...local?.wishes(asked.parent),
       ...local === undefined ? {} : { wantsFound: true as const },
     };
-    const askedAt = this.beginChange(request.parent, request.name);
-    const reply = await this.#session.change((retry) =>
-      this.#session.nameserver.make({ ...request, retry }, interrupt)
-    );
-    const inode = this.#table.adopt(reply, askedAt);
-    // A directory that nobody else can have seen.
-    if (inode.lease !== "none" && inode.entries === null) inode.isComplete = true;
-    return this.madeEntry(request.parent, request.name, inode, reply, askedAt);
+    const make = () =>
+      this.#session.change((retry) => this.#session.nameserver.make({ ...request, retry }, interrupt));
+    return await this.changeNames([[request.parent, request.name]], make, (reply, askedAt) => {
+      const inode = this.#table.adopt(reply, askedAt);
+      // A directory that nobody else can have seen.
+      if (inode.lease !== "none" && inode.entries === null) inode.isComplete = true;
+      return this.madeEntry(request.parent, request.name, inode, reply, askedAt);
+    });
   }
 
-  /** A name changes by ours: where it leads is not known until the answer says so. The moment of the request. */
-  beginChange(parent: InodeId, name: Uint8Array): number {
-    this.#boundNames(parent);
-    this.#table.get(parent)?.setEntry(bytesKey(name), UNKNOWN);
-    return this.#table.moment;
+  /**
+   * Asks for a change of names, and takes the answer over, with the moment of the request. Others may see the change before the
+   * answer is here, and tell of it: until then nothing is shown of where the names led before, by this mount's kernel neither,
+   * which holds the directory's lock but passes over that for names it has. They can't go one by one as long as it does
+   * (kernel_cache.ts), so that all have to; that the next change finds none is cheaper than doing so each time.
+   */
+  async changeNames<T, U>(
+    names: readonly EntryName[],
+    ask: () => Promise<T>,
+    adopt: (reply: T, askedAt: number) => U,
+  ): Promise<U> {
+    const { kernelCache, clock } = this.#options;
+    const changing: { readonly directory: Inode; readonly key: string }[] = [];
+    let isTold = false;
+    for (const [parent, name] of names) {
+      this.#boundNames(parent);
+      const directory = this.#table.get(parent);
+      if (directory === undefined) continue;
+      // Nobody sees what is ours before we have given it up.
+      isTold ||= directory.namesToldIn === kernelCache.epoch && directory.lease !== "none" &&
+        !isExclusive(directory.lease);
+      directory.namesAskedMs = clock.monotonicMs();
+      const key = bytesKey(name);
+      directory.beginChange(key);
+      changing.push({ directory, key });
+    }
+    let askedAt: number;
+    let reply: T;
+    try {
+      if (isTold) await kernelCache.dropAllNames();
+      askedAt = this.#table.moment;
+      reply = await ask();
+    } finally {
+      for (const { directory, key } of changing) directory.endChange(key);
+    }
+    return adopt(reply, askedAt);
   }
 
   /** We put a name into a directory. */
@@ -368,13 +409,14 @@ export class Names {
     name: Uint8Array,
     interrupt: Interruptible,
   ): Promise<Found> {
-    return await this.#changing([this.#table.get(ino)], async () => {
-      const askedAt = this.beginChange(parent, name);
-      const reply = await this.#session.change((retry) =>
-        this.#session.nameserver.link({ retry, ino, parent, name }, interrupt)
-      );
-      return this.madeEntry(parent, name, this.#table.adopt(reply, askedAt), reply, askedAt);
-    });
+    const link = () =>
+      this.#session.change((retry) => this.#session.nameserver.link({ retry, ino, parent, name }, interrupt));
+    const linked = (reply: InodeReply & EntryReply, askedAt: number) =>
+      this.madeEntry(parent, name, this.#table.adopt(reply, askedAt), reply, askedAt);
+    return await this.#changing(
+      [this.#table.get(ino)],
+      () => this.changeNames([[parent, name]], link, linked),
+    );
   }
 
   remove(
@@ -420,18 +462,19 @@ export class Names {
     if (losesXattrs(known)) await this.#keepXattrs(known, interrupt);
     if (known !== undefined) known.removing++;
     try {
-      await this.#changing([known], async () => {
-        const askedAt = this.beginChange(parent, name);
-        const reply = await this.#session.change((retry) =>
+      const remove = () =>
+        this.#session.change((retry) =>
           this.#session.nameserver.remove(
             withHint({ retry, parent, name, directory, ...wishes }, known, this.#options.clock),
             interrupt,
           )
         );
-        this.#lostName(reply.ino, reply.nlink);
-        this.#keepChange(parent, name, ABSENT, reply.directory, askedAt);
-        this.#directoriesChanged([parent], reply.directories, askedAt);
-      });
+      await this.#changing([known], () =>
+        this.changeNames([[parent, name]], remove, (reply, askedAt) => {
+          this.#lostName(reply.ino, reply.nlink);
+          this.#keepChange(parent, name, ABSENT, reply.directory, askedAt);
+          this.#directoriesChanged([parent], reply.directories, askedAt);
+        }));
     } finally {
       if (known !== undefined) known.removing--;
     }
@@ -474,26 +517,27 @@ export class Names {
     const request = { parent, name, newParent, newName, flags, ...credentials };
     let isKept = false;
     let reply: RenameReply;
+    const rename = () =>
+      this.#session.change((retry) =>
+        this.#session.nameserver.rename(
+          withHint({ ...request, retry }, known, this.#options.clock),
+          interrupt,
+        )
+      );
+    // The kernel moves its entry, and its time-out with it, whatever our answer lets it keep.
+    const names: EntryName[] = [[newParent, newName], [parent, name]];
     try {
-      reply = await this.#changing([moved, known], async () => {
-        // The kernel moves its entry, and its time-out with it, whatever our answer lets it keep.
-        this.beginChange(newParent, newName);
-        const askedAt = this.beginChange(parent, name);
-        const reply = await this.#session.change((retry) =>
-          this.#session.nameserver.rename(
-            withHint({ ...request, retry }, known, this.#options.clock),
-            interrupt,
-          )
-        );
-        this.#changed(reply.ino);
-        if (reply.replaced !== undefined) this.#lostName(reply.replaced.ino, reply.replaced.nlink);
-        // What else has the old name is asked; of two names of one file the answer lets us keep none.
-        const directory = (flags & (RENAME_EXCHANGE | RENAME_WHITEOUT)) === 0 ? reply.directory : "none";
-        isKept = this.#keepChange(newParent, newName, reply.ino, directory, askedAt);
-        isKept = this.#keepChange(parent, name, ABSENT, directory, askedAt) && isKept;
-        this.#directoriesChanged([parent, newParent], reply.directories, askedAt);
-        return reply;
-      });
+      reply = await this.#changing([moved, known], () =>
+        this.changeNames(names, rename, (reply, askedAt) => {
+          this.#changed(reply.ino);
+          if (reply.replaced !== undefined) this.#lostName(reply.replaced.ino, reply.replaced.nlink);
+          // What else has the old name is asked; of two names of one file the answer lets us keep none.
+          const directory = (flags & (RENAME_EXCHANGE | RENAME_WHITEOUT)) === 0 ? reply.directory : "none";
+          isKept = this.#keepChange(newParent, newName, reply.ino, directory, askedAt);
+          isKept = this.#keepChange(parent, name, ABSENT, directory, askedAt) && isKept;
+          this.#directoriesChanged([parent, newParent], reply.directories, askedAt);
+          return reply;
+        }));
     } finally {
       if (known !== undefined) known.removing--;
     }

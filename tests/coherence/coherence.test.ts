@@ -123,6 +123,11 @@ test("three mounts show the same at all times", async (context) => {
       await step("operations at once", () => check("race", 8 * FACTOR)),
       // Many of one kind on few objects find what many kinds at once rarely do.
       await step("changes of attributes at once", () => check("race", 4 * FACTOR, "--only", "attributes")),
+      // Who pauses leaves what it knows to its kernel, which then is what has to be right.
+      await step(
+        "names, with pauses",
+        () => check("race", 6 * FACTOR, "--only", "names", "--pause", "2"),
+      ),
       await step("the cluster stops by itself", () => cluster.stop()),
     ];
     if (!passed.every(Boolean)) console.error(`--- ends of the cluster's logs\n${cluster.log(2000)}\n---`);

@@ -63,7 +63,7 @@ Deno.test("lookup: what the nameserver said is answered without a call from then
   await nameserver.answer("lookup", { directory: "read" });
   assert.deepEqual(await absent, { inode: null, isKept: true });
   assert.deepEqual(atOnce(names.lookup(ROOT, B, PATIENT)), { inode: null, isKept: true });
-  assert.deepEqual([names.namesForMs(true), names.namesForMs(false)], [session.validForMs, 0]);
+  assert.deepEqual([names.namesForMs(ROOT, true), names.namesForMs(ROOT, false)], [session.validForMs, 0]);
   assert.equal(names.attributesForMs(first.inode!), session.validForMs);
   assert.deepEqual(nameserver.asked, ["lookup", "lookup"]);
 });
@@ -256,6 +256,98 @@ Deno.test("own changes: while one is under way the name is asked for, though the
   assert.ok(isErrno(making.error, "EDQUOT") && isErrno(removing.error, "EBUSY"));
   assert.ok(names.lookup(ROOT, A, PATIENT) instanceof Promise, "a change that failed may have been made");
   assert.ok(names.lookup(ROOT, B, PATIENT) instanceof Promise);
+});
+
+/** Changes of the name "a" (and "b") that the nameserver is asked for, with its answers. */
+const CHANGES: readonly {
+  readonly method: "make" | "remove" | "rename" | "link" | "create";
+  readonly start: (client: TestClient) => unknown;
+  readonly answer: (client: TestClient) => Promise<unknown>;
+}[] = [
+  {
+    method: "make",
+    start: ({ names }) => names.make(MKDIR, PATIENT),
+    answer: ({ nameserver }) =>
+      nameserver.answer("make", entryReply(OTHER, "read", "read", { mode: 0o040755 })),
+  },
+  {
+    method: "remove",
+    start: ({ names }) => names.remove(ROOT, A, false, PATIENT),
+    answer: ({ nameserver }) => nameserver.answer("remove", { ino: INO, nlink: 0, directory: "read" }),
+  },
+  {
+    method: "rename",
+    start: ({ names }) => names.rename(ROOT, B, ROOT, A, 0, PATIENT),
+    answer: ({ nameserver }) => nameserver.answer("rename", { ino: OTHER, directory: "read" }),
+  },
+  {
+    method: "link",
+    start: ({ names }) => names.link(OTHER, ROOT, A, PATIENT),
+    answer: ({ nameserver }) => nameserver.answer("link", entryReply(OTHER, "read", "read")),
+  },
+  {
+    method: "create",
+    start: ({ files }) => {
+      const request = { parent: ROOT, name: A, mode: 0o644, umask: 0, exclusive: false, write: false };
+      return files.create({ ...request, credentials: { uid: 0, gid: 0 } }, {
+        truncate: false,
+        append: false,
+      }, PATIENT);
+    },
+    answer: ({ nameserver }) =>
+      nameserver.answer("create", {
+        ...entryReply(OTHER, "read", "read"),
+        ...{ created: true, blocks: [], blocksComplete: true, isShared: false },
+      }),
+  },
+];
+
+Deno.test("own changes: others may see one before its answer, so that nothing is shown nor kept of the name until then", async () => {
+  for (const { method, start, answer } of CHANGES) {
+    const client = startWithName();
+    const { names, nameserver, kernel, root } = client;
+    assert.ok(names.namesForMs(ROOT, true) > 0);
+    const changing = watch(Promise.resolve(start(client)));
+    const call = await nameserver.next(method);
+    nameserver.calls.shift();
+    assert.ok(kernel.taken().includes("epoch"), `${method}: the kernel keeps what it has`);
+    const during = watch(names.lookup(ROOT, A, PATIENT) as Promise<Found>);
+    await nameserver.answer("lookup", found(INO));
+    assert.equal((await during.promise).isKept, false, method);
+    assert.ok(names.lookup(ROOT, A, PATIENT) instanceof Promise, `${method}: it is asked for again`);
+    nameserver.calls.pop();
+    nameserver.calls.unshift(call);
+    await answer(client);
+    await changing.promise;
+    assert.notEqual(entry(root, A), INO, method);
+    assert.notEqual(entry(root, A), UNKNOWN, `${method}: its answer says where the name leads`);
+  }
+});
+
+Deno.test("own changes: the kernel keeps no names where others may look on, for a second, so that the next takes none away", async () => {
+  const [{ start, answer }] = CHANGES as [typeof CHANGES[number]];
+  const client = startWithName();
+  const { names, kernel, clock, root, session } = client;
+  const change = async () => {
+    const changing = start(client);
+    await answer(client);
+    await changing;
+    return kernel.taken().filter((message) => message === "epoch").length;
+  };
+  assert.equal(await change(), 0, "it was told of none");
+  assert.equal(names.namesForMs(ROOT, true), 0);
+  assert.equal(await change(), 0);
+  await clock.advance(1_000);
+  assert.equal(names.namesForMs(ROOT, true), session.validForMs);
+  assert.deepEqual([await change(), await change()], [1, 0]);
+  await clock.advance(1_000);
+  names.namesForMs(ROOT, true);
+  await client.kernelCache.dropAllNames();
+  kernel.taken();
+  assert.equal(await change(), 0, "they are gone already");
+  root.lease = "exclusive";
+  assert.equal(names.namesForMs(ROOT, true), session.validForMs, "nobody looks on without asking us");
+  assert.equal(await change(), 0);
 });
 
 Deno.test("make: the new name is known, the directory's attributes are not any more", async () => {
