@@ -26,14 +26,15 @@ import type { Ranges } from "./ranges.ts";
 import type { Names } from "./names.ts";
 import { beforeTruncate } from "./past_the_end.ts";
 import type { InodeTable } from "./inode_table.ts";
-import type {
-  AttributesAnswer,
-  EntryAnswer,
-  FileSystemHandlers,
-  KernelAttributes,
-  NegativeErrno,
-  OpenAnswer,
-  RequestContext,
+import {
+  type AttributesAnswer,
+  type EntryAnswer,
+  type FileSystemHandlers,
+  isRoot,
+  type KernelAttributes,
+  type NegativeErrno,
+  type OpenAnswer,
+  type RequestContext,
 } from "./kernel/handlers.ts";
 import { FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH } from "./kernel/protocol.ts";
 import type { KernelCache } from "./kernel_cache.ts";
@@ -439,7 +440,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
 
     listxattr: (context, nodeid) =>
       staleIfGone(
-        then(names.listXattrs(asInodeId(nodeid), context), (all) => listedXattrs(all, context.uid)),
+        then(names.listXattrs(asInodeId(nodeid), context), (all) => listedXattrs(all, isRoot(context))),
       ),
 
     removexattr(context, nodeid, name) {
@@ -463,7 +464,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       if (!Number.isSafeInteger(end)) return -ERRNO.EFBIG;
       const grow = (mode & libc.FALLOC_FL_KEEP_SIZE) === 0;
       const opened = handle(fh);
-      await staleIfGone(ranges.dropPrivileges(opened, context.uid !== 0, context));
+      await staleIfGone(ranges.dropPrivileges(opened, !isRoot(context), context));
       if ((mode & (libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_ZERO_RANGE)) !== 0) {
         const keepsRoom = (mode & libc.FALLOC_FL_ZERO_RANGE) !== 0;
         await staleIfGone(ranges.zero(opened, offset, end, { grow, keepsRoom }, context));
@@ -478,7 +479,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         return -ERRNO.EIO;
       }
       const into = handle(target.fh);
-      await staleIfGone(ranges.dropPrivileges(into, context.uid !== 0, context));
+      await staleIfGone(ranges.dropPrivileges(into, !isRoot(context), context));
       const from = handle(source.fh);
       const range = { from: source.offset, to: target.offset, length };
       const bytes = await staleIfGone(ranges.copy(from, into, range, context));

@@ -44,7 +44,7 @@ import { type Interruptible, withSignal } from "./interruptible.ts";
 
 /** So long after a change of ours in a directory that others use, the kernel keeps no names of it. */
 const RESTLESS_MS = 1_000;
-const RENAME_EXCHANGE = 2;
+export const RENAME_EXCHANGE = 2;
 const RENAME_WHITEOUT = 4;
 
 export interface NamesOptions {

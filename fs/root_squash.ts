@@ -25,11 +25,12 @@ import {
   S_ISGID,
 } from "../wire/messages/inode.ts";
 import { isFlagChange } from "./inode_flags.ts";
-import type {
-  AttributeChanges,
-  CreateAnswer,
-  FileSystemHandlers,
-  RequestContext,
+import {
+  type AttributeChanges,
+  type CreateAnswer,
+  type FileSystemHandlers,
+  isRoot,
+  type RequestContext,
 } from "./kernel/handlers.ts";
 import type { Names } from "./names.ts";
 import { MAY_EXECUTE, MAY_READ, MAY_WRITE, notPermitted, Permissions } from "./permissions.ts";
@@ -52,7 +53,8 @@ export function squashRoot(
 ): FileSystemHandlers {
   const handlers = inner as Handlers;
   const permissions = new Permissions(names, user, groups);
-  const isRoot = (context: RequestContext) => context.uid === 0;
+  /** Also whom a map of ids makes root of the cluster (id_map.ts). */
+  const isSquashed = (context: RequestContext) => isRoot(context) || context.uid === 0;
 
   /** Who root is taken for. */
   const as = (context: RequestContext): RequestContext => ({
@@ -268,7 +270,7 @@ export function squashRoot(
     if (plain === undefined) continue;
     const checked = handler as (...args: unknown[]) => unknown;
     result[name] = (context: RequestContext, ...args: unknown[]) =>
-      isRoot(context) ? checked(context, ...args) : plain.call(inner, context, ...args);
+      isSquashed(context) ? checked(context, ...args) : plain.call(inner, context, ...args);
   }
   return result as FileSystemHandlers;
 }

@@ -10,7 +10,7 @@ import { ERRNO } from "../wire/errno.ts";
 import { asInodeId, type InodeId } from "../wire/ids.ts";
 import { S_IFDIR, S_IFMT, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
 import type { InodeTable } from "./inode_table.ts";
-import type { FileSystemHandlers, RequestContext } from "./kernel/handlers.ts";
+import { type FileSystemHandlers, isRoot, type RequestContext } from "./kernel/handlers.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { Names } from "./names.ts";
 
@@ -20,7 +20,7 @@ export interface SetgidOptions {
   readonly names: Pick<Names, "shown" | "setattr" | "getattr">;
   readonly table: InodeTable;
   readonly kernelCache: Pick<KernelCache, "dropAttributes">;
-  /** Supplementary groups of a thread. */
+  /** Supplementary groups of a thread, as `names` have groups. */
   readonly groupsOf?: (tid: number) => Promise<readonly number[]>;
 }
 
@@ -61,7 +61,7 @@ export function withForeignSetgid(inner: FileSystemHandlers, options: SetgidOpti
     setattr(context, nodeid, changes) {
       const { mode, uid, gid, size, killSuidGid } = changes;
       const isOwnerSet = mode !== undefined || uid !== undefined || gid !== undefined;
-      const isKilling = killSuidGid && context.uid !== 0 && (size !== undefined || !isOwnerSet);
+      const isKilling = killSuidGid && !isRoot(context) && (size !== undefined || !isOwnerSet);
       const change = () =>
         before(context, nodeid, isKilling, () => handlers.setattr(context, nodeid, changes));
       if (!isKilling || size !== undefined) return change();
@@ -82,14 +82,14 @@ export function withForeignSetgid(inner: FileSystemHandlers, options: SetgidOpti
       before(
         context,
         nodeid,
-        context.uid !== 0,
+        !isRoot(context),
         () => handlers.fallocate(context, nodeid, fh, offset, length, mode),
       ),
     copyFileRange: (context, source, target, length) =>
       before(
         context,
         target.nodeid,
-        context.uid !== 0,
+        !isRoot(context),
         () => handlers.copyFileRange(context, source, target, length),
       ),
   };
@@ -101,7 +101,7 @@ function isForMembers(mode: number): boolean {
 }
 
 /** None, if the thread can't be seen: of another pid namespace, or gone. */
-async function groupsOfThread(tid: number): Promise<readonly number[]> {
+export async function groupsOfThread(tid: number): Promise<readonly number[]> {
   try {
     const status = await Deno.readTextFile(`/proc/${tid}/status`);
     const [, groups = ""] = /^Groups:(.*)$/m.exec(status) ?? [];

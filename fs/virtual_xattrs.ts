@@ -99,8 +99,8 @@ export function isXattrOf(namespace: "user." | "trusted." | "system.", name: Uin
 }
 
 /** The names that listxattr(2) shows a user: trusted ones root only, as on a local disk. */
-export function listedXattrs(names: readonly Uint8Array[], uid: number): readonly Uint8Array[] {
-  return uid === 0 ? names : names.filter((name) => !startsWith(name, TRUSTED));
+export function listedXattrs(names: readonly Uint8Array[], isRoot: boolean): readonly Uint8Array[] {
+  return isRoot ? names : names.filter((name) => !startsWith(name, TRUSTED));
 }
 
 function locationLine({ start, length, replicas }: Block, size: number): string {

@@ -17,6 +17,8 @@ import type { Timespec } from "../../base/clock.ts";
 export interface RequestContext {
   readonly uid: number;
   readonly gid: number;
+  /** The caller's number on this machine, where `uid` and `gid` were mapped to others (fs/id_map.ts). */
+  readonly localUid?: number;
   /** Thread id of the caller, 0 when not visible. */
   readonly pid: number;
   /**
@@ -32,6 +34,11 @@ export interface RequestContext {
   takeBuffer?(): (() => void) | undefined;
   /** Runs `action` when the kernel has the reply: memory that the answer lies in may be used again. */
   onReplied?(action: () => void): void;
+}
+
+/** Root of this machine asks, to whom its kernel gives all rights. */
+export function isRoot({ uid, localUid = uid }: Pick<RequestContext, "uid" | "localUid">): boolean {
+  return localUid === 0;
 }
 
 /** A negative errno number. */

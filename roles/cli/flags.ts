@@ -6,6 +6,7 @@
 import { Command, InvalidArgumentError, Option } from "commander";
 import { CONFIG_DIR, type RoleSettings } from "../admin/config.ts";
 import { parseUserIds, type UserIds } from "../admin/units.ts";
+import { IdRanges, joinRanges } from "../../base/id_ranges.ts";
 import type { Metric } from "../../base/metrics.ts";
 import {
   type Logger,
@@ -50,6 +51,17 @@ export function userIds(text: string): UserIds {
   throw new InvalidArgumentError("It must be UID:GID, such as --root-squash=65534:65534.");
 }
 
+/** Of several flags together. */
+export function idRanges(text: string, before?: string): string {
+  const all = joinRanges(text, before);
+  try {
+    IdRanges.parse(all);
+  } catch (error) {
+    throw new InvalidArgumentError(`${messageOf(error)}.`);
+  }
+  return all;
+}
+
 export function joinOptions(value: string, before?: string): string {
   return before === undefined ? value : `${before},${value}`;
 }
@@ -71,7 +83,7 @@ export function withMountOptions(target: Command): Command {
     .option(
       "-o <options>",
       "comma-separated: ro, nosuid, nodev, noexec, suid, dev, relatime, strictatime, noatime, nodiratime, allow_other, " +
-        "sync, noacl, nolock, nowritebehind, root_squash, soft, timeout=SECONDS",
+        "sync, noacl, nolock, nowritebehind, root_squash, uidmap, gidmap, soft, timeout=SECONDS",
       joinOptions,
     )
     .option("--read-only", "nothing can be changed through it")

@@ -8,6 +8,7 @@ import { NOBODY, type UserIds } from "../admin/units.ts";
 import {
   address,
   command,
+  idRanges,
   integer,
   joinOptions,
   type LogFlags,
@@ -42,6 +43,12 @@ withHttp(withConfig(withLog(withMountOptions(command(
     "root of this machine counts as this user (default: 65534:65534)",
     userIds,
   )
+  .option(
+    "--uidmap <local:cluster:count>",
+    "users of this machine who have other numbers in the cluster; several ranges: with + between them",
+    idRanges,
+  )
+  .option("--gidmap <local:cluster:count>", "the same of groups", idRanges)
   .option("--foreground", "stay in the foreground, log to stderr")
   .option("--host <name>", "label of this machine: replicas on it are read first", Deno.hostname())
   .option("--rack <name>", "label of its rack: replicas in it are read next", "")
@@ -65,8 +72,13 @@ withHttp(withConfig(withLog(withMountOptions(command(
         ? given
         : joinOptions(`root_squash=${squash.uid}:${squash.gid}`, given || undefined);
       const options = { ...flags, o };
+      const all = [
+        o,
+        flags.uidmap === undefined ? "" : `uidmap=${flags.uidmap}`,
+        flags.gidmap === undefined ? "" : `gidmap=${flags.gidmap}`,
+      ].filter((option) => option !== "").join(",");
       const { Assembly, checkMountOptions } = await import("../singlenode/assembly.ts");
-      await usage(() => checkMountOptions(o));
+      await usage(() => checkMountOptions(all));
       if (options.foreground !== true) {
         const isLevelGiven = self.getOptionValueSource("logLevel") === "cli";
         return await mountInBackground(nameserver, mountpoint, options, isLevelGiven);
@@ -78,7 +90,7 @@ withHttp(withConfig(withLog(withMountOptions(command(
         const { host, rack } = options;
         const page = { role: "mount", http: flags.http, log, metrics: () => assembly.metrics() } as const;
         return await withPage(page, async () => {
-          const { ended } = await assembly.startMount({ nameserver, mountpoint, host, rack, options: o });
+          const { ended } = await assembly.startMount({ nameserver, mountpoint, host, rack, options: all });
           return { stop: () => assembly.stop(), ended, failed: assembly.failed };
         });
       }, reload);
@@ -90,6 +102,8 @@ interface MountFlags extends LogFlags, MountOptionFlags {
   readonly http?: string;
   readonly host: string;
   readonly rack: string;
+  readonly uidmap?: string;
+  readonly gidmap?: string;
 }
 
 /** `isLevelGiven`: by a flag; otherwise the other process finds the level by itself, also when it is told to look again. */
@@ -109,6 +123,9 @@ async function mountInBackground(
     ...["--log-file", logFile, ...flags.logJson ? ["--log-json"] : []],
     ...isLevelGiven ? ["--log-level", flags.logLevel] : [],
     ...flags.o ? ["-o", flags.o] : [],
+    // Ranges add up: as flags they are not taken from the file once more.
+    ...flags.uidmap === undefined ? [] : ["--uidmap", flags.uidmap],
+    ...flags.gidmap === undefined ? [] : ["--gidmap", flags.gidmap],
     ...flags.http === undefined ? [] : ["--http", flags.http],
     ...flags.config === undefined ? [] : ["--config", absolutePath(flags.config)],
   ]);

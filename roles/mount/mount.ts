@@ -20,6 +20,7 @@ import {
 } from "../../fs/kernel/mount.ts";
 import { KernelNotifier } from "../../fs/kernel/notify.ts";
 import { KernelSession } from "../../fs/kernel/session.ts";
+import { mapIds, mappedGroupsOf } from "../../fs/id_map.ts";
 import { mountMetrics } from "./metrics.ts";
 import { squashRoot } from "../../fs/root_squash.ts";
 import { withForeignSetgid } from "../../fs/setgid.ts";
@@ -69,6 +70,12 @@ export interface Mount extends AsyncDisposable {
 export async function startMount(start: MountStartOptions): Promise<Mount> {
   const { nameserver, mountpoint, host, rack = "", log, dialer, options } = start;
   const clock = systemClock;
+  const { idMaps } = options;
+  if (idMaps !== undefined && libc.geteuid() !== 0) {
+    throw new FsError("EPERM", "uidmap and gidmap say who is whom: only root may mount with them", {
+      op: "mount",
+    });
+  }
   if (await clearDeadMount(mountpoint)) log.info("cleared a dead mount", { mountpoint });
   if (start.createMountpoint === true) await makeMountpoint(mountpoint);
 
@@ -123,10 +130,16 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     asksForNames: rootSquash !== undefined,
     hasAcls: options.acl,
   });
-  const handlers = withForeignSetgid(plain, fileSystem);
+  const groupsOf = idMaps === undefined ? {} : { groupsOf: mappedGroupsOf(idMaps) };
+  const unsquashed = withForeignSetgid(plain, { ...fileSystem, ...groupsOf });
+  const handlers = rootSquash === undefined
+    ? unsquashed
+    : squashRoot(unsquashed, fileSystem.names, rootSquash);
   const kernel = new KernelSession({
     fd: mount.fd,
-    handlers: rootSquash === undefined ? handlers : squashRoot(handlers, fileSystem.names, rootSquash),
+    handlers: idMaps === undefined
+      ? handlers
+      : mapIds(handlers, idMaps, { isRootSquashed: rootSquash !== undefined }),
     log,
     options: {
       trace: start.trace ?? false,
@@ -177,6 +190,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     mountpoint: mount.mountpoint,
     nameserver,
     ...(rootSquash === undefined ? {} : { root: `${rootSquash.uid}:${rootSquash.gid}` }),
+    ...(idMaps === undefined ? {} : { uidmap: String(idMaps.users), gidmap: String(idMaps.groups) }),
   });
   // Unmounted from outside: the rest ends, too.
   void ended.then(() => stop());

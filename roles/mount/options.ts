@@ -1,5 +1,6 @@
 /** Mount options (-o): parsed strictly, an unknown one is an error that names it. */
 
+import { type IdMaps, IdRanges, joinRanges } from "../../base/id_ranges.ts";
 import { NOBODY, parseUserIds, type UserIds } from "../../base/user_ids.ts";
 import { FsError } from "../../wire/errno.ts";
 
@@ -24,6 +25,8 @@ export interface MountOptions {
   readonly softTimeoutMs: number | undefined;
   /** Root counts as this user; undefined: as what the cluster says. */
   readonly rootSquash: UserIds | undefined;
+  /** Numbers of users and groups that are others in the cluster; undefined: they are the same. */
+  readonly idMaps: IdMaps | undefined;
 }
 
 export const MOUNT_OPTIONS_DEFAULT: MountOptions = {
@@ -40,9 +43,12 @@ export const MOUNT_OPTIONS_DEFAULT: MountOptions = {
   writeBehind: true,
   softTimeoutMs: undefined,
   rootSquash: undefined,
+  idMaps: undefined,
 };
 
 const SOFT_TIMEOUT_MS_DEFAULT = 30_000;
+
+const WITH_VALUE = new Set(["timeout", "root_squash", "uidmap", "gidmap"]);
 
 const ATIME_OPTIONS = { relatime: "relatime", strictatime: "strict", noatime: "off" } as const;
 
@@ -51,9 +57,10 @@ export function parseMountOptions(text: string): MountOptions {
   let options = MOUNT_OPTIONS_DEFAULT;
   let soft = false;
   let timeoutMs: number | undefined;
+  const maps: { uidmap?: string; gidmap?: string } = {};
   for (const option of text.split(",").filter((part) => part !== "")) {
     const [name, value] = option.split("=", 2) as [string, string | undefined];
-    if (value !== undefined && name !== "timeout" && name !== "root_squash") {
+    if (value !== undefined && !WITH_VALUE.has(name)) {
       throw new FsError("EINVAL", `option ${name} takes no value`, { op: "mount" });
     }
     switch (name) {
@@ -94,6 +101,11 @@ export function parseMountOptions(text: string): MountOptions {
         options = { ...options, rootSquash };
         break;
       }
+      case "uidmap":
+      case "gidmap":
+        // Several add up.
+        maps[name] = joinRanges(value ?? "", maps[name]);
+        break;
       case "lock":
       case "nolock":
         options = { ...options, lock: name === "lock" };
@@ -133,10 +145,25 @@ export function parseMountOptions(text: string): MountOptions {
             JSON.stringify(name)
           }: known are ro, rw, suid, nosuid, dev, nodev, exec, noexec, sync, async, ` +
             `acl, noacl, relatime, strictatime, noatime, diratime, nodiratime, allow_other, lock, nolock, root_squash, ` +
-            `root_squash=UID:GID, hard, soft, timeout=SECONDS, writebehind, nowritebehind`,
+            `root_squash=UID:GID, uidmap=LOCAL:CLUSTER:COUNT+..., gidmap=LOCAL:CLUSTER:COUNT+..., hard, soft, timeout=SECONDS, writebehind, nowritebehind`,
           { op: "mount" },
         );
     }
   }
-  return { ...options, softTimeoutMs: soft ? timeoutMs ?? SOFT_TIMEOUT_MS_DEFAULT : undefined };
+  return {
+    ...options,
+    softTimeoutMs: soft ? timeoutMs ?? SOFT_TIMEOUT_MS_DEFAULT : undefined,
+    idMaps: maps.uidmap === undefined && maps.gidmap === undefined ? undefined : {
+      users: parseRanges("uidmap", maps.uidmap),
+      groups: parseRanges("gidmap", maps.gidmap),
+    },
+  };
+}
+
+function parseRanges(name: string, text: string | undefined): IdRanges {
+  try {
+    return text === undefined ? IdRanges.none : IdRanges.parse(text);
+  } catch (error) {
+    throw new FsError("EINVAL", `${name}: ${(error as Error).message}`, { op: "mount", cause: error });
+  }
 }

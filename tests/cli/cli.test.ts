@@ -86,6 +86,12 @@ test("numbers and addresses are checked", async () => {
   await refuses(["mount", "127.0.0.1:1", "/tmp", "--root-squash=nobody"], 2, /UID:GID/);
   await refuses(["mount", "127.0.0.1:1", "/tmp", "-o", "root_squash=1"], 2, /root_squash=1 is not UID:GID/);
   await refuses(["nameserver", "--dir", "/tmp", "--root-from", "a"], 2, /goes with --root-squash/);
+  const mount = ["mount", "127.0.0.1:1", "/tmp"];
+  await refuses([...mount, "--uidmap", "alice:1"], 2, /"alice:1" is not LOCAL:CLUSTER:COUNT/);
+  await refuses([...mount, "-o", "ro,gidmap"], 2, /gidmap: "" is not LOCAL:CLUSTER:COUNT/);
+  const twice = ["-o", "uidmap=1000:2000:10,uidmap=5:2009"];
+  await refuses([...mount, ...twice], 2, /uidmap: 1000:2000:10 and 5:2009:1 overlap: 2009 comes twice/);
+  await refuses([...mount, "--gidmap", "7:8", "-o", "gidmap=7:9"], 2, /gidmap: 7:9:1 and 7:8:1 overlap/);
   await refuses(["singlenode", "--dataservers", "0"], 2, /whole number from 1 to 64/);
   await refuses(["singlenode", "--replication", "2x"], 2, /whole number/);
   await refuses(["nameserver", "--dir", "/tmp", "--listen", "7400"], 2, /HOST:PORT/);
@@ -200,6 +206,47 @@ test("SIGHUP reads the file again: what can change does, the rest is named, a wr
   }));
 
 Deno.test({
+  name: "command line: maps of users and groups come from the file, the environment, flags and -o",
+  ignore: Deno.uid() !== 0,
+  sanitizeOps: false,
+  sanitizeResources: false,
+  fn: () =>
+    withScratch(async (dir) => {
+      assertEquals((await mfs(["format", "--dir", `${dir}/ns`])).code, 0);
+      const address = `127.0.0.1:${freePort("127.0.0.1")}`;
+      const server = await MfsProcess.start(["nameserver", "--dir", `${dir}/ns`, "--listen", address]);
+      const [file, log, mountpoint] = [`${dir}/mount.toml`, `${dir}/log`, `${dir}/mnt`];
+      Deno.mkdirSync(mountpoint);
+      Deno.writeTextFileSync(file, 'uidmap = "1000:20001"\ngidmap = "1:2"\n');
+      const mounted = async (gidmap: string, flags: readonly string[]) => {
+        const args = ["mount", address, mountpoint, "--config", file, "--log-file", log, "--http", "off"];
+        const env = { DENO: Deno.execPath(), NO_COLOR: "1", MFS_MOUNT_GIDMAP: gidmap };
+        const { code, stderr } = await run(MFS, [...args, ...flags], { env });
+        await mfs(["umount", mountpoint]);
+        return code === 0 ? / mounted .*$/m.exec(Deno.readTextFileSync(log))![0] : stderr;
+      };
+      try {
+        assertMatch(
+          await mounted("1:2:0", []),
+          /^mfs: mount: environment: MFS_MOUNT_GIDMAP: 1:2:0 is an empty/,
+        );
+        assertMatch(
+          await mounted("100:5000:50+7:8", ["-o", "ro,uidmap=1001:20002"]),
+          /uidmap=1001:20002:1\+1000:20001:1 gidmap=100:5000:50\+7:8:1/,
+        );
+        Deno.removeSync(log);
+        assertMatch(
+          await mounted("", ["--uidmap", "5:6", "--uidmap", "7:8"]),
+          /uidmap=5:6:1\+7:8:1 gidmap=1:2:1/,
+        );
+      } finally {
+        await mfs(["umount", mountpoint]);
+        await server.stop();
+      }
+    }),
+});
+
+Deno.test({
   name: "command line: SIGHUP reads the log level again also for a mount in the background",
   ignore: Deno.uid() !== 0,
   sanitizeOps: false,
@@ -235,6 +282,7 @@ test("`mfs config` prints a file that is right, as it is and with all of it swit
       const example = stdout
         .replace(/^#nameserver = .*$/m, '#nameserver = "10.0.0.1:7400"')
         .replace(/^#root-squash = .*$/m, '#root-squash = "1:2"')
+        .replace(/^#([ug]idmap) = .*$/gm, '#$1 = "1000:20001:1+0:100000:1000"')
         .replace(/^#atime = .*$/m, '#atime = "off"');
       for (const text of [stdout, example.replace(/^#(?=[a-z-]+ = )/gm, "")]) {
         await Deno.writeTextFile(`${dir}/${role}.toml`, text);

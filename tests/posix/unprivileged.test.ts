@@ -28,6 +28,9 @@ exit code 0
 --- for all, where the machine does not let users
 told about fuse.conf
 not mounted, exit code 1
+--- as somebody else
+uidmap and gidmap say who is whom: only root may mount with them
+not mounted, exit code 1
 --- for all
 65534 cat mine/d/own: text
 1002 cat mine/d/own: Permission denied

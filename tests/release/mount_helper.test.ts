@@ -13,11 +13,20 @@ const PLACES = ["10.0.0.1:7400", "/mnt"];
 
 Deno.test("mount helper: options of mount(8) and fstab are taken out, ours stay in their order", () => {
   const options = [
-    ...["rw", "noauto", "user=joe", "nofail", "_netdev", "x-systemd.requires=a.service", "X-mount.mkdir=755"],
+    ...[
+      "rw",
+      "noauto",
+      "user=joe",
+      "uidmap=1:2",
+      "nofail",
+      "_netdev",
+      "x-systemd.requires=a.service",
+      "X-mount.mkdir=755",
+    ],
     ...["comment=systemd.automount", "defaults", "noiversion", "mand", "uhelper=x", "noatime", "timeout=5"],
   ];
   const parsed = parseHelperArguments([...PLACES, "-o", options.join(",")]);
-  assertEquals(parsed.options, ["rw", "noatime", "timeout=5"]);
+  assertEquals(parsed.options, ["rw", "uidmap=1:2", "noatime", "timeout=5"]);
   assertEquals(parsed.flags, []);
   assertEquals([parsed.source, parsed.dir], PLACES);
 });
@@ -126,6 +135,7 @@ withNameserver("mount -t mfs, -o, -f, -s, fstab and umount", async (nameserver, 
   answers("readonly", /^1 .*Read-only file system$/);
   answers("umount_sloppy", /^0 $/);
   answers("fstab", /^0 $/);
+  answers("fstab_maps", /^0 uidmap=1000:20001:1\+1001:20005:1 gidmap=100:5100:50$/);
   answers("fstab_again", /^0 $/);
   answers("mounted_once", /^0 1$/);
   answers("umount_by_source", /^0 $/);
