@@ -5,9 +5,9 @@
  * kernel_cache.ts say how), so that no two clients wait for each other.
  */
 
-import { setImmediate } from "node:timers";
 import { bytesKey } from "../base/bytes.ts";
 import type { Clock } from "../base/clock.ts";
+import { turnOfTheEventLoop } from "../base/event_loop.ts";
 import type { Logger } from "../base/log.ts";
 import { FsError } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
@@ -245,9 +245,4 @@ export class Recalls {
 export function openMode({ file, isHeldWithoutName, lookups }: Inode): OpenMode {
   if (file === null || file.handles === 0) return isHeldWithoutName && lookups > 0 ? "read" : "no";
   return file.writers > 0 ? "write" : "read";
-}
-
-/** Until what has come in already was handled. */
-function turnOfTheEventLoop(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }

@@ -9,9 +9,8 @@
  * The descriptor belongs to the caller, who closes it after `run` has ended.
  */
 
-import { setImmediate } from "node:timers";
-
 import { assert } from "../../base/assert.ts";
+import { isTurnAwaited, turnAlone } from "../../base/event_loop.ts";
 import * as libc from "../../base/libc.ts";
 import type { Logger } from "../../base/log.ts";
 import { ERRNO, errnoName, FsError } from "../../wire/errno.ts";
@@ -172,9 +171,8 @@ export class KernelSession implements ReplySink {
       const isWaitedFor = this.#dispatcher.pendingCount > 0;
       if (nowMs < turnedMs + BUSY_MS_MAX) {
         if (!isWaitedFor && nowMs < servedMs + SPIN_MS) continue;
-        if (hasBegun) {
-          await nextTurn();
-          hasBegun = false;
+        if (hasBegun || isTurnAwaited()) {
+          hasBegun = !await turnAlone();
           continue;
         }
       }
@@ -265,9 +263,4 @@ export class KernelSession implements ReplySink {
     this.#log.debug("connected to the kernel", { ...features });
     this.#initializedResolvers.resolve();
   }
-}
-
-/** One full turn of the event loop; microtasks alone would starve sockets and timers. */
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }

@@ -4,7 +4,7 @@
  * Invariant: whoever takes several turns takes them in ascending order of inodes, so that no two wait for each other.
  */
 
-import { setImmediate } from "node:timers";
+import { atNextTurn } from "../../base/event_loop.ts";
 import { FsError } from "../../wire/errno.ts";
 import type { InodeId } from "../../wire/ids.ts";
 
@@ -75,7 +75,7 @@ export class Turns {
   giveAll(inodes: Iterable<InodeId>): void {
     for (const ino of new Set(inodes)) {
       const queue = this.#taken.get(ino);
-      if (queue !== undefined) setImmediate(() => this.#next(ino, queue));
+      if (queue !== undefined) atNextTurn(() => this.#next(ino, queue));
     }
   }
 

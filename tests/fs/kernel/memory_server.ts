@@ -5,12 +5,14 @@
  */
 
 import { bytesOf } from "../../../base/bytes.ts";
+import { turnOfTheEventLoop } from "../../../base/event_loop.ts";
 import * as libc from "../../../base/libc.ts";
 import { createLogger } from "../../../base/log.ts";
 import { mountFuse } from "../../../fs/kernel/mount.ts";
 import { KernelNotifier } from "../../../fs/kernel/notify.ts";
 import { closeBacking, openBacking } from "../../../fs/kernel/passthrough.ts";
 import { KernelSession } from "../../../fs/kernel/session.ts";
+import { EventLoopTurns } from "../../../fs/kernel/turns.ts";
 import { answeredLater, MemoryFs } from "./memory_fs.ts";
 
 export interface ServerOptions {
@@ -77,6 +79,28 @@ async function echo(): Promise<void> {
   await connection.readable.pipeTo(connection.writable).catch(() => {});
 }
 
+/** Works in many small steps, now and then, and says how often the session waited with the whole thread meanwhile. */
+async function steps(): Promise<void> {
+  const { block } = EventLoopTurns.prototype;
+  let waits = 0;
+  EventLoopTurns.prototype.block = function (...given) {
+    waits++;
+    return block.apply(this, given);
+  };
+  let between = 0;
+  for (let round = 0; round < 200; round++) {
+    await new Promise((resolve) => setTimeout(resolve, 3));
+    await turnOfTheEventLoop();
+    const before = waits;
+    for (let step = 0; step < 30; step++) await null;
+    await turnOfTheEventLoop();
+    for (let step = 0; step < 30; step++) await null;
+    between += waits - before;
+  }
+  EventLoopTurns.prototype.block = block;
+  print({ waits, between });
+}
+
 async function obey([name, ...given]: unknown[]): Promise<void> {
   switch (name) {
     case "interrupts":
@@ -95,6 +119,8 @@ async function obey([name, ...given]: unknown[]): Promise<void> {
       return print(await notifier.incrementEpoch());
     case "echo":
       return echo();
+    case "steps":
+      return steps();
     case "back": {
       const fd = libc.open(given[1] as string, libc.O_RDWR);
       const backingId = openBacking(mount.fd, fd);

@@ -399,6 +399,16 @@ mountTest("mount: sockets are served while requests never cease", async () => {
   assert.ok(median < 15, `median ${median} ms`);
 });
 
+mountTest("mount: who serves does not wait for the kernel while work goes on step by step", async () => {
+  await using fs = await MountedMemory.start();
+  await fs.ok("echo x >f");
+  const load = fs.ok("for i in $(seq 150); do cat f; sleep 0.005; done >/dev/null", 40);
+  const { waits, between } = await fs.command("steps") as { waits: number; between: number };
+  await load;
+  assert.ok(waits > 50, `it waited ${waits} times`);
+  assert.equal(between, 0);
+});
+
 mountTest("mount: a file opened for passthrough is read from its backing file", async () => {
   const directory = await Deno.makeTempDir({ dir: "/var/tmp" });
   try {
