@@ -94,6 +94,8 @@ export class Inode {
   namesAskedMs = -Infinity;
   /** Directories: the kernel may have names of it with a time-out that it was told in this epoch, or before. */
   namesToldIn = -1;
+  /** Directories: or that came with a listing, to which the kernel gives the epoch in which it takes them. */
+  namesListed = false;
   /** Directories: open handles here. */
   directoryHandles = 0;
   /** Directories: when the oldest of the entries was asked for that lie in the kernel's pages (`InodeTable.moment`). */
@@ -205,6 +207,11 @@ export class Inode {
     const count = (this.#namesAsked?.get(key) ?? 1) - 1;
     if (count > 0) this.#namesAsked!.set(key, count);
     else this.#namesAsked?.delete(key);
+  }
+
+  /** This mount is asking for changes of names. */
+  get isChangingNames(): boolean {
+    return this.#namesAsked !== null && this.#namesAsked.size > 0;
   }
 
   /** Notes where a name leads. Only under a lease. False: it may not be kept, as it is being changed, or there are too many. */

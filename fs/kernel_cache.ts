@@ -14,6 +14,7 @@
  *   early. It is repeated until it finds the inode, or the kernel has forgotten it.
  */
 
+import { bytesOf } from "../base/bytes.ts";
 import { type Clock, OVER } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import { isErrno } from "../wire/errno.ts";
@@ -28,6 +29,8 @@ const ENTRY_MS_MAX = 50;
 const OLD_NAME_MS_MAX = 20;
 const RETRY_MS = 1;
 const RETRIES_MAX = 2_000;
+/** What no name is: to wait for a directory's lock. */
+const NO_NAME = bytesOf(".");
 
 export interface KernelCacheOptions {
   readonly clock: Clock;
@@ -181,6 +184,18 @@ export class KernelCache {
     const late = this.#options.clock.sleep(OLD_NAME_MS_MAX, done.signal);
     await Promise.race([Promise.all([dropped, ...others]), late]);
     done.abort(OVER);
+  }
+
+  /**
+   * Every name of a directory is gone, and of all others as well. Of a listing that was given the kernel may not have taken the
+   * names yet, to give them the new epoch: it holds the directory's lock until it has.
+   */
+  async dropNamesOf(directory: Inode): Promise<void> {
+    if (directory.namesListed) {
+      directory.namesListed = false;
+      await this.dropNames(directory, [NO_NAME]);
+    }
+    await this.dropAllNames();
   }
 
   /** Every name of the mount is looked up again. */

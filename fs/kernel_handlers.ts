@@ -87,14 +87,15 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     });
   };
 
-  const namesForMs = (parent: number, isKept: boolean) =>
-    asksForNames ? 0 : names.namesForMs(asInodeId(parent), isKept);
+  const namesForMs = (parent: number, isKept: boolean, isListed = false) =>
+    asksForNames ? 0 : names.namesForMs(asInodeId(parent), isKept, isListed);
 
   /** What the kernel is told of a name; counts, as the kernel does. */
   const entryOf = (
     parent: number,
     { inode: found, isKept }: Found,
     attributesForMs?: number,
+    isListed = false,
   ): EntryAnswer | NegativeErrno => {
     if (found === null) {
       if (!isKept) return -ERRNO.ENOENT;
@@ -106,7 +107,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     return {
       nodeid: inode.ino,
       generation: 0, // inode ids are never used again
-      entryTimeoutMs: namesForMs(parent, isKept),
+      entryTimeoutMs: namesForMs(parent, isKept, isListed),
       attributeTimeoutMs: attributesForMs ?? names.attributesForMs(inode),
       attributes: kernelAttributes(names.shown(inode)),
     };
@@ -385,7 +386,8 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         if (found === undefined) return writer.addPlus(name, ino, type, next, null);
         places.note(found.inode, stream.ino, name, true);
         // One that does not fit is not told, and not counted.
-        const isTold = writer.addPlus(name, ino, type, next, entryOf(stream.ino, found) as EntryAnswer);
+        const entry = entryOf(stream.ino, found, undefined, true) as EntryAnswer;
+        const isTold = writer.addPlus(name, ino, type, next, entry);
         if (!isTold) files.forget(ino, 1);
         return isTold;
       }, context);

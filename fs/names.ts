@@ -87,14 +87,15 @@ export class Names {
     return this.#session.validForMs;
   }
 
-  /** For how long the kernel may keep a name of a directory, as it is told now. */
-  namesForMs(parent: InodeId, isKept: boolean): number {
+  /** For how long the kernel may keep a name of a directory, as it is told now; `isListed`: with a listing. */
+  namesForMs(parent: InodeId, isKept: boolean, isListed = false): number {
     if (!isKept) return 0;
     const directory = this.#table.get(parent);
     if (directory !== undefined) {
       const isRestless = this.#options.clock.monotonicMs() < directory.namesAskedMs + RESTLESS_MS;
       if (isRestless && !isExclusive(directory.lease)) return 0;
       directory.namesToldIn = this.#options.kernelCache.epoch;
+      if (isListed) directory.namesListed = true;
     }
     return this.#session.validForMs;
   }
@@ -317,8 +318,8 @@ export class Names {
       const directory = this.#table.get(parent);
       if (directory === undefined) continue;
       // Nobody sees what is ours before we have given it up.
-      isTold ||= directory.namesToldIn === kernelCache.epoch && directory.lease !== "none" &&
-        !isExclusive(directory.lease);
+      const mayHaveNames = directory.namesToldIn === kernelCache.epoch || directory.namesListed;
+      isTold ||= mayHaveNames && directory.lease !== "none" && !isExclusive(directory.lease);
       directory.namesAskedMs = clock.monotonicMs();
       const key = bytesKey(name);
       directory.beginChange(key);
@@ -327,7 +328,11 @@ export class Names {
     let askedAt: number;
     let reply: T;
     try {
-      if (isTold) await kernelCache.dropAllNames();
+      if (isTold) {
+        // It has taken all listings of these directories, as it holds their locks.
+        for (const { directory } of changing) directory.namesListed = false;
+        await kernelCache.dropAllNames();
+      }
       askedAt = this.#table.moment;
       reply = await ask();
     } finally {

@@ -87,7 +87,8 @@ export class Recalls {
     const { keep } = item;
     // Whoever asks is to see it. The nameserver takes it without waiting for anybody.
     while (inode.deferred > 0) await deferred?.settle();
-    if (isExclusive(inode.lease)) local?.noteTaken(inode);
+    const wasOurs = isExclusive(inode.lease);
+    if (wasOurs) local?.noteTaken(inode);
     if (item.removed === true) inode.isUnlinked = true;
     if (item.names !== undefined) {
       await this.#dropNames(inode, item.names);
@@ -95,6 +96,8 @@ export class Recalls {
     } else {
       await this.#lower(inode, keep);
     }
+    // Others may see from now on what is asked for here, which was left to the kernel as long as nobody could (Names.changeNames).
+    if (wasOurs && !isExclusive(inode.lease) && inode.isChangingNames) await kernelCache.dropNamesOf(inode);
     if (item.attributes === true) {
       inode.forgetAttributes();
       await kernelCache.dropAttributes(inode);
@@ -111,7 +114,7 @@ export class Recalls {
     const { access, kernelCache } = this.#options;
     if (keep === "none" && inode.entries !== null && inode.entries.size > 0) {
       inode.forgetAll();
-      await kernelCache.dropAllNames();
+      await kernelCache.dropNamesOf(inode);
     }
     await access.revoke(inode, keep);
   }

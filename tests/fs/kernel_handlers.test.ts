@@ -428,6 +428,20 @@ Deno.test(
   },
 );
 
+Deno.test("handlers: names that come with a listing are noted as such", async () => {
+  const { kernelSide, nameserver, table } = start();
+  const looking = kernelSide.lookup(CONTEXT, ROOT, A);
+  await nameserver.answer("lookup", found(INO));
+  await looking;
+  assert.equal(table.get(ROOT)!.namesListed, false);
+  const { fh } = at(kernelSide.opendir(CONTEXT, ROOT, 0));
+  const reading = kernelSide.readdir(CONTEXT, ROOT, fh, 0, { add: () => true, addPlus: () => true }, true);
+  const entry = { name: A, ino: INO, type: 8, cookie: 10, inode: inodeReply(INO, "read") };
+  await nameserver.answer("readDirectory", { parent: ROOT, directory: "read", entries: [entry], end: true });
+  await reading;
+  assert.equal(table.get(ROOT)!.namesListed, true);
+});
+
 Deno.test("handlers: an entry of a listing that was not told is not kept for ever", async () => {
   const client = start();
   const { kernelSide, nameserver, table } = client;

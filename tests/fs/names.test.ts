@@ -350,6 +350,44 @@ Deno.test("own changes: the kernel keeps no names where others may look on, for 
   assert.equal(await change(), 0);
 });
 
+Deno.test("own changes: what the kernel has of a directory of ours goes when that is given up while one is asked for", async () => {
+  for (const { method, start, answer } of CHANGES) {
+    const client = startWithName();
+    const { names, kernel, nameserver, root } = client;
+    root.lease = "exclusive";
+    names.namesForMs(ROOT, true);
+    const changing = start(client);
+    await nameserver.next(method);
+    assert.ok(!kernel.taken().includes("epoch"), "nobody looks on without asking us");
+    await recall(client, { ino: ROOT, keep: "read" }).promise;
+    assert.ok(kernel.taken().includes("epoch"), `${method}: others see it before its answer is here`);
+    await answer(client);
+    await changing;
+    kernel.taken();
+    root.lease = "exclusive";
+    await recall(client, { ino: ROOT, keep: "read" }).promise;
+    assert.ok(!kernel.taken().includes("epoch"), "nothing is asked for");
+  }
+});
+
+Deno.test("own changes: names of a listing go before one, as the kernel gives them the epoch in which it takes them", async () => {
+  const [{ start, answer }] = CHANGES as [typeof CHANGES[number]];
+  const client = startWithName();
+  const { names, kernel, kernelCache } = client;
+  const change = async () => {
+    const changing = start(client);
+    await answer(client);
+    await changing;
+    return kernel.taken().filter((message) => message === "epoch").length;
+  };
+  assert.ok(names.namesForMs(ROOT, true, true) > 0);
+  await kernelCache.dropAllNames(); // before the kernel has taken them
+  kernel.taken();
+  assert.deepEqual([await change(), await change()], [1, 0]);
+  assert.equal(names.namesForMs(ROOT, true, true), 0);
+  assert.equal(await change(), 0, "it may not keep them");
+});
+
 Deno.test("make: the new name is known, the directory's attributes are not any more", async () => {
   const { names, root, nameserver } = startWithName();
   const making = names.make({ ...MKDIR, name: B }, PATIENT);

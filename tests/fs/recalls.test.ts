@@ -33,6 +33,25 @@ const keyB = bytesKey(B);
 
 // ---- names
 
+Deno.test("recall of a directory: names of a listing that the kernel may not have taken yet are waited for", async () => {
+  for (const isListed of [true, false]) {
+    const client = startClient();
+    const { kernel, names } = client;
+    const root = know(client, ROOT);
+    root.setEntry(keyA, INO);
+    names.namesForMs(ROOT, true, isListed);
+    kernel.holds = (message) => message.startsWith("entry");
+    const giving = recall(client, { ino: ROOT, keep: "none" });
+    await quiet();
+    if (isListed) {
+      assert.deepEqual([kernel.taken(), giving.state], [[`entry ${ROOT}/.`], "waits"]);
+      await kernel.held[0]!.release();
+    }
+    await giving.promise;
+    assert.equal(kernel.taken()[0], "epoch");
+  }
+});
+
 Deno.test("recall of names: those that are cached go, and so do the listing and the attributes", async () => {
   for (const hasPages of [true, false]) {
     const client = startClient();
