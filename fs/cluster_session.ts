@@ -358,7 +358,7 @@ export class ClusterSession {
       if (losses !== this.#losses && isOrdered(request)) {
         throw new FsError("EIO", "what was changed before could not be told to the nameserver");
       }
-      return await this.#send(op, request, call, onSend, mustEnd);
+      return await this.#send(op, request, call, onSend, mustEnd || CHANGES_OF_NAMES.has(op));
     } finally {
       this.#unanswered--;
     }
@@ -613,6 +613,11 @@ export class ClusterSession {
 function isOrdered(request: unknown): boolean {
   return ((request as { retry?: RetryTag }).retry?.slot ?? 0) >= FLUSH_SLOTS;
 }
+
+/** Given up on only until they are sent: later the nameserver may make them, and what is known here has to follow. */
+const CHANGES_OF_NAMES: ReadonlySet<number> = new Set(
+  (["make", "link", "remove", "rename"] as const).map((name) => NAMESERVER.methods[name].op),
+);
 
 const OPERATION_NAMES: ReadonlyMap<number, string> = new Map(
   [NAMESERVER, LEASESERVER, LOCKS].flatMap(({ methods }) =>

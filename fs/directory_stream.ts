@@ -221,7 +221,9 @@ export class DirectoryStream {
     const { parent, directory: lease, entries: listed, end } = reply;
     this.#limit = Math.min(this.#limit * 2, ENTRIES_MAX);
     const directory = table.get(this.ino);
-    let isKept = directory !== undefined && table.adoptLease(directory, lease, since);
+    // Who gave up waiting for a change of names has let go of the directory's lock in the kernel: it may come meanwhile.
+    let isKept = directory !== undefined && table.adoptLease(directory, lease, since) &&
+      !directory.isChangingNames;
     if (cookie === COOKIE_PARENT) this.#whole = { since, position: cookie, count: 0 };
     if (this.#whole?.position !== cookie) this.#whole = null;
     const isNoted = withInodes || (this.#whole?.count ?? Infinity) < COMPLETE_ENTRIES_MAX;

@@ -197,13 +197,14 @@ export class Files {
     interrupt: Interruptible,
   ): Promise<Created> {
     const creating = this.#create(request, options, interrupt);
-    try {
-      return await withSignal(creating, interrupt);
-    } catch (error) {
-      // Who gives up waiting leaves us to close what may be made all the same.
-      creating.then(({ handle }) => this.close(handle)).catch(() => {}); // `error` says why, or nobody waits for it
-      throw error;
-    }
+    // Who gives up waiting leaves us to close what may be made all the same.
+    const { parent } = request;
+    return await this.#names.untilAnswered(
+      creating,
+      [parent],
+      interrupt,
+      ({ handle }) => this.close(handle),
+    );
   }
 
   async #create(

@@ -138,11 +138,16 @@ export class NameReadAhead {
 
   /** Takes over an inode of which the kernel is told later, or not at all. */
   keep(directory: InodeId, reply: InodeReply, askedAt: number): Inode {
-    const { table, clock } = this.#options;
+    const { table } = this.#options;
     const isNew = table.get(reply.attributes.ino) === undefined;
     const inode = table.adopt(reply, askedAt);
-    if (isNew) this.#kept.set(inode, { sinceMs: clock.monotonicMs(), directory });
+    if (isNew) this.noteUntold(inode, directory);
     return inode;
+  }
+
+  /** The kernel was not told of it: it is given back if nobody asks for it soon. */
+  noteUntold(inode: Inode, directory: InodeId): void {
+    this.#kept.set(inode, { sinceMs: this.#options.clock.monotonicMs(), directory });
   }
 
   /** Gives back what the kernel did not ask for. */

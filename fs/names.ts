@@ -279,7 +279,16 @@ export class Names {
   make(request: Omit<MakeRequest, "retry">, interrupt: Interruptible): Found | Promise<Found> {
     refuseAfterLoss(this.#table.get(request.parent));
     const inode = this.#options.local?.make(request);
-    return inode === undefined ? this.#make(request, interrupt) : { inode, isKept: true };
+    if (inode !== undefined) return { inode, isKept: true };
+    const { parent } = request;
+    return this.untilAnswered(this.#make(request, interrupt), [parent], interrupt, this.#untold(parent));
+  }
+
+  /** What was made for somebody who gave up waiting: the kernel was not told of it. */
+  #untold(parent: InodeId): (found: Found) => void {
+    return ({ inode }) => {
+      if (inode !== null && inode.lookups === 0) this.#options.readAhead.noteUntold(inode, parent);
+    };
   }
 
   async #make(asked: Omit<MakeRequest, "retry">, interrupt: Interruptible): Promise<Found> {
@@ -335,10 +344,52 @@ export class Names {
       }
       askedAt = this.#table.moment;
       reply = await ask();
+    } catch (error) {
+      if (isErrno(error, "EIO")) { // it may have been made
+        for (const { directory } of changing) this.#changed(directory.ino);
+        await this.#dropDirectories(names.map(([parent]) => parent));
+      }
+      throw error;
     } finally {
       for (const { directory, key } of changing) directory.endChange(key);
     }
     return adopt(reply, askedAt);
+  }
+
+  /**
+   * Waits for a change of names in `parents`. Who gives up waiting leaves it to go on, as the nameserver may make it: nothing of
+   * these names is kept until its answer is here, and taken over. The kernel is told of no change then, and lets others look at
+   * the directories: what it has of them goes, and once more when the change was made, which `unwanted` gets.
+   */
+  async untilAnswered<T>(
+    changing: Promise<T>,
+    parents: readonly InodeId[],
+    interrupt: Interruptible,
+    unwanted: (made: T) => unknown = () => {},
+  ): Promise<T> {
+    try {
+      return await withSignal(changing, interrupt);
+    } catch (error) {
+      if (interrupt.signal.aborted) {
+        changing.then(async (made) => {
+          await this.#dropDirectories(parents);
+          // It has not moved what was renamed.
+          await this.#options.kernelCache.dropAllNames();
+          await unwanted(made);
+        }).catch(() => {}); // `error` says why, or nobody waits for it
+        await this.#dropDirectories(parents);
+      }
+      throw error;
+    }
+  }
+
+  /** What the kernel has of these directories goes, but names. */
+  async #dropDirectories(inodes: readonly InodeId[]): Promise<void> {
+    const { kernelCache } = this.#options;
+    await Promise.all([...new Set(inodes)].map((ino) => {
+      const directory = this.#table.get(ino);
+      return directory === undefined ? undefined : kernelCache.dropAll(directory);
+    }));
   }
 
   /** We put a name into a directory. */
@@ -405,7 +456,9 @@ export class Names {
   ): Found | Promise<Found> {
     refuseAfterLoss(this.#table.get(parent));
     const inode = this.#options.local?.link(ino, parent, name);
-    return inode === undefined ? this.#link(ino, parent, name, interrupt) : { inode, isKept: true };
+    if (inode !== undefined) return { inode, isKept: true };
+    const linking = this.#link(ino, parent, name, interrupt);
+    return this.untilAnswered(linking, [parent], interrupt, this.#untold(parent));
   }
 
   async #link(
@@ -433,7 +486,7 @@ export class Names {
     const { local } = this.#options;
     return this.#changeNames(
       () => local?.remove(parent, name, directory) === true,
-      () => this.#remove(parent, name, directory, interrupt),
+      () => this.untilAnswered(this.#remove(parent, name, directory, interrupt), [parent], interrupt),
       [[parent, name]],
       interrupt,
     );
@@ -498,7 +551,12 @@ export class Names {
     const { local } = this.#options;
     return this.#changeNames(
       () => local?.rename(parent, name, newParent, newName, flags) === true,
-      () => this.#rename(parent, name, newParent, newName, flags, interrupt, owner),
+      () =>
+        this.untilAnswered(
+          this.#rename(parent, name, newParent, newName, flags, interrupt, owner),
+          [parent, newParent],
+          interrupt,
+        ),
       [[parent, name], [newParent, newName]],
       interrupt,
     );

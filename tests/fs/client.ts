@@ -154,6 +154,9 @@ export interface Call<Request = unknown, Response = unknown> {
   fail(error: Error): Promise<void>;
 }
 
+/** What a session does not give up on once it is sent. */
+const ENDED: ReadonlySet<string> = new Set(["make", "link", "remove", "rename"]);
+
 export class FakeService<Methods> {
   /** Unanswered, oldest first. */
   readonly calls: Call[] = [];
@@ -168,7 +171,7 @@ export class FakeService<Methods> {
       get: (_target, method) => {
         if (method === "then") return undefined; // it is no promise, though it is awaited
         return (request: unknown, options?: Partial<Interruptible>) =>
-          this.#ask(String(method), request, options?.signal);
+          this.#ask(String(method), request, ENDED.has(String(method)) ? undefined : options?.signal);
       },
     });
   }

@@ -19,7 +19,7 @@ import {
 } from "../../wire/messages/nameserver.ts";
 import type { CallOptions, Channel } from "../../wire/service.ts";
 import { FakeClock } from "../base/fake_clock.ts";
-import { INO, inodeReply, quiet, watch } from "./client.ts";
+import { INO, inodeReply, nameOf, quiet, watch } from "./client.ts";
 
 const TTL_MS = 10_000;
 /** Less a fifth: what a client counts on. */
@@ -701,6 +701,38 @@ Deno.test("session: a create that was sent is answered, whoever gives up, also o
   await clock.advance(5_000);
   assert.equal(sent.state, "done");
   assert.equal(events.filter((event) => event === "create").length, 2);
+  await started.end();
+});
+
+Deno.test("session: a change of names is given up on only until it is sent", async () => {
+  const started = await start();
+  const { server, session } = started;
+  const name = nameOf("a");
+  const asks = {
+    make: { parent: INO, name, mode: 0o040755, credentials: { uid: 0, gid: 0 } },
+    link: { ino: INO, parent: INO, name },
+    remove: { parent: INO, name, directory: false },
+    rename: { parent: INO, name, newParent: INO, newName: name, flags: 0 },
+  };
+  for (const method of ["make", "link", "remove", "rename"] as const) {
+    const answer = Promise.withResolvers<unknown>();
+    server.onCall = (called) => called === method ? answer.promise : undefined;
+    const ask = session.nameserver[method] as (request: unknown, call: CallOptions) => Promise<unknown>;
+    const change = (signal: AbortSignal) =>
+      watch(session.change((retry) => ask({ ...asks[method], retry }, { signal })));
+    const giveUp = new AbortController();
+    const sent = change(giveUp.signal);
+    await quiet();
+    giveUp.abort();
+    await quiet();
+    assert.equal(sent.state, "waits", method);
+    const unsent = change(AbortSignal.abort());
+    await quiet();
+    assert.ok(isErrno(unsent.error, "EINTR"), method);
+    answer.resolve({});
+    await quiet();
+    assert.equal(sent.state, "done", method);
+  }
   await started.end();
 });
 

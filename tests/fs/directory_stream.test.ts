@@ -396,6 +396,20 @@ Deno.test("directory: pages that go with an open are not taken away again, once 
   assert.deepEqual(kernel.taken(), []);
 });
 
+Deno.test("directory: while a change of its names is asked for that somebody gave up waiting for, no listing is kept", async () => {
+  for (const isChanging of [true, false]) {
+    const client = start();
+    const { stream, table, kernel } = client;
+    const root = table.get(ROOT)!;
+    if (isChanging) root.beginChange(bytesKey(nameOf("made")));
+    const reading = read(stream, 0, Infinity, true);
+    await serveAll(client, reading, [entryOf(0, true)]);
+    assert.deepEqual(reading.taken.map(({ found }) => found?.isKept), [undefined, undefined, !isChanging]);
+    assert.deepEqual(kernel.taken(), isChanging ? [PAGES] : []);
+    assert.equal(root.isComplete, !isChanging);
+  }
+});
+
 Deno.test("directory: a very large one is not taken for complete", async () => {
   const client = start();
   const entries = Array.from({ length: 20_001 }, (_, i) => entryOf(i));

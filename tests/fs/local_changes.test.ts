@@ -555,7 +555,7 @@ Deno.test("claims: what is refused is asked for, and so are further changes for 
   again().catch(() => {});
   await quiet();
   assert.equal(nameserver.calls[0]!.method, "remove");
-  await nameserver.calls[0]!.fail(new FsError("EIO", "why"));
+  await nameserver.calls[0]!.fail(new FsError("EACCES", "why"));
   await clock.advance(64_000);
   const last = again();
   await quiet();

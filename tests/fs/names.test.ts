@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { bytesKey } from "../../base/bytes.ts";
 import { ABSENT, type Inode, UNKNOWN } from "../../fs/inode.ts";
 import type { Found } from "../../fs/inode.ts";
+import type { Interruptible } from "../../fs/interruptible.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import { asInodeId, type InodeId } from "../../wire/ids.ts";
 import {
@@ -261,38 +262,38 @@ Deno.test("own changes: while one is under way the name is asked for, though the
 /** Changes of the name "a" (and "b") that the nameserver is asked for, with its answers. */
 const CHANGES: readonly {
   readonly method: "make" | "remove" | "rename" | "link" | "create";
-  readonly start: (client: TestClient) => unknown;
+  readonly start: (client: TestClient, interrupt?: Interruptible) => unknown;
   readonly answer: (client: TestClient) => Promise<unknown>;
 }[] = [
   {
     method: "make",
-    start: ({ names }) => names.make(MKDIR, PATIENT),
+    start: ({ names }, interrupt = PATIENT) => names.make(MKDIR, interrupt),
     answer: ({ nameserver }) =>
       nameserver.answer("make", entryReply(OTHER, "read", "read", { mode: 0o040755 })),
   },
   {
     method: "remove",
-    start: ({ names }) => names.remove(ROOT, A, false, PATIENT),
+    start: ({ names }, interrupt = PATIENT) => names.remove(ROOT, A, false, interrupt),
     answer: ({ nameserver }) => nameserver.answer("remove", { ino: INO, nlink: 0, directory: "read" }),
   },
   {
     method: "rename",
-    start: ({ names }) => names.rename(ROOT, B, ROOT, A, 0, PATIENT),
+    start: ({ names }, interrupt = PATIENT) => names.rename(ROOT, B, ROOT, A, 0, interrupt),
     answer: ({ nameserver }) => nameserver.answer("rename", { ino: OTHER, directory: "read" }),
   },
   {
     method: "link",
-    start: ({ names }) => names.link(OTHER, ROOT, A, PATIENT),
+    start: ({ names }, interrupt = PATIENT) => names.link(OTHER, ROOT, A, interrupt),
     answer: ({ nameserver }) => nameserver.answer("link", entryReply(OTHER, "read", "read")),
   },
   {
     method: "create",
-    start: ({ files }) => {
+    start: ({ files }, interrupt = PATIENT) => {
       const request = { parent: ROOT, name: A, mode: 0o644, umask: 0, exclusive: false, write: false };
       return files.create({ ...request, credentials: { uid: 0, gid: 0 } }, {
         truncate: false,
         append: false,
-      }, PATIENT);
+      }, interrupt);
     },
     answer: ({ nameserver }) =>
       nameserver.answer("create", {
@@ -386,6 +387,56 @@ Deno.test("own changes: names of a listing go before one, as the kernel gives th
   assert.deepEqual([await change(), await change()], [1, 0]);
   assert.equal(names.namesForMs(ROOT, true, true), 0);
   assert.equal(await change(), 0, "it may not keep them");
+});
+
+Deno.test("own changes: who gives up waiting leaves one to be taken over, and the kernel looks again when it was made", async () => {
+  for (const { method, start, answer } of CHANGES) {
+    const client = startWithName();
+    const { names, nameserver, kernel, root, table, releases, readAhead, clock } = client;
+    root.lease = "exclusive";
+    root.hasPages = true;
+    names.namesForMs(ROOT, true);
+    const giveUp = new AbortController();
+    const changing = watch(Promise.resolve(start(client, giveUp)));
+    const call = await nameserver.next(method);
+    kernel.taken();
+    giveUp.abort();
+    await quiet();
+    assert.ok(isErrno(changing.error, "EINTR"), method);
+    assert.deepEqual(kernel.taken(), [`pages ${ROOT} 0+`], `${method}: it lets others look at the directory`);
+    nameserver.calls.shift();
+    const during = watch(names.lookup(ROOT, A, PATIENT) as Promise<Found>);
+    await nameserver.answer("lookup", found(INO, "exclusive"));
+    assert.equal((await during.promise).isKept, false, `${method}: it may be made at any time`);
+    nameserver.calls.unshift(call);
+    await answer(client);
+    assert.ok(![INO, UNKNOWN].includes(entry(root, A)!), method);
+    assert.equal(root.isFresh, false, method);
+    const taken = kernel.taken();
+    assert.ok(taken.includes(`attributes ${ROOT}`) && taken.includes("epoch"), `${method}: ${taken}`);
+    await clock.advance(3_001);
+    readAhead.sweep();
+    await releases.send();
+    assert.equal(table.get(OTHER), undefined, `${method}: nobody knows it`);
+  }
+});
+
+Deno.test("own changes: of one that fails without being known to be made the directory is looked at again", async () => {
+  for (const errno of ["EIO", "ENOSPC"] as const) {
+    for (const { method, start } of CHANGES) {
+      const client = startWithName();
+      const { nameserver, kernel, root, table } = client;
+      const { moment } = table;
+      const changing = watch(Promise.resolve(start(client)));
+      const call = await nameserver.next(method);
+      kernel.taken();
+      await call.fail(new FsError(errno, "no"));
+      assert.ok(isErrno(changing.error, errno));
+      const isDoubtful = errno === "EIO";
+      assert.deepEqual([root.isFresh, table.isCrossed(ROOT, moment)], [!isDoubtful, isDoubtful], method);
+      assert.equal(kernel.taken().includes(`attributes ${ROOT}`), isDoubtful, method);
+    }
+  }
 });
 
 Deno.test("make: the new name is known, the directory's attributes are not any more", async () => {
