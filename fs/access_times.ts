@@ -139,7 +139,7 @@ export class AccessTimes {
         })),
         always: this.isStrict,
       });
-      for (const inode of reply.inodes) table.adopt(inode, askedAt);
+      for (const inode of reply.inodes) table.adoptKnown(inode, askedAt);
     } catch (error) {
       log.debug("times of access were not told", { count: batch.length, error });
     }

@@ -169,8 +169,8 @@ export class Claims {
     try {
       const reply = await session.nameserver.claim({ inodes }, interrupt);
       for (const one of reply.inodes) {
-        const inode = table.adopt(one, askedAt);
-        if (isExclusive(inode.lease)) granted.add(inode.ino);
+        const inode = table.adoptKnown(one, askedAt);
+        if (inode !== undefined && isExclusive(inode.lease)) granted.add(inode.ino);
       }
     } catch {
       // Whoever asks for the change itself hears why.

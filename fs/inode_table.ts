@@ -126,6 +126,13 @@ export class InodeTable {
     return inode;
   }
 
+  /**
+   * As `adopt`, of what nobody here waits for: undefined when the inode was given back meanwhile, as nobody would do that again.
+   */
+  adoptKnown(reply: InodeReply, askedAt: number): Inode | undefined {
+    return this.#inodes.has(reply.attributes.ino) ? this.adopt(reply, askedAt) : undefined;
+  }
+
   /** Takes over what a reply says of a directory besides what it is about. True when it may be kept. */
   adoptLease(inode: Inode, lease: LeaseMode, askedAt: number): boolean {
     if (lease === "none" || this.isCrossed(inode.ino, askedAt)) return false;

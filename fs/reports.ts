@@ -167,7 +167,7 @@ export class Reports {
       table.adopt(reply, askedAt);
     } else {
       // What it says of a lease is from before the one was given back.
-      table.adopt({ ...reply, lease: "none" }, table.moment);
+      table.adoptKnown({ ...reply, lease: "none" }, table.moment);
     }
     if (!isShownRight(shown, file.shown())) attributesChanged(file.inode);
   }

@@ -59,6 +59,20 @@ Deno.test("access times: who asks for something tells of them before", async () 
   assert.deepEqual(nameserver.asked, ["accessed"]);
 });
 
+Deno.test("access times: the answer brings nothing back of what the kernel has forgotten meanwhile", async () => {
+  const { accessTimes, files, nameserver, releases, session, table, inode } = start("relatime");
+  inode.file = null;
+  accessTimes.accessed(inode);
+  const telling = accessTimes.tell();
+  await quiet();
+  files.forget(INO, inode.lookups);
+  await releases.send();
+  assert.deepEqual(session.told.flatMap(({ held }) => held), [{ ino: INO, lease: "none", open: "no" }]);
+  await nameserver.answer("accessed", noted());
+  await telling;
+  assert.equal(table.get(INO), undefined, "nobody would give it back again");
+});
+
 Deno.test("access times: a change of attributes is asked for when the nameserver has heard of the access before it", async () => {
   const { accessTimes, names, nameserver, inode } = start("relatime");
   accessTimes.accessed(inode);

@@ -565,6 +565,19 @@ Deno.test("claims: what is refused is asked for, and so are further changes for 
   await last;
 });
 
+Deno.test("claims: the answer brings nothing back of what the kernel has forgotten meanwhile", async () => {
+  const client = startShared(2);
+  const { names, nameserver, root, files, releases, table } = client;
+  root.lease = "exclusive";
+  const removing = watch(Promise.resolve(names.remove(ROOT, nameOf("0"), false, PATIENT)));
+  const { inodes } = (await nameserver.next("claim")).request;
+  assert.deepEqual(inodes, [200, 201]);
+  files.forget(asInodeId(201), 1);
+  await releases.send();
+  await nameserver.answer("claim", claimReply(inodes));
+  assert.deepEqual([removing.state, table.get(asInodeId(201))], ["done", undefined]);
+});
+
 Deno.test("claims: none of what is being given back, or removed, and none while a call is under way", async () => {
   const client = startShared(2);
   const { names, nameserver, root, table } = client;
