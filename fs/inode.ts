@@ -24,6 +24,8 @@ import {
   type Attributes,
   type Block,
   type LeaseMode,
+  S_IFDIR,
+  S_IFMT,
   S_ISGID,
   S_ISUID,
 } from "../wire/messages/inode.ts";
@@ -42,6 +44,10 @@ export const UNKNOWN = -1 as InodeId;
 const OPEN_AFTER_LOOKUP_MS = 1_000;
 /** Names noted of one directory, about 100 bytes each. */
 const NAMES_MAX = 250_000;
+
+/** A thread that can't be seen from here, as the kernel names it; and more than one. */
+const UNSEEN = 0;
+const SEVERAL = -1;
 
 export class Inode {
   readonly ino: InodeId;
@@ -96,6 +102,12 @@ export class Inode {
   namesToldIn = -1;
   /** Directories: or that came with a listing, to which the kernel gives the epoch in which it takes them. */
   namesListed = false;
+  /**
+   * Directories: the thread that asked for their attributes since the last change of names here, if it is only one. A change makes
+   * the kernel forget them, but not what another thread was answered before and takes only afterwards: without a version that has
+   * changed (INVAL_INODE) it would keep that for as long as it may.
+   */
+  #attributesToldTo: number | null = null;
   /** Directories: open handles here. */
   directoryHandles = 0;
   /** Directories: when the oldest of the entries was asked for that lie in the kernel's pages (`InodeTable.moment`). */
@@ -144,6 +156,20 @@ export class Inode {
   /** Its name may go before an open here is known to the nameserver. */
   get mayVanish(): boolean {
     return this.isUnlinked || this.removing > 0;
+  }
+
+  /** A thread is answered with its attributes. */
+  tellAttributes(thread: number): void {
+    if ((this.attributes.mode & S_IFMT) !== S_IFDIR) return;
+    const isOnly = thread !== UNSEEN && (this.#attributesToldTo ?? thread) === thread;
+    this.#attributesToldTo = isOnly ? thread : SEVERAL;
+  }
+
+  /** `thread` has changed names of it; true when another one may not have taken yet what it was answered before. */
+  takeAttributesBack(thread: number): boolean {
+    const told = this.#attributesToldTo;
+    this.#attributesToldTo = null;
+    return told !== null && told !== thread;
   }
 
   /** The kernel is told of it. */

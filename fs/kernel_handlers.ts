@@ -87,6 +87,23 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     });
   };
 
+  /** As `within`, of changes of names: what others were told of the directory's attributes goes (`Inode.takeAttributesBack`). */
+  const changingNames = <T>(
+    { pid }: RequestContext,
+    parent: number,
+    work: T | Promise<T>,
+    other = parent,
+  ): T | Promise<T> => {
+    const made = then(work, (result) => {
+      for (const ino of new Set([parent, other])) {
+        const directory = table.get(asInodeId(ino));
+        if (directory?.takeAttributesBack(pid) === true) void kernelCache.dropAttributes(directory);
+      }
+      return result;
+    });
+    return within(parent, made, other);
+  };
+
   const namesForMs = (parent: number, isKept: boolean, isListed = false) =>
     asksForNames ? 0 : names.namesForMs(asInodeId(parent), isKept, isListed);
 
@@ -177,6 +194,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       const look = () => names.lookup(asInodeId(parent), name, context);
       const answer = (found: Found) => {
         places.note(found.inode, asInodeId(parent), name);
+        found.inode?.tellAttributes(context.pid);
         return entryOf(parent, found);
       };
       return then(look(), (found) => {
@@ -189,7 +207,11 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
       files.forget(asInodeId(nodeid), lookups);
     },
 
-    getattr: (context, nodeid) => staleIfGone(then(names.getattr(asInodeId(nodeid), context), answerOf)),
+    getattr: (context, nodeid) =>
+      staleIfGone(then(names.getattr(asInodeId(nodeid), context), (inode) => {
+        inode.tellAttributes(context.pid);
+        return answerOf(inode);
+      })),
 
     setattr(context, nodeid, changes) {
       const { mode, uid, gid, size, atime, mtime, killSuidGid } = changes;
@@ -224,20 +246,21 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     symlink(context, parent, name, target) {
       const request = { parent: asInodeId(parent), name, mode: S_IFLNK | 0o777, target };
       const made = names.make({ ...request, credentials: credentialsOf(context) }, context);
-      return within(parent, then(made, (found) => entryOf(parent, found)));
+      return changingNames(context, parent, then(made, (found) => entryOf(parent, found)));
     },
 
     mknod(context, parent, name, mode, rdev, umask) {
       const type = (mode & S_IFMT) === 0 ? S_IFREG : mode & S_IFMT;
       const request = { parent: asInodeId(parent), name, mode: type | (mode & 0o7777), umask, rdev };
       const made = names.make({ ...request, credentials: credentialsOf(context) }, context);
-      return within(parent, then(made, (found) => entryOf(parent, found)));
+      return changingNames(context, parent, then(made, (found) => entryOf(parent, found)));
     },
 
     mkdir(context, parent, name, mode, umask) {
       const request = { parent: asInodeId(parent), name, mode: S_IFDIR | (mode & 0o7777), umask };
       const made = names.make({ ...request, credentials: credentialsOf(context) }, context);
-      return within(
+      return changingNames(
+        context,
         parent,
         then(made, (found) => {
           places.note(found.inode, asInodeId(parent), name);
@@ -247,10 +270,10 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
     },
 
     unlink: (context, parent, name) =>
-      within(parent, then(names.remove(asInodeId(parent), name, false, context), () => 0)),
+      changingNames(context, parent, then(names.remove(asInodeId(parent), name, false, context), () => 0)),
 
     rmdir: (context, parent, name) =>
-      within(parent, then(names.remove(asInodeId(parent), name, true, context), () => 0)),
+      changingNames(context, parent, then(names.remove(asInodeId(parent), name, true, context), () => 0)),
 
     rename(context, parent, name, newParent, newName, flags) {
       const source = { parent: asInodeId(parent), name };
@@ -262,12 +285,12 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         flags,
         () => names.rename(source.parent, name, target.parent, newName, flags, context, credentials),
       );
-      return within(parent, renamed === undefined ? 0 : renamed.then(() => 0), newParent);
+      return changingNames(context, parent, renamed === undefined ? 0 : renamed.then(() => 0), newParent);
     },
 
     link(context, nodeid, newParent, newName) {
       const linked = names.link(asInodeId(nodeid), asInodeId(newParent), newName, context);
-      return within(newParent, then(linked, (found) => entryOf(newParent, found, 0)));
+      return changingNames(context, newParent, then(linked, (found) => entryOf(newParent, found, 0)));
     },
 
     create(context, parent, name, flags, mode, umask) {
@@ -284,7 +307,8 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         { truncate: (flags & libc.O_TRUNC) !== 0, append: (flags & libc.O_APPEND) !== 0 },
         context,
       );
-      return within(
+      return changingNames(
+        context,
         parent,
         then(created, ({ handle: opened, found, isNew }) =>
           then(addHandle(opened, flags), (open) => ({
@@ -385,6 +409,7 @@ export function kernelHandlers(options: KernelHandlersOptions): FileSystemHandle
         if (!plus) return writer.add(name, ino, type, next);
         if (found === undefined) return writer.addPlus(name, ino, type, next, null);
         places.note(found.inode, stream.ino, name, true);
+        found.inode?.tellAttributes(context.pid);
         // One that does not fit is not told, and not counted.
         const entry = entryOf(stream.ino, found, undefined, true) as EntryAnswer;
         const isTold = writer.addPlus(name, ino, type, next, entry);

@@ -428,6 +428,37 @@ Deno.test(
   },
 );
 
+Deno.test("handlers: a directory's attributes that another thread was told go with a change of its names", async () => {
+  const by = (pid: number): RequestContext => ({ ...CONTEXT, pid });
+  const cases: [readonly number[], boolean][] = [[[], false], [[1], false], [[2], true], [[1, 2], true], [[
+    0,
+  ], true]];
+  for (const [threads, isDropped] of cases) {
+    const { kernelSide, nameserver, kernel, table } = start();
+    const change = async () => {
+      const made = kernelSide.mkdir(by(1), ROOT, A, 0o755, 0);
+      await nameserver.answer("make", entryReply(OTHER, "read", "read", { mode: 0o040755 }));
+      await made;
+      return kernel.taken().includes(`attributes ${ROOT}`);
+    };
+    for (const pid of threads) at(kernelSide.getattr(by(pid), ROOT, undefined));
+    assert.deepEqual([await change(), await change()], [isDropped, false], `${threads}`);
+    const looking = kernelSide.lookup(by(2), ROOT, nameOf("file"));
+    await nameserver.answer("lookup", found(INO));
+    await looking;
+    assert.equal(await change(), false, "of a file nothing is kept that a change of names changes");
+    const there = table.get(OTHER)!;
+    there.takeAttributesBack(1);
+    const lookingThere = kernelSide.lookup(by(2), ROOT, nameOf("b"));
+    await nameserver.answer("lookup", {
+      ...found(OTHER),
+      inode: inodeReply(OTHER, "read", { mode: 0o040755 }),
+    });
+    await lookingThere;
+    assert.equal(there.takeAttributesBack(1), true);
+  }
+});
+
 Deno.test("handlers: names that come with a listing are noted as such", async () => {
   const { kernelSide, nameserver, table } = start();
   const looking = kernelSide.lookup(CONTEXT, ROOT, A);
