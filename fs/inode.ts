@@ -64,6 +64,8 @@ export class Inode {
   #toldBeforeMs = -Infinity;
   /** Changes of it, or that rest upon it, which the nameserver has not been told of yet (deferred_changes.ts). */
   deferred = 0;
+  /** When it was changed here last without asking, milliseconds of the monotonic clock: the kernel may not have taken that yet. */
+  changedHereMs = -Infinity;
   /** Some of those were lost: the next change of it, or in it, fails. */
   hasLostChange = false;
   /** Recalls of it that are under way: nothing of it is deferred meanwhile. */

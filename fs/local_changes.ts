@@ -333,6 +333,7 @@ export class LocalChanges {
   #change(inode: Inode, changes: Partial<Attributes>): void {
     const { attributes } = inode;
     inode.attributes = { ...attributes, ...changes, version: attributes.version + 1 };
+    inode.changedHereMs = this.#options.clock.monotonicMs();
     this.#options.table.noteRecall(inode.ino); // what is on its way is from before
   }
 

@@ -11,7 +11,14 @@ import { turnOfTheEventLoop } from "../base/event_loop.ts";
 import type { Logger } from "../base/log.ts";
 import { FsError } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
-import { isExclusive, LEASE_RANK, type LeaseMode, type OpenMode } from "../wire/messages/inode.ts";
+import {
+  isExclusive,
+  LEASE_RANK,
+  type LeaseMode,
+  type OpenMode,
+  S_IFDIR,
+  S_IFMT,
+} from "../wire/messages/inode.ts";
 import type { Held, RecallAnswer, RecallItem, RecallPush } from "../wire/messages/nameserver.ts";
 import { leaseLost } from "./blocks.ts";
 import type { DataAccess } from "./data_access.ts";
@@ -24,6 +31,8 @@ import { type Inode, UNKNOWN } from "./inode.ts";
 
 /** Pages that do not go sooner, as something holds them, go later: attributes are gone, so nobody reads them. */
 const LOST_PAGES_MS = 2_000;
+/** Longer than a thread takes that was answered, on a machine that is not overloaded. */
+const UNTAKEN_MS = 1_000;
 
 export interface RecallsOptions {
   readonly table: InodeTable;
@@ -96,8 +105,7 @@ export class Recalls {
     } else {
       await this.#lower(inode, keep);
     }
-    // Others may see from now on what is asked for here, which was left to the kernel as long as nobody could (Names.changeNames).
-    if (wasOurs && !isExclusive(inode.lease) && inode.isChangingNames) await kernelCache.dropNamesOf(inode);
+    if (wasOurs && !isExclusive(inode.lease)) await this.#dropBefore(inode);
     if (item.attributes === true) {
       inode.forgetAttributes();
       await kernelCache.dropAttributes(inode);
@@ -108,6 +116,18 @@ export class Recalls {
     const open = openMode(inode);
     if (open !== "no") inode.isRegistered = true;
     return open;
+  }
+
+  /**
+   * Others may see from now on what is asked for here, or was made here and answered: what the kernel has from before that, as
+   * nobody could (Names.changeNames) or it has not taken the answer yet, goes.
+   */
+  async #dropBefore(inode: Inode): Promise<void> {
+    const { kernelCache, clock } = this.#options;
+    const isUntaken = clock.monotonicMs() - inode.changedHereMs < UNTAKEN_MS;
+    if (isUntaken) await kernelCache.dropAttributes(inode);
+    const isDirectory = (inode.attributes.mode & S_IFMT) === S_IFDIR;
+    if (isDirectory && (isUntaken || inode.isChangingNames)) await kernelCache.dropNamesOf(inode);
   }
 
   async #lower(inode: Inode, keep: LeaseMode): Promise<void> {

@@ -489,6 +489,31 @@ Deno.test("local changes: an ACL that is a mode is set as one, of what is writte
   assert.deepEqual(nameserver.asked, ["setXattr"]);
 });
 
+Deno.test("local changes: what the kernel has from before one that it may not have taken yet goes when others look", async () => {
+  for (const afterMs of [0, 999, 1_000]) {
+    const client = await startAlone();
+    const { names, nameserver, clock, kernel, root } = client;
+    const file = know(client, INO, "exclusive");
+    root.setEntry(bytesKey(C), INO);
+    made(client, mkdir(A));
+    atOnce(names.setattr({ ino: INO, mode: 0o600 }, PATIENT));
+    const telling = client.deferred.settle();
+    await nameserver.answer("defer", { applied: 2 });
+    await telling;
+    await clock.advance(afterMs);
+    for (const inode of [root, file]) {
+      kernel.taken();
+      const { ino } = inode;
+      await recall(client, { ino, keep: "read" }).promise;
+      assert.equal(inode.lease, "read");
+      const taken = kernel.taken();
+      const isUntaken = afterMs < 1_000;
+      assert.equal(taken.includes(`attributes ${ino}`), isUntaken, `${ino} after ${afterMs} ms`);
+      assert.equal(taken.includes("epoch"), isUntaken && inode === root, `${ino} after ${afterMs} ms`);
+    }
+  }
+});
+
 // ---- claims
 
 /** A client to which the root and files in it, "0" of inode 200 and so on, were told, shared with others. */
