@@ -247,6 +247,9 @@ export class Recalls {
         pages.push(access.dropPagesNow(inode));
       }
     }
+    await Promise.all(
+      inodes.filter(({ namesListed }) => namesListed).map((it) => kernelCache.dropNamesOf(it)),
+    );
     const late = new AbortController();
     await Promise.race([Promise.all(pages), clock.sleep(LOST_PAGES_MS, late.signal)]);
     late.abort();

@@ -52,6 +52,20 @@ Deno.test("recall of a directory: names of a listing that the kernel may not hav
   }
 });
 
+Deno.test("lost: names of a listing that the kernel may not have taken yet are waited for", async () => {
+  const client = startClient();
+  const { kernel, names, recalls } = client;
+  know(client, ROOT).setEntry(keyA, INO);
+  names.namesForMs(ROOT, true, true);
+  kernel.holds = (message) => message.startsWith("entry");
+  const losing = watch(recalls.lost());
+  await quiet();
+  assert.deepEqual([kernel.taken().includes(`entry ${ROOT}/.`), losing.state], [true, "waits"]);
+  await kernel.held[0]!.release();
+  await losing.promise;
+  assert.equal(kernel.taken().at(-1), "epoch");
+});
+
 Deno.test("recall of names: those that are cached go, and so do the listing and the attributes", async () => {
   for (const hasPages of [true, false]) {
     const client = startClient();
