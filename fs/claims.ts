@@ -136,6 +136,17 @@ export class Claims {
     return this.#claim(directories, needed, [...wanted].slice(0, CLAIM_MAX), interrupt);
   }
 
+  /** Asks for directories that nobody else has anything of, as far as it is worth while. Never rejects. */
+  claimDirectories(directories: readonly Inode[]): Promise<void> | undefined {
+    const nowMs = this.#options.clock.monotonicMs();
+    const wanted = new Set(directories).values().filter((directory) =>
+      this.#isClaimable(directory) && nowMs >= this.#recordOf(directory).shyUntilMs
+    ).toArray();
+    if (wanted.length === 0) return undefined;
+    const inodes = wanted.map(({ ino }) => ino);
+    return this.#claim(wanted, inodes, inodes);
+  }
+
   #isClaimable(inode: Inode): boolean {
     return inode.isFresh && !inode.isUnlinked && inode.yielding === 0 && inode.removing === 0 &&
       inode.accessedAt === null;
@@ -161,7 +172,7 @@ export class Claims {
     directories: Iterable<Inode>,
     needed: readonly InodeId[],
     inodes: readonly InodeId[],
-    interrupt: Interruptible,
+    interrupt?: Interruptible,
   ): Promise<void> {
     const { session, table } = this.#options;
     const askedAt = table.moment;

@@ -74,6 +74,11 @@ export class LocalChanges {
     return this.#mayDefer ? this.#claims.claim(names, interrupt) : undefined;
   }
 
+  /** As `claim`, of directories in which names are to be changed by asking. */
+  claimDirectories(directories: readonly Inode[]): Promise<void> | undefined {
+    return this.#mayDefer ? this.#claims.claimDirectories(directories) : undefined;
+  }
+
   // ---- what may be changed
 
   #isOurs(inode: Inode): boolean {

@@ -319,16 +319,17 @@ export class Names {
     ask: () => Promise<T>,
     adopt: (reply: T, askedAt: number) => U,
   ): Promise<U> {
-    const { kernelCache, clock } = this.#options;
+    const { kernelCache, clock, local } = this.#options;
+    // What is known of all other names here would have to be asked for again: better have the directory to ourselves first.
+    const told = names.flatMap(([parent]) => this.#table.get(parent) ?? []).filter((it) => this.#isTold(it));
+    if (told.length > 0) await local?.claimDirectories(told);
     const changing: { readonly directory: Inode; readonly key: string }[] = [];
     let isTold = false;
     for (const [parent, name] of names) {
       this.#boundNames(parent);
       const directory = this.#table.get(parent);
       if (directory === undefined) continue;
-      // Nobody sees what is ours before we have given it up.
-      const mayHaveNames = directory.namesToldIn === kernelCache.epoch || directory.namesListed;
-      isTold ||= mayHaveNames && directory.lease !== "none" && !isExclusive(directory.lease);
+      isTold ||= this.#isTold(directory);
       directory.namesAskedMs = clock.monotonicMs();
       const key = bytesKey(name);
       directory.beginChange(key);
@@ -354,6 +355,12 @@ export class Names {
       for (const { directory, key } of changing) directory.endChange(key);
     }
     return adopt(reply, askedAt);
+  }
+
+  /** The kernel may have names of it that others may change, or see changed, before we hear of it. */
+  #isTold({ namesToldIn, namesListed, lease }: Inode): boolean {
+    const mayHaveNames = namesListed || namesToldIn === this.#options.kernelCache.epoch;
+    return mayHaveNames && lease !== "none" && !isExclusive(lease);
   }
 
   /**

@@ -561,6 +561,40 @@ Deno.test("claims: after two changes in a directory it is claimed with what is i
   assert.equal(next.state, "done");
 });
 
+Deno.test("claims: where the kernel would have to forget its names for a change, the directory is claimed before", async () => {
+  for (const lease of ["exclusive", "read"] as const) {
+    const client = startShared(3);
+    const { names, nameserver, kernel, clock } = client;
+    const make = async (name: Uint8Array, version: number) => {
+      names.namesForMs(ROOT, true);
+      const making = watch(Promise.resolve(names.make(mkdir(name), PATIENT)));
+      await quiet();
+      if (nameserver.calls[0]!.method === "claim") {
+        await nameserver.answer("claim", claimReply([ROOT], lease));
+      }
+      const taken = kernel.taken().filter((message) => message === "epoch");
+      await nameserver.answer("make", {
+        ...entryReply(OTHER, "read", lease, { mode: S_IFDIR }),
+        directories: [{ ino: ROOT, version, nlink: 3, mtime: time(2) }],
+      });
+      await making.promise;
+      return taken.length;
+    };
+    assert.equal(
+      await make(A, 2),
+      lease === "read" ? 1 : 0,
+      "only what others have something of is not given",
+    );
+    assert.deepEqual(nameserver.asked, ["claim", "make"]);
+    if (lease === "exclusive") continue;
+    for (const version of [3, 4]) {
+      await clock.advance(1_000);
+      assert.equal(await make(B, version), 1);
+    }
+    assert.deepEqual(nameserver.asked.slice(2), ["claim", "make", "make"], "not again for a while");
+  }
+});
+
 Deno.test("claims: what is refused is asked for, and so are further changes for a while", async () => {
   const client = startShared(9);
   const { names, nameserver, root, clock } = client;
