@@ -13,6 +13,7 @@
 
 import type { Clock, Timespec } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
+import { tracing } from "../base/tracing.ts";
 import type { UserIds } from "../base/user_ids.ts";
 import { FsError, isTransportError } from "../wire/errno.ts";
 import type { Dialer } from "../wire/dialer.ts";
@@ -44,6 +45,7 @@ import {
   createClient,
   createPushHandler,
 } from "../wire/service.ts";
+import { isTraced, tracedCall } from "../wire/tracing.ts";
 
 /** The part of the client that holds locks; calls of its own go through ClusterSession.locks. */
 export interface LockKeeper {
@@ -374,6 +376,23 @@ export class ClusterSession {
     call: CallOptions = {},
     onSend?: () => void,
     mustEnd = false,
+  ): Promise<unknown> {
+    const { tracer } = tracing;
+    // What comes through a client of a service has its span already.
+    if (tracer?.current !== undefined && !isTraced(request)) {
+      const name = OPERATION_NAMES.get(op)!;
+      const send = (traced: unknown) => this.#sendUntilAnswered(op, traced, call, onSend, mustEnd);
+      return await tracedCall(tracer, NAMESERVER.name, name, request, send);
+    }
+    return await this.#sendUntilAnswered(op, request, call, onSend, mustEnd);
+  }
+
+  async #sendUntilAnswered(
+    op: number,
+    request: unknown,
+    call: CallOptions,
+    onSend: (() => void) | undefined,
+    mustEnd: boolean,
   ): Promise<unknown> {
     const startMs = this.#options.clock.monotonicMs();
     const isChange = (request as { retry?: RetryTag }).retry !== undefined;

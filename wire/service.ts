@@ -6,6 +6,9 @@
  * Convention: a message's field `body` (Uint8Array) travels raw behind the CBOR head, never inside it.
  */
 
+import { tracing } from "../base/tracing.ts";
+import { tracedCall, tracedHandler } from "./tracing.ts";
+
 export interface Method<Request, Response> {
   readonly op: number;
   /** Never set: carries the types. */
@@ -105,9 +108,28 @@ export function createClient<S extends Service>(
 ): Client<S> {
   const client: Record<string, unknown> = {};
   for (const [name, { op }] of Object.entries(service.methods)) {
-    client[name] = (request: unknown, options?: CallOptions) => call(op, request, options);
+    client[name] = (request: unknown, options?: CallOptions) => {
+      const { tracer } = tracing;
+      if (tracer === undefined) return call(op, request, options);
+      return tracedCall(tracer, service.name, name, request, (traced) => call(op, traced, options));
+    };
   }
   return client as Client<S>;
+}
+
+/** Sends a peer a push of `service`, and waits for its acknowledgement. */
+export function pushTo(
+  peer: Peer,
+  service: Service,
+  op: number,
+  message: unknown,
+  options?: CallOptions,
+): Promise<unknown> {
+  const { tracer } = tracing;
+  if (tracer === undefined) return peer.push(op, message, options);
+  const [name = `operation ${op}`] = Object.entries(service.methods).find(([, method]) => method.op === op) ??
+    [];
+  return tracedCall(tracer, service.name, name, message, (traced) => peer.push(op, traced, options));
 }
 
 /** Adds a service's handlers to a table. */
@@ -121,7 +143,12 @@ export function addHandlers<S extends Service>(
       request: unknown,
       context: CallContext,
     ) => Promise<unknown> | unknown;
-    table.set(op, (request, context) => handler(request, context));
+    table.set(op, (request, context) => {
+      const { tracer } = tracing;
+      if (tracer === undefined) return handler(request, context);
+      const peer = context.peer.description;
+      return tracedHandler(tracer, service.name, name, request, peer, (plain) => handler(plain, context));
+    });
   }
 }
 
@@ -136,7 +163,12 @@ export function createPushHandler<S extends Service>(
 ): PushHandler {
   const byOp = new Map<number, (message: unknown) => unknown>();
   for (const [name, { op }] of Object.entries(service.methods)) {
-    byOp.set(op, handlers[name as keyof S["methods"]] as (message: unknown) => unknown);
+    const handler = handlers[name as keyof S["methods"]] as (message: unknown) => unknown;
+    byOp.set(op, (message) => {
+      const { tracer } = tracing;
+      if (tracer === undefined) return handler(message);
+      return tracedHandler(tracer, service.name, name, message, undefined, handler);
+    });
   }
   return (op, message) => {
     const handler = byOp.get(op);

@@ -8,7 +8,8 @@
 
 import type { Logger } from "../../base/log.ts";
 import { OperationMeter } from "../../base/metrics.ts";
-import { asFsError, ERRNO, FsError } from "../../wire/errno.ts";
+import { type Span, SPAN_SERVER, type Tracer, tracing } from "../../base/tracing.ts";
+import { asFsError, ERRNO, errnoName, FsError } from "../../wire/errno.ts";
 import type { FileSystemHandlers } from "./handlers.ts";
 import { type ConnectionFeatures, type ConnectionOptions, negotiate } from "./init.ts";
 import { watchForKill } from "./kill_watch.ts";
@@ -118,7 +119,10 @@ export class Dispatcher {
         this.#serveOther(request);
         return false;
       }
-      answer = operation.call(this.#handlers as Required<FileSystemHandlers>, request, this.#reader);
+      const { tracer } = tracing;
+      answer = tracer === undefined
+        ? operation.call(this.#handlers as Required<FileSystemHandlers>, request, this.#reader)
+        : this.#callTraced(tracer, operation, request);
     } catch (error) {
       this.#fail(request, error);
       return request.isBufferTaken;
@@ -131,6 +135,14 @@ export class Dispatcher {
     }
     this.#finish(operation, request, answer);
     return request.isBufferTaken;
+  }
+
+  /** Begins a trace with this request, if it is to be one, which ends with its reply. */
+  #callTraced(tracer: Tracer, operation: Operation, request: KernelRequest): unknown {
+    const call = () => operation.call(this.#handlers as Required<FileSystemHandlers>, request, this.#reader);
+    const attributes = { "mfs.inode": request.nodeid, "process.pid": request.pid, "user.id": request.uid };
+    request.span = tracer.root(operation.name, SPAN_SERVER, attributes);
+    return request.span === undefined ? call() : tracer.run(request.span, call);
   }
 
   /** The session is over: nobody waits for the requests in flight any more. */
@@ -224,6 +236,7 @@ export class Dispatcher {
     const result = this.#sink.send(reply);
     request.replied();
     this.meter.note(opcode, performance.now() - request.startMs, error !== 0);
+    if (request.span !== undefined) endSpan(request.span, error);
     if (directory !== null) {
       DirectoryBuffer.give(directory);
       request.directory = null;
@@ -332,6 +345,14 @@ export class Dispatcher {
       );
     }
   }
+}
+
+/** That there is no such name or attribute is an answer, and no failure. */
+function endSpan(span: Span, error: number): void {
+  if (error === 0) return span.end();
+  const name = errnoName(-error);
+  span.set("error.type", name);
+  span.end(error === -ERRNO.ENOENT || error === -ERRNO.ENODATA ? undefined : name);
 }
 
 function expectsReply(opcode: number): boolean {

@@ -5,6 +5,7 @@
  * its end; what does not fit is thrown as MalformedRequest and answered EIO.
  */
 
+import type { Span } from "../../base/tracing.ts";
 import { FsError } from "../../wire/errno.ts";
 import type { RequestContext } from "./handlers.ts";
 import { IN_HEADER } from "./protocol.ts";
@@ -56,6 +57,8 @@ export class KernelRequest implements RequestContext {
   readonly #giveBack: (buffer: RequestBuffer) => void;
   /** Records of a directory read; given back after the reply. */
   directory: DirectoryBuffer | null = null;
+  /** Of this request, where it is traced. */
+  span: Span | undefined = undefined;
   /** Set when the request was interrupted before anybody asked for its signal. */
   #interrupted = false;
   #controller: AbortController | null = null;

@@ -142,20 +142,45 @@ export function withHttp(target: Command): Command {
   );
 }
 
+export function withTracing(target: Command): Command {
+  return target.option(
+    "--tracing",
+    "send traces of requests by OTLP/HTTP to OTEL_EXPORTER_OTLP_ENDPOINT (default: http://localhost:4318)",
+  );
+}
+
 export interface Page {
   readonly role: keyof typeof HTTP_LISTEN;
   /** What --http says; undefined: nothing. */
   readonly http: string | undefined;
+  /** --tracing was given. */
+  readonly tracing: boolean | undefined;
   readonly log: Logger;
   /** Asked for when `start` has resolved. */
   readonly metrics: () => Promise<readonly Metric[]>;
+}
+
+/** Starts a service that can be watched: with its page, and with traces where they are wanted. */
+export async function watched(page: Page, start: () => Promise<Service>): Promise<Service> {
+  if (page.tracing !== true) return await withPage(page, start);
+  const { startTracing } = await import("../admin/tracing.ts");
+  const stopTracing = startTracing(page.role, page.log);
+  const service = await withPage(page, start);
+  const stop = async () => {
+    try {
+      await service.stop();
+    } finally {
+      await stopTracing?.();
+    }
+  };
+  return { ...service, stop };
 }
 
 /**
  * Starts a service with what it shows over HTTP, which goes with it, and says there that it is ready. A supervisor's child
  * shows nothing unless it is told where.
  */
-export async function withPage(
+async function withPage(
   { role, http, log, metrics }: Page,
   start: () => Promise<Service>,
 ): Promise<Service> {

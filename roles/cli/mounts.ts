@@ -19,21 +19,22 @@ import {
   reloadOf,
   usage,
   userIds,
+  watched,
   withConfig,
   withHttp,
   withLog,
   withMountOptions,
-  withPage,
+  withTracing,
 } from "./flags.ts";
 
 /** Where the log of a mount in the background goes, unless told. */
 const MOUNT_LOG = "mfs-mount.log";
 
-withHttp(withConfig(withLog(withMountOptions(command(
+withTracing(withHttp(withConfig(withLog(withMountOptions(command(
   "mount",
   "Mounts the file system; returns once it is mounted and leaves a process in the background.",
   "mfs mount 10.0.0.1:7400 /mnt/mfs -o noatime",
-)))))
+))))))
   .argument("[nameserver]", "HOST:PORT of the cluster's nameserver; or --nameserver", address)
   .argument("[mountpoint]", "an empty directory; or --mountpoint")
   .option("--nameserver <host:port>", "the cluster's nameserver, in a configuration file", address)
@@ -88,8 +89,9 @@ withHttp(withConfig(withLog(withMountOptions(command(
       await serveUntilStopped("mount", log, async (signal) => {
         const assembly = new Assembly(log, signal);
         const { host, rack } = options;
-        const page = { role: "mount", http: flags.http, log, metrics: () => assembly.metrics() } as const;
-        return await withPage(page, async () => {
+        const { http, tracing } = flags;
+        const page = { role: "mount", http, tracing, log, metrics: () => assembly.metrics() } as const;
+        return await watched(page, async () => {
           const { ended } = await assembly.startMount({ nameserver, mountpoint, host, rack, options: all });
           return { stop: () => assembly.stop(), ended, failed: assembly.failed };
         });
@@ -100,6 +102,7 @@ withHttp(withConfig(withLog(withMountOptions(command(
 interface MountFlags extends LogFlags, MountOptionFlags {
   readonly config?: string;
   readonly http?: string;
+  readonly tracing?: boolean;
   readonly host: string;
   readonly rack: string;
   readonly uidmap?: string;
@@ -127,6 +130,7 @@ async function mountInBackground(
     ...flags.uidmap === undefined ? [] : ["--uidmap", flags.uidmap],
     ...flags.gidmap === undefined ? [] : ["--gidmap", flags.gidmap],
     ...flags.http === undefined ? [] : ["--http", flags.http],
+    ...flags.tracing ? ["--tracing"] : [],
     ...flags.config === undefined ? [] : ["--config", absolutePath(flags.config)],
   ]);
   if (started.ready) {
@@ -145,14 +149,14 @@ command("umount", "Unmounts a MaggieFS mount of this machine.", "mfs umount /mnt
     await umount(mountpoint, { lazy: options.lazy === true });
   });
 
-withHttp(withLog(
+withTracing(withHttp(withLog(
   withMountOptions(command(
     "singlenode",
     "Runs a whole cluster on this machine and mounts it, until Ctrl-C.",
     "mfs singlenode /tmp/mfs",
   )),
   "warn",
-))
+)))
   .argument("[mountpoint]", "where to mount; made when missing; default: mnt under the directory")
   .option("--dataservers <n>", "dataservers (default: 3, or what the directory has)", integer(1, 64))
   .option(
@@ -174,6 +178,7 @@ withHttp(withLog(
         processes?: boolean;
         listen?: string;
         http?: string;
+        tracing?: boolean;
       }
     >();
     const mountOptions = mountOptionsOf(options);
@@ -184,14 +189,27 @@ withHttp(withLog(
     }
     const { describe, startSinglenode } = await import("../singlenode/singlenode.ts");
     const log = logOf("mfs", options);
-    const logFlags = ["--log-level", options.logLevel, ...options.logJson ? ["--log-json"] : []];
+    const childFlags = [
+      ...["--log-level", options.logLevel, ...options.logJson ? ["--log-json"] : []],
+      ...options.tracing ? ["--tracing"] : [],
+    ];
     const place = mountpoint === undefined ? {} : { mountpoint };
     await serveUntilStopped("singlenode", log, async (signal) => {
-      const settings = { ...options, ...place, replication, processes, mountOptions, logFlags, log, signal };
+      const settings = {
+        ...options,
+        ...place,
+        replication,
+        processes,
+        mountOptions,
+        childFlags,
+        log,
+        signal,
+      };
       let singlenode: Singlenode;
       const http = processes ? "off" : options.http;
-      return await withPage(
-        { role: "singlenode", http, log, metrics: () => singlenode.metrics() },
+      const { tracing } = options;
+      return await watched(
+        { role: "singlenode", http, tracing, log, metrics: () => singlenode.metrics() },
         async () => {
           singlenode = await startSinglenode(settings);
           printLine(describe(singlenode, replication, programName()));

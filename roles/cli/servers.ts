@@ -17,19 +17,20 @@ import {
   reloadOf,
   usage,
   userIds,
+  watched,
   withConfig,
   withHttp,
   withLog,
-  withPage,
+  withTracing,
 } from "./flags.ts";
 
-withHttp(withConfig(withLog(
+withTracing(withHttp(withConfig(withLog(
   command(
     "nameserver",
     "Serves the namespace of a cluster and the leases on it.",
     "mfs nameserver --dir /var/lib/mfs/nameserver --listen 10.0.0.1:7400",
   ),
-)))
+))))
   .option("--dir <dir>", "directory that `mfs format` made (required)")
   .option(
     "--listen <host:port>",
@@ -83,6 +84,7 @@ withHttp(withConfig(withLog(
     const options = self.opts<
       LogFlags & {
         http?: string;
+        tracing?: boolean;
         dir?: string;
         listen: string;
         replication: number;
@@ -111,10 +113,11 @@ withHttp(withConfig(withLog(
       const page = {
         role: "nameserver",
         http: options.http,
+        tracing: options.tracing,
         log,
         metrics: () => assembly.metrics(),
       } as const;
-      return await withPage(page, async () => {
+      return await watched(page, async () => {
         await assembly.startNameserver({
           dir,
           listen: options.listen,
@@ -143,13 +146,13 @@ withHttp(withConfig(withLog(
     }, reload);
   });
 
-withHttp(withConfig(withLog(
+withTracing(withHttp(withConfig(withLog(
   command(
     "dataserver",
     "Keeps block replicas on the directories given, and mounts the file system too if asked.",
     "mfs dataserver --nameserver 10.0.0.1:7400 --volume /disks/1 --volume /disks/2 --listen 10.0.0.2:7401",
   ),
-)))
+))))
   .option("--nameserver <host:port>", "the cluster's nameserver (required)", address)
   .option("--volume <dir>", "directory for replicas; repeat it for more (required)", collect)
   .option(
@@ -181,6 +184,7 @@ withHttp(withConfig(withLog(
     const options = self.opts<
       LogFlags & {
         http?: string;
+        tracing?: boolean;
         nameserver?: string;
         volume?: readonly string[];
         listen: string;
@@ -206,7 +210,8 @@ withHttp(withConfig(withLog(
       (signal) =>
         new Assembly(log, signal).startAll((assembly) => {
           const metrics = () => assembly.metrics();
-          return withPage({ role: "dataserver", http: options.http, log, metrics }, async () => {
+          const { http, tracing } = options;
+          return watched({ role: "dataserver", http, tracing, log, metrics }, async () => {
             await assembly.startDataserver({
               ...{ nameserver, volumes, listen, host, rack },
               scrubPeriodMs: options.scrubDays * 24 * 60 * 60_000,

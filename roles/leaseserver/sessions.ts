@@ -11,8 +11,12 @@ import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
 import { FsError } from "../../wire/errno.ts";
 import { asSessionId, type SessionId } from "../../wire/ids.ts";
-import type { Peer } from "../../wire/service.ts";
-import type { ClientCounters, OpenSessionRequest } from "../../wire/messages/nameserver.ts";
+import { type Peer, pushTo } from "../../wire/service.ts";
+import {
+  type ClientCounters,
+  LEASE_PUSHES,
+  type OpenSessionRequest,
+} from "../../wire/messages/nameserver.ts";
 
 export interface SessionRecord {
   readonly session: SessionId;
@@ -256,7 +260,7 @@ export class SessionTable {
       const { peer } = session;
       if (peer !== null) {
         try {
-          const pushed = peer.push(op, message, { timeoutMs: leftMs });
+          const pushed = pushTo(peer, LEASE_PUSHES, op, message, { timeoutMs: leftMs });
           const answer = await whileAttached(session, peer, pushed);
           if (session.ended) return undefined;
           if (answer === SUPERSEDED) continue;

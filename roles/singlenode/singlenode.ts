@@ -32,8 +32,8 @@ export interface SinglenodeOptions {
   readonly mountOptions: string;
   /** One process a role. */
   readonly processes: boolean;
-  /** Flags for the log of child processes. */
-  readonly logFlags: readonly string[];
+  /** Flags that all child processes get. */
+  readonly childFlags: readonly string[];
   readonly log: Logger;
   /** Gives up a start. */
   readonly signal?: AbortSignal;
@@ -146,7 +146,7 @@ function startHere(layout: Layout, options: SinglenodeOptions): Promise<Running>
 }
 
 async function startChildren(layout: Layout, options: SinglenodeOptions): Promise<Running> {
-  const { log, logFlags } = options;
+  const { log, childFlags } = options;
   const nameserver = options.listen ?? `${LOOPBACK}:${freePort(LOOPBACK)}`;
   const servers: Child[] = [];
   let mount: Child | undefined;
@@ -159,7 +159,7 @@ async function startChildren(layout: Layout, options: SinglenodeOptions): Promis
     await first?.stop(left(NAMESERVER_STOP_MS_MAX));
   };
   const startServer = async (name: string, args: readonly string[]) => {
-    const child = new Child({ name, args: [...args, ...logFlags] }, log);
+    const child = new Child({ name, args: [...args, ...childFlags] }, log);
     await child.start();
     servers.push(child);
   };
@@ -182,7 +182,7 @@ async function startChildren(layout: Layout, options: SinglenodeOptions): Promis
       args: [
         ...["mount", nameserver, layout.mountpoint, "--foreground", "--host", hostOf(1)],
         ...mountOptions,
-        ...logFlags,
+        ...childFlags,
       ],
       mayEnd: true,
     }, log);

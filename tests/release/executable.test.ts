@@ -8,6 +8,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { compile } from "../../scripts/release/compile.ts";
 import { HOST_TARGET } from "../../scripts/release/base_binary.ts";
 import { builtExecutable } from "./built.ts";
+import { Collector, drawn } from "../harness/collector.ts";
 import { run, type RunResult } from "../harness/command.ts";
 import { MfsProcess } from "../harness/process.ts";
 import { makeScratch, removeScratch } from "../harness/scratch.ts";
@@ -21,12 +22,15 @@ function bare(executable: string, args: readonly string[], env: readonly string[
   return run("env", ["-i", ...env, executable, ...args], { timeoutMs: 120_000 });
 }
 
-/** A cluster, a mount, files, status, fsck, a second mount in the background, stop. */
+/** A cluster, a mount, files, status, fsck, a second mount in the background, traces, stop. */
 async function smoke(executable: string, scratch: string, flags: readonly string[], env: readonly string[]) {
   const cwd = await Deno.makeTempDir({ dir: scratch });
   const mountpoint = `${cwd}-mnt`;
-  const command = ["env", "-i", "MFS_EXIT_ON_STDIN_EOF=1", ...env, executable] as [string, ...string[]];
-  const cluster = await MfsProcess.start(["singlenode", mountpoint, ...flags], {}, cwd, command);
+  await using collector = new Collector();
+  const variables = ["MFS_EXIT_ON_STDIN_EOF=1", `OTEL_EXPORTER_OTLP_ENDPOINT=${collector.url}`, ...env];
+  const command = ["env", "-i", ...variables, executable] as [string, ...string[]];
+  const args = ["singlenode", mountpoint, "--tracing", ...flags];
+  const cluster = await MfsProcess.start(args, {}, cwd, command);
   try {
     const nameserver = /--nameserver (\S+)/.exec(cluster.banner)![1]!;
     await succeeds("cp", ["-a", SOURCE, mountpoint]);
@@ -53,6 +57,11 @@ async function smoke(executable: string, scratch: string, flags: readonly string
     const umounted = await bare(executable, ["umount", `${cwd}-second`], env);
     assertEquals(umounted.code, 0, umounted.stderr);
     await cluster.stop();
+    // Deno's own exporter would not do: an executable has it always on or never.
+    const written = collector.spans.find(({ name, kind }) => name.startsWith("dataserver/") && kind === 2);
+    const trace = collector.spans.filter(({ traceId }) => traceId === written?.traceId);
+    const names = [...new Set(collector.spans.map(({ service, name }) => `${service} ${name}`))];
+    assertMatch(drawn(trace)[0] ?? "", /^mfs-\w+ [A-Z]+$/, names.join());
   } finally {
     cluster.kill();
   }
