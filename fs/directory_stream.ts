@@ -17,6 +17,7 @@ import { bytesKey, bytesOf } from "../base/bytes.ts";
 import { isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
 import { DT_DIR } from "../wire/messages/inode.ts";
+import type { CacheCount } from "./cache_counts.ts";
 import { wishesWithin } from "./claims.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { InodeTable } from "./inode_table.ts";
@@ -63,6 +64,8 @@ export interface DirectoryStreamOptions {
   readonly ino: InodeId;
   /** The kernel keeps what is handed out. */
   readonly isCached: boolean;
+  /** Of what was answered without asking. */
+  readonly count?: CacheCount;
 }
 
 /** When what may not be kept was asked for: before anything was taken back. */
@@ -170,6 +173,11 @@ export class DirectoryStream {
     interrupt: Interruptible,
   ): Promise<Answer | undefined> {
     const rest = this.#rest(cookie, withInodes);
+    const { count } = this.#options;
+    if (count !== undefined) {
+      if (rest === undefined) count.misses++;
+      else count.hits++;
+    }
     const answer = rest ?? await this.#ask(Math.max(cookie, COOKIE_PARENT), withInodes, interrupt);
     if (answer === undefined) return undefined;
     if (cookie < COOKIE_PARENT) {

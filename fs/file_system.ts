@@ -10,6 +10,7 @@ import { machineRun } from "../base/mounting.ts";
 import type { Dialer } from "../wire/dialer.ts";
 import { Blocks } from "./blocks.ts";
 import type { ClientCounters } from "../wire/messages/nameserver.ts";
+import type { CacheCounts } from "./cache_counts.ts";
 import { ClusterSession } from "./cluster_session.ts";
 import { DataAccess } from "./data_access.ts";
 import { Dataservers } from "./dataservers.ts";
@@ -72,6 +73,7 @@ export interface FileSystem {
   readonly ranges: Ranges;
   /** What the mount counts of itself. */
   readonly counters: () => ClientCounters;
+  readonly caches: CacheCounts;
 }
 
 export function makeFileSystem(options: FileSystemOptions): FileSystem {
@@ -206,5 +208,6 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
     accessTimes,
     locks,
     counters: () => ({ ...counters(), calls: { ...session.calls } }),
+    caches: { ...names.caches, inline: inline.cache },
   };
 }

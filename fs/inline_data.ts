@@ -7,6 +7,7 @@
 import { EMPTY_BYTES } from "../base/bytes.ts";
 import { FsError } from "../wire/errno.ts";
 import type { Blocks } from "./blocks.ts";
+import { CacheCount } from "./cache_counts.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import { InlineBuffer } from "./inline_buffer.ts";
 import type { InodeTable } from "./inode_table.ts";
@@ -26,6 +27,8 @@ export interface InlineDataOptions {
 export class InlineData {
   readonly #options: InlineDataOptions;
   readonly #buffered = new Set<OpenFile>();
+  /** Reads of data that is kept so. */
+  readonly cache = new CacheCount();
 
   constructor(options: InlineDataOptions) {
     this.#options = options;
@@ -39,6 +42,8 @@ export class InlineData {
     interrupt?: Interruptible,
   ): Promise<Uint8Array[] | undefined> {
     const { tenure } = file;
+    if (!isKnown(file)) this.cache.misses++;
+    else if (file.inlineBytes > 0) this.cache.hits++;
     // Again, as it may have been forgotten in the steps until here.
     while (!isKnown(file) && file.tenure === tenure) await this.#fetch(file, interrupt);
     if (file.inlineBytes === 0) return undefined;

@@ -30,6 +30,7 @@ import type {
   StatfsReply,
 } from "../wire/messages/nameserver.ts";
 import { type EntryName, wishesWithin } from "./claims.ts";
+import { CacheCount } from "./cache_counts.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import { refuseAfterLoss } from "./deferred_changes.ts";
 import { DirectoryStream } from "./directory_stream.ts";
@@ -62,6 +63,13 @@ export interface NamesOptions {
 
 export class Names {
   readonly #options: NamesOptions;
+  /** What the kernel asked for. */
+  readonly caches = {
+    names: new CacheCount(),
+    attributes: new CacheCount(),
+    listings: new CacheCount(),
+    xattrs: new CacheCount(),
+  };
 
   constructor(options: NamesOptions) {
     this.#options = options;
@@ -112,15 +120,21 @@ export class Names {
       const ino = directory.entry(key);
       if (ino === ABSENT) {
         // The kernel has it from now on.
-        if (directory.setEntry(key, ABSENT)) return NOT_THERE;
+        if (directory.setEntry(key, ABSENT)) {
+          this.caches.names.hits++;
+          return NOT_THERE;
+        }
+        this.caches.names.misses++;
         return this.#lookUp(parent, name, interrupt);
       }
       const inode = ino === UNKNOWN ? undefined : this.#table.get(ino);
       if (this.isFresh(inode)) {
         this.#options.readAhead.found(inode);
+        this.caches.names.hits++;
         return { inode, isKept: true };
       }
     }
+    this.caches.names.misses++;
     const found = this.#lookUp(parent, name, interrupt);
     if (directory !== undefined) this.#options.readAhead.missed(directory); // behind it
     return found;
@@ -162,7 +176,13 @@ export class Names {
 
   getattr(ino: InodeId, interrupt: Interruptible): Inode | Promise<Inode> {
     const inode = this.#table.get(ino);
-    return this.isFresh(inode) ? inode : this.refresh(ino, interrupt);
+    const { attributes } = this.caches;
+    if (this.isFresh(inode)) {
+      attributes.hits++;
+      return inode;
+    }
+    attributes.misses++;
+    return this.refresh(ino, interrupt);
   }
 
   /** Asks for attributes. */
@@ -184,7 +204,7 @@ export class Names {
   openDirectory(ino: InodeId, isCached: boolean): DirectoryStream {
     const inode = this.#table.get(ino);
     if (inode !== undefined) inode.directoryHandles++;
-    return new DirectoryStream({ ...this.#options, ino, isCached });
+    return new DirectoryStream({ ...this.#options, ino, isCached, count: this.caches.listings });
   }
 
   closeDirectory(stream: DirectoryStream): void {
@@ -741,11 +761,15 @@ export class Names {
     interrupt: Interruptible,
   ): Uint8Array | null | Promise<Uint8Array | null> {
     const inode = this.#table.get(ino);
+    const { xattrs } = this.caches;
     if (this.isFresh(inode)) {
-      if (!inode.attributes.hasXattrs) return null;
-      const known = inode.xattrs?.get(bytesKey(name));
-      if (known !== undefined) return known;
+      const known = inode.attributes.hasXattrs ? inode.xattrs?.get(bytesKey(name)) : null;
+      if (known !== undefined) {
+        xattrs.hits++;
+        return known;
+      }
     }
+    xattrs.misses++;
     return this.#unlessForgotten(ino, this.#fetchXattr(ino, name, interrupt), (xattrs) => xattrs.get(name));
   }
 
@@ -771,10 +795,15 @@ export class Names {
 
   listXattrs(ino: InodeId, interrupt: Interruptible): readonly Uint8Array[] | Promise<readonly Uint8Array[]> {
     const inode = this.#table.get(ino);
+    const { xattrs } = this.caches;
     if (this.isFresh(inode)) {
-      if (!inode.attributes.hasXattrs) return [];
-      if (inode.xattrNames !== null) return inode.xattrNames;
+      const known = inode.attributes.hasXattrs ? inode.xattrNames : [];
+      if (known !== null) {
+        xattrs.hits++;
+        return known;
+      }
     }
+    xattrs.misses++;
     return this.#unlessForgotten(ino, this.#fetchXattrNames(ino, interrupt), (xattrs) => xattrs.list());
   }
 

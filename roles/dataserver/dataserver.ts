@@ -198,7 +198,8 @@ class RunningDataserver implements Dataserver {
   metrics(): readonly Metric[] {
     const { host } = this.#options;
     const isRegistered = this.#link.registry !== null;
-    return dataserverMetrics({ host, meter: this.#meter, isRegistered, volumes: this.#volumes.stats() });
+    const [volumes, scrubs] = [this.#volumes.stats(), this.#volumes.scrubs()];
+    return dataserverMetrics({ host, meter: this.#meter, isRegistered, volumes, scrubs });
   }
 
   get volumes(): readonly { readonly volume: VolumeId; readonly path: string }[] {

@@ -11,6 +11,7 @@
 import type { Clock } from "../../base/clock.ts";
 import { bytesOf } from "../../base/bytes.ts";
 import { isErrno } from "../../wire/errno.ts";
+import type { VolumeId } from "../../wire/ids.ts";
 import type { ScrubStatus } from "../../wire/messages/dataserver.ts";
 import type { ReplicaEntry } from "./replica_records.ts";
 import type { Volume } from "./volume.ts";
@@ -20,6 +21,16 @@ export interface ScrubOptions {
   readonly periodMs: number;
   readonly bytesPerSecond: () => number;
   readonly clock: Clock;
+}
+
+/** What a volume's scrubbing shows to Prometheus. */
+export interface ScrubFigures extends ScrubStatus {
+  readonly volume: VolumeId;
+  readonly periodMs: number;
+  /** Compared with their checksums since the start. */
+  readonly bytes: number;
+  /** Replicas that did not match theirs, or could not be read. */
+  readonly errors: number;
 }
 
 const STEP_BYTES = 1024 * 1024;
@@ -43,12 +54,23 @@ export class Scrubber {
   #doneBefore = 0;
   /** End of the last whole pass, seconds since 1970. */
   #lastPass: number | undefined;
+  /** Compared since the start, and what was wrong. */
+  #bytes = 0;
+  #errors = 0;
   #dueMs = 0;
   #savedMs = 0;
 
   constructor(volume: Volume, options: ScrubOptions) {
     this.#volume = volume;
     this.#options = options;
+  }
+
+  /** Undefined when it is off. */
+  figures(): ScrubFigures | undefined {
+    const status = this.status();
+    const { periodMs } = this.#options;
+    return status &&
+      { ...status, volume: this.#volume.id, periodMs, bytes: this.#bytes, errors: this.#errors };
   }
 
   /** Undefined when it is off. */
@@ -92,9 +114,12 @@ export class Scrubber {
     try {
       for (let offset = 0, length = 1; offset < length && !signal.aborted; offset += STEP_BYTES) {
         length = await this.#volume.scrub(block, offset, STEP_BYTES);
-        await this.#pace(Math.max(0, Math.min(STEP_BYTES, length - offset)), signal);
+        const bytes = Math.max(0, Math.min(STEP_BYTES, length - offset));
+        this.#bytes += bytes;
+        await this.#pace(bytes, signal);
       }
     } catch (error) {
+      if (isErrno(error, "EIO")) this.#errors++;
       // Deleted meanwhile; or corrupt, which is reported.
       if (!isErrno(error, "EIO") && !isErrno(error, "ENOENT") && !isErrno(error, "ESHUTDOWN")) {
         this.#volume.log.warn("replica not scrubbed", { block, error });

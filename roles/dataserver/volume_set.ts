@@ -9,6 +9,7 @@ import { FsError } from "../../wire/errno.ts";
 import { asNodeId, type NodeId, type VolumeId } from "../../wire/ids.ts";
 import type { RegisterReply, VolumeRegistration, VolumeStats } from "../../wire/messages/dataserver.ts";
 import { type OpenVolume, openVolume, type OpenVolumeOptions } from "./open_volume.ts";
+import type { ScrubFigures } from "./scrubber.ts";
 import type { Volume } from "./volume.ts";
 import { VolumeUnavailable, writeIdentity } from "./volume_directory.ts";
 
@@ -106,6 +107,11 @@ export class VolumeSet {
       const scrub = scrubber.status();
       return { volume: volume.id, ...volume.figures(), ...(scrub === undefined ? {} : { scrub }) };
     });
+  }
+
+  /** Of the volumes that are scrubbed. */
+  scrubs(): ScrubFigures[] {
+    return this.all.flatMap(({ scrubber }) => scrubber.figures() ?? []);
   }
 
   /** Writes what the nameserver assigned into the volumes that do not have it yet. */

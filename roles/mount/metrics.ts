@@ -1,11 +1,13 @@
 /** What a mount shows to Prometheus. */
 
 import { counter, gauge, type Metric, type OperationMeter, withLabels } from "../../base/metrics.ts";
+import type { CacheCounts } from "../../fs/cache_counts.ts";
 import type { ClientCounters } from "../../wire/messages/nameserver.ts";
 
 export interface MountFigures {
   readonly meter: OperationMeter;
   readonly counters: ClientCounters;
+  readonly caches: CacheCounts;
   readonly readBytes: number;
   readonly writtenBytes: number;
   readonly pending: number;
@@ -13,6 +15,7 @@ export interface MountFigures {
 }
 
 export function mountMetrics(mountpoint: string, figures: MountFigures): readonly Metric[] {
+  const caches = Object.entries(figures.caches);
   const { counters: { calls, inodes, recalls, recallMs, fences, reads }, meter } = figures;
   return [
     ...meter.metrics("requests of the kernel"),
@@ -33,6 +36,16 @@ export function mountMetrics(mountpoint: string, figures: MountFigures): readonl
     counter("mfs_mount_recalls_total", "Leases that were taken back.", recalls),
     counter("mfs_mount_recall_seconds_total", "Time until they were given up.", recallMs / 1000),
     counter("mfs_mount_fences_total", "Times that the nameserver was silent for too long.", fences),
+    counter(
+      "mfs_mount_cache_hits_total",
+      "What the kernel asked for and the mount knew, by what it is.",
+      caches.map(([cache, { hits }]) => ({ labels: { cache }, value: hits })),
+    ),
+    counter(
+      "mfs_mount_cache_misses_total",
+      "What the kernel asked for and the nameserver had to be asked for, by what it is.",
+      caches.map(([cache, { misses }]) => ({ labels: { cache }, value: misses })),
+    ),
     counter("mfs_mount_block_reads_total", "Reads of blocks, by the way that the bytes came.", [
       { labels: { from: "page cache" }, value: reads?.cached ?? 0 },
       { labels: { from: "local disk" }, value: reads?.disk ?? 0 },

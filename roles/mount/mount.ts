@@ -99,7 +99,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     kernelRequests: () => kernelSession?.requestCount ?? 0,
   });
   const { locks, ...withoutLocks } = fileSystem;
-  const { session, files, kernelCache, accessTimes, dataservers, counters } = fileSystem;
+  const { session, files, kernelCache, accessTimes, dataservers, counters, caches } = fileSystem;
   await session.connect();
 
   let mount: FuseMount;
@@ -200,7 +200,14 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     counters: () => ({ kernel: kernel.requestCounts, calls: { ...session.calls } }),
     metrics: () => {
       const { meter, readBytes, writtenBytes } = kernel.figures;
-      const figures = { meter, readBytes, writtenBytes, counters: counters(), pending: kernel.pendingCount };
+      const figures = {
+        meter,
+        readBytes,
+        writtenBytes,
+        counters: counters(),
+        caches,
+        pending: kernel.pendingCount,
+      };
       return mountMetrics(mount.mountpoint, { ...figures, isValid: session.isValid });
     },
     stop,

@@ -841,3 +841,20 @@ Deno.test("changes of attributes: until the answer is here nothing is shown of h
     assert.ok(names.getattr(INO, PATIENT) instanceof Promise, `change ${i} may have been made`);
   }
 });
+
+Deno.test("names: what was known and what was asked for are counted", async () => {
+  const { names, root, inode, nameserver } = startWithName();
+  root.isComplete = true;
+  atOnce(names.lookup(ROOT, A, PATIENT));
+  atOnce(names.lookup(ROOT, B, PATIENT));
+  atOnce(names.getattr(INO, PATIENT));
+  inode.forgetAttributes();
+  const asked = [names.lookup(ROOT, A, PATIENT), names.getattr(INO, PATIENT)];
+  await nameserver.answer("lookup", found(INO));
+  await nameserver.answer("getattr", inodeReply(INO, "read"));
+  await Promise.all(asked);
+  atOnce(names.getXattr(INO, A, PATIENT));
+  atOnce(names.listXattrs(INO, PATIENT));
+  const counts = Object.entries(names.caches).map(([cache, { hits, misses }]) => [cache, hits, misses]);
+  assert.deepEqual(counts, [["names", 2, 1], ["attributes", 1, 1], ["listings", 0, 0], ["xattrs", 2, 0]]);
+});

@@ -61,7 +61,8 @@ Deno.test({
       const data = 300_000;
       const work = await run("sh", [
         "-c",
-        `head -c ${data} /dev/zero > ${mountpoint}/a && cat ${mountpoint}/a > /dev/null && ls -l ${mountpoint}`,
+        `head -c ${data} /dev/zero > ${mountpoint}/a && cat ${mountpoint}/a > /dev/null && ls -l ${mountpoint} &&
+        echo small > ${mountpoint}/b && cat ${mountpoint}/b && ! stat ${mountpoint}/none && rm ${mountpoint}/b`,
       ], { timeoutMs: 30_000 });
       assertEquals(work.code, 0, work.stderr);
       await eventually(20_000, "a backup", async () => {
@@ -83,8 +84,16 @@ Deno.test({
       assert(ofNameserver!.get("mfs_leveldb_memory_bytes")! > 0);
       assertEquals(sumOf(ofDataserver!, /^mfs_store_used_bytes\{/), data);
       assertEquals(sumOf(ofDataserver!, /^mfs_request_bytes_total\{.*direction="in"/), data);
-      assertEquals(sumOf(ofMount!, /^mfs_mount_written_bytes_total\{/), data);
+      assertEquals(sumOf(ofMount!, /^mfs_mount_written_bytes_total\{/), data + "small\n".length);
       assert(sumOf(ofMount!, /^mfs_mount_operation_duration_seconds_count\{.*operation="WRITE"/) > 0);
+      const cached = (result: string, cache: string) =>
+        sumOf(ofMount!, new RegExp(`^mfs_mount_cache_${result}_total\\{.*cache="${cache}"`));
+      assert(cached("misses", "listings") > 0);
+      assert(cached("hits", "inline") > 0);
+      assert(cached("hits", "names") + cached("misses", "names") >= 2);
+      assert(cached("hits", "attributes") + cached("misses", "attributes") > 0);
+      assert(sumOf(ofDataserver!, /^mfs_scrub_last_pass_timestamp_seconds\{/) > Date.now() / 1000 - 600);
+      assertEquals(sumOf(ofDataserver!, /^mfs_scrub_errors_total\{/), 0);
       const exported = texts.join("\n");
       for (const file of ["alerts.yml", "dashboard.json"]) {
         const named = new Set(Deno.readTextFileSync(`${MONITORING}/${file}`).match(/\bmfs_[a-z0-9_]+\b/g));

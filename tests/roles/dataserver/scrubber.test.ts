@@ -53,6 +53,14 @@ for (const state of ["finalized", "writing"] as const) {
       flipByte(`${directory}/v/${FILE}`, 2 * MIB + 77);
       await until(() => registry.corrupt.length === 1, "found");
       equal(registry.corrupt[0]!.block, BLOCK);
+      const figure = (name: string) =>
+        server.metrics().find((metric) => metric.name === name)?.samples[0]?.value ?? NaN;
+      // What is known to be corrupt is not counted again.
+      await until(() => figure("mfs_scrub_last_pass_timestamp_seconds") > 0, "a pass in the figures");
+      equal(figure("mfs_scrub_errors_total"), 1);
+      ok(figure("mfs_scrub_bytes_total") >= 2 * MIB, "all before the flipped byte");
+      equal(figure("mfs_scrub_period_seconds"), 0.3);
+      ok(figure("mfs_scrub_progress_ratio") >= 0 && figure("mfs_scrub_progress_ratio") <= 1);
     }));
 }
 
@@ -164,6 +172,7 @@ Deno.test("the rate is a bound, whatever the period; off is off; a failed disk i
   const count = reads.length;
   const off = await scrubFor(10_000, volume, { periodMs: 0, bytesPerSecond: 10 * MIB });
   equal(off.status(), undefined);
+  equal(off.figures(), undefined);
   mutable.failed = "gone";
   await scrubFor(10_000, volume, { periodMs: 1, bytesPerSecond: 10 * MIB });
   equal(reads.length, count);
