@@ -24,6 +24,14 @@ export const CONFIG_DIR = "/etc/mfs";
 const CONFIG_KEY = "config";
 /** -o has no long name. */
 const MOUNT_OPTIONS_KEY = "options";
+/** What SIGHUP changes at once, by role: whoever uses it asks each time. All else takes a restart. */
+const LIVE: Readonly<Record<string, readonly string[]>> = {
+  nameserver: [
+    ...["log-level", "leases", "dead-after", "repair-rate", "backup-dir", "backup-every", "backup-keep"],
+  ],
+  dataserver: ["log-level", "scrub-days", "scrub-rate", "trash-hours"],
+  mount: ["log-level"],
+};
 const SUGGESTED_DISTANCE_MAX = 2;
 const MESSAGE_MAX = 160;
 
@@ -136,10 +144,10 @@ export class RoleSettings {
   }
 
   /**
-   * Environment and file are looked at again. Of what has changed, what can be (`live`, by names of options) is taken over;
-   * the rest takes a restart. A file that is wrong changes nothing.
+   * Environment and file are looked at again. Of what has changed, what can be (LIVE) is taken over; the rest takes a restart.
+   * A file that is wrong changes nothing.
    */
-  reload(live: readonly string[], log: Logger): void {
+  reload(log: Logger): void {
     const { file } = this;
     let found: ReadonlyMap<string, unknown>;
     try {
@@ -155,7 +163,7 @@ export class RoleSettings {
       if (!this.#defaults.has(name)) continue;
       const value = found.has(name) ? found.get(name) : this.#defaults.get(name);
       if (JSON.stringify(value) === JSON.stringify(this.#role.getOptionValue(name))) continue;
-      if (!live.includes(name)) {
+      if (!isLive(this.#role, key)) {
         waiting.push(key);
         continue;
       }
@@ -220,6 +228,10 @@ export class RoleSettings {
   #variableOf(key: string): string {
     return this.#settings.find((one) => one.key === key)!.variable;
   }
+}
+
+function isLive(role: Command, key: string): boolean {
+  return LIVE[role.name()]?.includes(key) === true;
 }
 
 function exists(file: string): boolean {
@@ -298,7 +310,11 @@ export function configTemplate(role: Command): string {
   ];
   for (const { key, variable, option, kind } of settingsOf(role)) {
     if (key === CONFIG_KEY) continue;
-    lines.push("", `# ${option.description}`, `# ${shapeOf(kind)}; environment: ${variable}`);
+    lines.push(
+      "",
+      `# ${option.description}`,
+      `# ${shapeOf(kind)}; environment: ${variable}; SIGHUP: ${onHangup(role, key)}`,
+    );
     lines.push(`#${key} = ${exampleOf(option, kind)}`);
   }
   return lines.join("\n");
@@ -308,8 +324,15 @@ export function configTemplate(role: Command): string {
 export function configReference(role: Command): string {
   const rows = settingsOf(role).filter(({ key }) => key !== CONFIG_KEY).map((
     { key, variable, option, kind },
-  ) => [`\`${key}\``, `\`${variable}\``, shapeOf(kind), defaultOf(option), option.description]);
-  const table = [["key", "environment", "value", "default", "meaning"], ...rows].map((row) =>
+  ) => [
+    `\`${key}\``,
+    `\`${variable}\``,
+    shapeOf(kind),
+    defaultOf(option),
+    onHangup(role, key),
+    option.description,
+  ]);
+  const table = [["key", "environment", "value", "default", "SIGHUP", "meaning"], ...rows].map((row) =>
     row.map((cell) => cell.replaceAll("|", "\\|"))
   );
   const widths = table[0]!.map((_, i) => Math.max(...table.map((row) => row[i]!.length)));
@@ -317,6 +340,11 @@ export function configReference(role: Command): string {
   return [line(table[0]!), line(widths.map((width) => "-".repeat(width))), ...table.slice(1).map(line)].join(
     "\n",
   );
+}
+
+/** When a change of the file counts. */
+function onHangup(role: Command, key: string): string {
+  return isLive(role, key) ? "at once" : "restart";
 }
 
 function shapeOf(kind: Setting["kind"]): string {

@@ -222,10 +222,9 @@ export function need<T>(value: T | undefined, flag: string): T {
 /** What SIGHUP does; undefined: it stops the process, as there is no file that could have changed. */
 export function reloadOf(
   settings: RoleSettings,
-  live: readonly string[],
   log: Logger,
 ): (() => void) | undefined {
-  return settings.file === undefined ? undefined : () => settings.reload(live, log);
+  return settings.file === undefined ? undefined : () => settings.reload(log);
 }
 
 /** What `check` finds wrong is wrong usage. */

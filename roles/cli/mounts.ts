@@ -85,7 +85,7 @@ withTracing(withHttp(withConfig(withLog(withMountOptions(command(
         return await mountInBackground(nameserver, mountpoint, options, isLevelGiven);
       }
       const log = logOf("mfs", flags, self);
-      const reload = reloadOf(settings, ["logLevel"], log);
+      const reload = reloadOf(settings, log);
       await serveUntilStopped("mount", log, async (signal) => {
         const assembly = new Assembly(log, signal);
         const { host, rack } = options;

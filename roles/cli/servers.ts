@@ -106,8 +106,8 @@ withTracing(withHttp(withConfig(withLog(
     }
     const { Assembly } = await import("../singlenode/assembly.ts");
     const log = logOf("mfs", options, self);
-    const now = () => self.opts<{ repairRate: number }>();
-    const reload = reloadOf(settings, ["logLevel", "repairRate"], log);
+    const now = () => self.opts<typeof options>();
+    const reload = reloadOf(settings, log);
     await serveUntilStopped("nameserver", log, async (signal) => {
       const assembly = new Assembly(log, signal);
       const page = {
@@ -123,8 +123,8 @@ withTracing(withHttp(withConfig(withLog(
           listen: options.listen,
           replication: options.replication,
           sessionTtlMs: options.sessionTtl * 1000,
-          leasesPerSession: options.leases,
-          deadAfterMs: options.deadAfter * 1000,
+          leasesPerSession: () => now().leases,
+          deadAfterMs: () => now().deadAfter * 1000,
           repairBytesPerSecond: () => now().repairRate * 1024 * 1024,
           inlineLimit: options.inlineLimit,
           ...(options.rootSquash === undefined ? {} : {
@@ -133,13 +133,11 @@ withTracing(withHttp(withConfig(withLog(
               exceptHosts: options.rootFrom ?? [],
             },
           }),
-          ...(options.backupDir === undefined ? {} : {
-            backup: {
-              dir: options.backupDir,
-              everyMs: options.backupEvery * 60_000,
-              keep: options.backupKeep,
-            },
-          }),
+          backup: () => {
+            const { backupDir, backupEvery, backupKeep } = now();
+            if (backupDir === undefined) return undefined;
+            return { dir: backupDir, everyMs: backupEvery * 60_000, keep: backupKeep };
+          },
         });
         return { stop: () => assembly.stop(), failed: assembly.failed };
       });
@@ -203,7 +201,7 @@ withTracing(withHttp(withConfig(withLog(
     const { Assembly, checkMountOptions } = await import("../singlenode/assembly.ts");
     if (mount !== undefined) await usage(() => checkMountOptions(options.o ?? ""));
     const log = logOf("mfs", options, self);
-    const now = () => self.opts<{ scrubRate: number }>();
+    const now = () => self.opts<typeof options>();
     await serveUntilStopped(
       "dataserver",
       log,
@@ -214,9 +212,9 @@ withTracing(withHttp(withConfig(withLog(
           return watched({ role: "dataserver", http, tracing, log, metrics }, async () => {
             await assembly.startDataserver({
               ...{ nameserver, volumes, listen, host, rack },
-              scrubPeriodMs: options.scrubDays * 24 * 60 * 60_000,
+              scrubPeriodMs: () => now().scrubDays * 24 * 60 * 60_000,
               scrubBytesPerSecond: () => now().scrubRate * 1024 * 1024,
-              trashRetentionMs: options.trashHours * 60 * 60_000,
+              trashRetentionMs: () => now().trashHours * 60 * 60_000,
             });
             if (mount !== undefined) {
               const mounted = await assembly.startMount({
@@ -233,6 +231,6 @@ withTracing(withHttp(withConfig(withLog(
             return { stop: () => assembly.stop(), failed: assembly.failed };
           });
         }),
-      reloadOf(settings, ["logLevel", "scrubRate"], log),
+      reloadOf(settings, log),
     );
   });

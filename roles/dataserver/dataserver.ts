@@ -5,6 +5,7 @@
  */
 
 import { type Clock, systemClock } from "../../base/clock.ts";
+import { type Live, readerOf } from "../../base/live.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Metric } from "../../base/metrics.ts";
 import { type Random, systemRandom } from "../../base/random.ts";
@@ -48,11 +49,11 @@ export interface DataserverOptions {
   /** The dataserver announces itself there under its address, for direct calls inside this process. */
   readonly processDialer?: ProcessDialer;
   /** How long files that nobody claims are kept, while there is room. Default one day. */
-  readonly trashRetentionMs?: number;
+  readonly trashRetentionMs?: Live<number>;
   /** A replica without writes for so long is finalized. Default 2 s. */
   readonly finalizeIdleMs?: number;
   /** Every replica is read and compared with its checksums once in this time; 0: never. Default two weeks. */
-  readonly scrubPeriodMs?: number;
+  readonly scrubPeriodMs?: Live<number>;
   /** What that may read at most from one volume. Default 32 MiB. */
   readonly scrubBytesPerSecond?: () => number;
   /** Open replicas a volume. Default 256. */
@@ -210,7 +211,7 @@ class RunningDataserver implements Dataserver {
   async run(): Promise<void> {
     const { signal } = this.#abort;
     const { processDialer, log } = this.#options;
-    const { trashRetentionMs = TRASH_RETENTION_MS_DEFAULT } = this.#options;
+    const trashRetentionMs = readerOf(this.#options.trashRetentionMs, TRASH_RETENTION_MS_DEFAULT);
     for (const { volume, keeper } of this.#volumes.all) {
       volume.onCorrupt = (block, message) => this.#reportCorrupt(volume.id, block, message);
       volume.onFailed = () => this.#link.beatNow();

@@ -141,11 +141,12 @@ export class NameserverLink {
   }
 
   async #beat(registry: Registry, { node, heartbeatMs }: RegisterReply, signal: AbortSignal): Promise<void> {
-    const everyMs = this.#options.heartbeatMs ?? heartbeatMs;
-    const timeoutMs = Math.max(HEARTBEAT_TIMEOUT_MS_MIN, 3 * everyMs);
+    let everyMs = this.#options.heartbeatMs ?? heartbeatMs;
     while (!signal.aborted) {
       // Any failure, such as a restarted nameserver that does not know us, is mended by registering again.
-      await registry.heartbeat({ node, volumes: this.#callbacks.stats() }, { timeoutMs });
+      const timeoutMs = Math.max(HEARTBEAT_TIMEOUT_MS_MIN, 3 * everyMs);
+      const reply = await registry.heartbeat({ node, volumes: this.#callbacks.stats() }, { timeoutMs });
+      everyMs = this.#options.heartbeatMs ?? reply.heartbeatMs ?? everyMs;
       this.#waiting = new AbortController();
       await this.#options.clock.sleep(everyMs, AbortSignal.any([signal, this.#waiting.signal]));
     }

@@ -4,6 +4,7 @@
  */
 
 import type { Clock } from "../../base/clock.ts";
+import { type Live, readerOf } from "../../base/live.ts";
 import type { Logger } from "../../base/log.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
 import { asBlockId } from "../../wire/ids.ts";
@@ -28,11 +29,11 @@ export interface OpenVolumeOptions {
   readonly disk: Disk;
   /** For a volume that is made now. */
   readonly nodeLabel: string;
-  readonly trashRetentionMs: number;
+  readonly trashRetentionMs: Live<number>;
   readonly finalizeIdleMs: number;
   readonly openReplicasMax: number;
   /** As ScrubOptions. */
-  readonly scrubPeriodMs: number;
+  readonly scrubPeriodMs: Live<number>;
   readonly scrubBytesPerSecond: () => number;
   readonly clock: Clock;
   readonly log: Logger;
@@ -54,7 +55,7 @@ export async function openVolume(path: string, options: OpenVolumeOptions): Prom
   const identity = await openVolumeDirectory(disk, path, options.nodeLabel);
   const records = await openRecords(disk, path, identity);
   try {
-    const trash = new Trash(disk, path, options.trashRetentionMs, clock, log);
+    const trash = new Trash(disk, path, readerOf(options.trashRetentionMs), clock, log);
     const volume = new Volume({
       path,
       identity,
@@ -107,7 +108,7 @@ async function openRecords(disk: Disk, path: string, identity: VolumeIdentity): 
 /** Counts the trash and keeps strays aside once, then purges the trash from time to time, until `signal` aborts. Never rejects. */
 export async function keepTidy(
   volume: Volume,
-  retentionMs: number,
+  retentionMs: () => number,
   clock: Clock,
   signal: AbortSignal,
 ): Promise<void> {
@@ -127,7 +128,7 @@ export async function keepTidy(
     } catch (error) {
       volume.log.warn("purging the trash failed", { path: volume.path, error });
     }
-    await clock.sleep(Math.max(100, Math.min(PURGE_MS_MAX, retentionMs / 4)), signal);
+    await clock.sleep(Math.max(100, Math.min(PURGE_MS_MAX, retentionMs() / 4)), signal);
   }
 }
 

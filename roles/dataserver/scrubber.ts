@@ -10,6 +10,7 @@
 
 import type { Clock } from "../../base/clock.ts";
 import { bytesOf } from "../../base/bytes.ts";
+import { type Live, readerOf } from "../../base/live.ts";
 import { isErrno } from "../../wire/errno.ts";
 import type { VolumeId } from "../../wire/ids.ts";
 import type { ScrubStatus } from "../../wire/messages/dataserver.ts";
@@ -18,7 +19,7 @@ import type { Volume } from "./volume.ts";
 
 export interface ScrubOptions {
   /** One pass over the volume. 0: never. */
-  readonly periodMs: number;
+  readonly periodMs: Live<number>;
   readonly bytesPerSecond: () => number;
   readonly clock: Clock;
 }
@@ -39,6 +40,8 @@ const REPLICA_BYTES = 64 * 1024;
 const PAUSE_MS_MIN = 20;
 const PAUSE_MS_MAX = 60 * 60_000;
 /** How far it may fall behind and catch up again. */
+/** A change of the period is noticed within this time. */
+const LOOK_MS = 30_000;
 const BEHIND_MS_MAX = 1_000;
 const SAVE_MS = 5 * 60_000;
 const PAGE = 64;
@@ -47,6 +50,7 @@ const STATE_FILE = "scrub.json";
 export class Scrubber {
   readonly #volume: Volume;
   readonly #options: ScrubOptions;
+  readonly #periodMs: () => number;
   /** The pass goes on with this block. */
   #from = 0;
   /** What the pass has cost so far, and what it had before `#from`. */
@@ -63,30 +67,34 @@ export class Scrubber {
   constructor(volume: Volume, options: ScrubOptions) {
     this.#volume = volume;
     this.#options = options;
+    this.#periodMs = readerOf(options.periodMs);
   }
 
   /** Undefined when it is off. */
   figures(): ScrubFigures | undefined {
     const status = this.status();
-    const { periodMs } = this.#options;
+    const periodMs = this.#periodMs();
     return status &&
       { ...status, volume: this.#volume.id, periodMs, bytes: this.#bytes, errors: this.#errors };
   }
 
   /** Undefined when it is off. */
   status(): ScrubStatus | undefined {
-    if (this.#options.periodMs === 0) return undefined;
+    if (this.#isOff) return undefined;
     const progress = Math.round(Math.min(1, this.#done / this.#total) * 1000) / 1000;
     return { progress, ...(this.#lastPass === undefined ? {} : { lastPass: this.#lastPass }) };
   }
 
   /** Scrubs until `signal` aborts. Never rejects. */
   async run(signal: AbortSignal): Promise<void> {
-    const { periodMs, clock } = this.#options;
-    if (periodMs === 0) return;
+    const { clock } = this.#options;
     await this.#load();
     this.#dueMs = this.#savedMs = clock.monotonicMs();
     while (!signal.aborted) {
+      if (this.#isOff) {
+        await this.#rest(Infinity, signal);
+        continue;
+      }
       let page: readonly ReplicaEntry[] | null = null;
       try {
         // A disk that failed is asked no more than its clients ask.
@@ -96,15 +104,20 @@ export class Scrubber {
       }
       for (const { block } of page ?? []) {
         await this.#scrubReplica(block, signal);
-        if (signal.aborted) break;
+        if (signal.aborted || this.#isOff) break;
         this.#from = block + 1;
         this.#doneBefore = this.#done;
         if (clock.monotonicMs() - this.#savedMs >= SAVE_MS) await this.#save();
       }
-      if (signal.aborted) return; // what was not noted is read again
+      // What was not noted is read again.
+      if (signal.aborted) return;
+      if (this.#isOff) {
+        this.#done = this.#doneBefore;
+        continue;
+      }
       if (page !== null && page.length < PAGE) await this.#endPass();
       if (page === null || page.length === 0) {
-        await clock.sleep(Math.min(PAUSE_MS_MAX, Math.max(PAUSE_MS_MIN, periodMs)), signal);
+        await this.#rest(Math.min(PAUSE_MS_MAX, Math.max(PAUSE_MS_MIN, this.#periodMs())), signal);
       }
     }
   }
@@ -112,7 +125,11 @@ export class Scrubber {
   async #scrubReplica(block: ReplicaEntry["block"], signal: AbortSignal): Promise<void> {
     await this.#pace(REPLICA_BYTES, signal);
     try {
-      for (let offset = 0, length = 1; offset < length && !signal.aborted; offset += STEP_BYTES) {
+      for (
+        let offset = 0, length = 1;
+        offset < length && !signal.aborted && !this.#isOff;
+        offset += STEP_BYTES
+      ) {
         length = await this.#volume.scrub(block, offset, STEP_BYTES);
         const bytes = Math.max(0, Math.min(STEP_BYTES, length - offset));
         this.#bytes += bytes;
@@ -127,6 +144,10 @@ export class Scrubber {
     }
   }
 
+  get #isOff(): boolean {
+    return this.#periodMs() === 0;
+  }
+
   get #total(): number {
     const { usedBytes, blocks } = this.#volume;
     return Math.max(1, usedBytes + blocks * REPLICA_BYTES);
@@ -134,13 +155,28 @@ export class Scrubber {
 
   /** Waits as long as `bytes` may take. */
   async #pace(bytes: number, signal: AbortSignal): Promise<void> {
-    const { periodMs, bytesPerSecond, clock } = this.#options;
+    const { bytesPerSecond, clock } = this.#options;
     this.#done += bytes;
     const nowMs = clock.monotonicMs();
-    const msPerByte = Math.max(periodMs / this.#total, 1000 / bytesPerSecond());
+    const msPerByte = Math.max(this.#periodMs() / this.#total, 1000 / bytesPerSecond());
     this.#dueMs = Math.max(this.#dueMs, nowMs - BEHIND_MS_MAX) + bytes * msPerByte;
     const waitMs = Math.min(this.#dueMs - nowMs, PAUSE_MS_MAX);
-    if (waitMs >= PAUSE_MS_MIN) await clock.sleep(waitMs, signal);
+    if (waitMs >= PAUSE_MS_MIN) await this.#rest(waitMs, signal);
+  }
+
+  /** Waits for so long, or until the period is another one: from then on it counts. */
+  async #rest(ms: number, signal: AbortSignal): Promise<void> {
+    const { clock } = this.#options;
+    const periodMs = this.#periodMs();
+    const untilMs = clock.monotonicMs() + ms;
+    for (;;) {
+      const leftMs = untilMs - clock.monotonicMs();
+      if (leftMs <= 0 || signal.aborted) return;
+      await clock.sleep(Math.min(leftMs, LOOK_MS), signal);
+      if (this.#periodMs() === periodMs) continue;
+      this.#dueMs = clock.monotonicMs();
+      return;
+    }
   }
 
   async #endPass(): Promise<void> {

@@ -21,13 +21,13 @@ interface Kept {
 export class Trash {
   readonly #disk: Disk;
   readonly #directory: string;
-  readonly #retentionMs: number;
+  readonly #retentionMs: () => number;
   readonly #clock: Clock;
   readonly #log: Logger;
   readonly #kept = new Map<string, Kept>();
   #bytes = 0;
 
-  constructor(disk: Disk, volumePath: string, retentionMs: number, clock: Clock, log: Logger) {
+  constructor(disk: Disk, volumePath: string, retentionMs: () => number, clock: Clock, log: Logger) {
     this.#disk = disk;
     this.#clock = clock;
     this.#directory = `${volumePath}/trash`;
@@ -58,7 +58,7 @@ export class Trash {
 
   /** Removes what was here for longer than the retention. */
   async purge(): Promise<void> {
-    const oldestMs = this.#nowMs() - this.#retentionMs;
+    const oldestMs = this.#nowMs() - this.#retentionMs();
     for (const [name, { sinceMs }] of this.#kept) {
       if (sinceMs < oldestMs) await this.#remove(name);
     }

@@ -16,6 +16,7 @@
  */
 
 import type { Clock } from "../../base/clock.ts";
+import { type Live, readerOf } from "../../base/live.ts";
 import { FsError } from "../../wire/errno.ts";
 import type { InodeId, SessionId } from "../../wire/ids.ts";
 import { isExclusive, LEASE_RANK, type LeaseMode, type OpenMode } from "../../wire/messages/inode.ts";
@@ -63,7 +64,7 @@ export interface LeaseTableOptions {
   readonly sessions: SessionTable;
   readonly clock: Clock;
   /** Leases that one session may hold; beyond it the oldest are recalled. */
-  readonly perSessionMax: number;
+  readonly perSessionMax: Live<number>;
   /** The session holds WRITE on the inode no more, and what it could write is settled. */
   readonly onWriteEnded?: (session: SessionId, ino: InodeId) => void;
   /** What sessions from before a restart held WRITE on, as far as it is known. */
@@ -96,6 +97,7 @@ export class LeaseTable {
   /** Inodes that sessions were told of which hold nothing of them, and when last; the oldest first. */
   readonly #told = new Map<InodeId, number>();
   readonly #evicting = new Set<SessionId>();
+  readonly #perSessionMax: () => number;
   /** Of sessions that have not said what they hold: what they held WRITE on before the restart. */
   readonly #presumed = new Map<SessionId, ReadonlySet<InodeId>>();
   #granted = 0;
@@ -109,6 +111,7 @@ export class LeaseTable {
 
   constructor(options: LeaseTableOptions) {
     this.#options = options;
+    this.#perSessionMax = readerOf(options.perSessionMax);
     for (const [session, inodes] of options.presumed ?? []) this.#presumed.set(session, new Set(inodes));
   }
 
@@ -121,7 +124,7 @@ export class LeaseTable {
       read: counts.read,
       exclusive: counts.exclusive,
       write: counts.write,
-      perSessionMax: this.#options.perSessionMax,
+      perSessionMax: this.#perSessionMax(),
       granted: this.#granted,
       recalls: this.#recalls,
       recalledInodes: this.#recalledInodes,
@@ -576,10 +579,10 @@ export class LeaseTable {
       await this.#options.clock.sleep(0);
       for (;;) {
         const held = this.#bySession.get(session);
-        if (held === undefined || held.size <= this.#options.perSessionMax) return;
+        if (held === undefined || held.size <= this.#perSessionMax()) return;
         const batch = [];
         for (const holder of held.values()) {
-          if (batch.length >= Math.min(EVICTION_BATCH, held.size - this.#options.perSessionMax + 64)) break;
+          if (batch.length >= Math.min(EVICTION_BATCH, held.size - this.#perSessionMax() + 64)) break;
           if (holder.lease === "none" || holder.open !== "no" || !this.#turns.tryTake(holder.ino)) continue;
           batch.push({ item: { ino: holder.ino, keep: "none" } as const, holder });
         }
@@ -733,7 +736,7 @@ export class LeaseTable {
     const holders = this.#holders.get(ino);
     if (holders === undefined) this.#holders.set(ino, [holder]);
     else holders.push(holder);
-    if (mine.size > this.#options.perSessionMax) void this.#evict(session); // it never rejects: push gives up by itself
+    if (mine.size > this.#perSessionMax()) void this.#evict(session); // it never rejects: push gives up by itself
     return holder;
   }
 

@@ -4,6 +4,7 @@
  */
 
 import type { Clock } from "../../base/clock.ts";
+import type { Live } from "../../base/live.ts";
 import type { UserIds } from "../../base/user_ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { FsError } from "../../wire/errno.ts";
@@ -33,7 +34,7 @@ export interface RootSquash {
 
 export interface LeaseserverOptions {
   readonly sessionTtlMs?: number;
-  readonly leasesPerSession?: number;
+  readonly leasesPerSession?: Live<number>;
   readonly rootSquash?: RootSquash;
   /** As OpenSessionReply's. */
   readonly inlineLimit?: number;

@@ -10,6 +10,8 @@ import type { BackupStatus } from "../../wire/messages/nameserver.ts";
 import { backupOf } from "./backups.ts";
 import type { Journal } from "./journal.ts";
 
+/** A change of the settings is noticed within this time. */
+const LOOK_MS = 2_000;
 /** A failed one is tried again after so long at most. */
 const RETRY_MS_MAX = 5 * 60_000;
 
@@ -20,7 +22,9 @@ export interface AutoBackupSettings {
   readonly keep: number;
 }
 
-export interface AutoBackupOptions extends AutoBackupSettings {
+export interface AutoBackupOptions {
+  /** Asked each time; undefined: none are made. */
+  readonly settings: () => AutoBackupSettings | undefined;
   readonly clusterId: string;
   readonly journal: Journal;
   readonly clock: Clock;
@@ -37,8 +41,11 @@ export class AutoBackup {
     this.#options = options;
   }
 
-  status(): BackupStatus {
-    const { dir, everyMs } = this.#options;
+  /** Undefined: none are made. */
+  status(): BackupStatus | undefined {
+    const settings = this.#options.settings();
+    if (settings === undefined) return undefined;
+    const { dir, everyMs } = settings;
     const last = this.#last;
     return {
       dir,
@@ -52,14 +59,20 @@ export class AutoBackup {
 
   /** Makes one whenever the last is so old, until `signal` aborts: then also in the middle of one. */
   async run(signal: AbortSignal): Promise<void> {
-    const { clock, log, dir, everyMs } = this.#options;
+    const { log } = this.#options;
     while (!signal.aborted) {
+      const settings = this.#options.settings();
+      if (settings === undefined) {
+        await this.#rest(Infinity, settings, signal);
+        continue;
+      }
+      const { dir, everyMs } = settings;
       let waitMs: number;
       try {
-        this.#last = (await this.#names()).at(-1);
+        this.#last = (await this.#names(dir)).at(-1);
         const ageMs = this.#last === undefined ? Infinity : this.#nowMs() - timeOf(this.#last);
         // A clock that was set back must not put backups off.
-        if (ageMs >= everyMs || ageMs < 0) await this.#make(signal);
+        if (ageMs >= everyMs || ageMs < 0) await this.#make(settings, signal);
         this.#error = undefined;
         waitMs = Math.max(0, everyMs - (this.#last === undefined ? 0 : this.#nowMs() - timeOf(this.#last)));
       } catch (error) {
@@ -68,12 +81,23 @@ export class AutoBackup {
         log.error("no backup could be made", { dir, error });
         waitMs = Math.min(everyMs, RETRY_MS_MAX);
       }
-      await clock.sleep(Math.min(waitMs, everyMs), signal);
+      await this.#rest(Math.min(waitMs, everyMs), settings, signal);
     }
   }
 
-  async #make(signal: AbortSignal): Promise<void> {
-    const { dir, keep, journal, clusterId, clock, log } = this.#options;
+  /** Waits for so long, or until the settings are others. */
+  async #rest(ms: number, before: AutoBackupSettings | undefined, signal: AbortSignal): Promise<void> {
+    const { clock, settings } = this.#options;
+    const untilMs = clock.monotonicMs() + ms;
+    while (!signal.aborted && isSame(before, settings())) {
+      const leftMs = untilMs - clock.monotonicMs();
+      if (leftMs <= 0) return;
+      await clock.sleep(Math.min(leftMs, LOOK_MS), signal);
+    }
+  }
+
+  async #make({ dir, keep }: AutoBackupSettings, signal: AbortSignal): Promise<void> {
+    const { journal, clusterId, clock, log } = this.#options;
     const name = `${this.#prefix}${
       new Date(this.#nowMs()).toISOString().replaceAll(/[-:]|\.\d+/g, "")
     }.backup`;
@@ -82,13 +106,12 @@ export class AutoBackup {
     const bytes = await saveFile(`${dir}/${name}`, pieces, { overwrite: true });
     this.#last = name;
     log.info("backup made", { file: `${dir}/${name}`, bytes, ms: Math.round(clock.monotonicMs() - startMs) });
-    const names = await this.#names();
+    const names = await this.#names(dir);
     for (const old of names.slice(0, Math.max(0, names.length - keep))) await Deno.remove(`${dir}/${old}`);
   }
 
   /** Backups of this cluster, the oldest first; what an interrupted one left is removed. */
-  async #names(): Promise<string[]> {
-    const { dir } = this.#options;
+  async #names(dir: string): Promise<string[]> {
     await Deno.mkdir(dir, { recursive: true });
     const names: string[] = [];
     for await (const { name } of Deno.readDir(dir)) {
@@ -108,6 +131,10 @@ export class AutoBackup {
     const { seconds, nanoseconds } = this.#options.clock.now();
     return seconds * 1000 + Math.floor(nanoseconds / 1e6);
   }
+}
+
+function isSame(a: AutoBackupSettings | undefined, b: AutoBackupSettings | undefined): boolean {
+  return a?.dir === b?.dir && a?.everyMs === b?.everyMs && a?.keep === b?.keep;
 }
 
 /** As much rest as work, for those who are being served meanwhile. */

@@ -53,8 +53,8 @@ export function dataserverHandlers(
       return reply;
     },
     heartbeat: ({ node, volumes, leaving }) => {
-      if (leaving === true) registry.leave(node);
-      else registry.heartbeat(node, volumes);
+      if (leaving !== true) return { ok: true, heartbeatMs: registry.heartbeat(node, volumes) };
+      registry.leave(node);
       return { ok: true };
     },
     blockReport: (request) => compareReport(namespace, registry, repair, recovery, log, request),

@@ -4,6 +4,7 @@
 
 import { systemMounting } from "../../base/mounting.ts";
 import { type Clock, systemClock } from "../../base/clock.ts";
+import { type Live, readerOf } from "../../base/live.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Metric } from "../../base/metrics.ts";
 import { type Random, randomHexId, systemRandom } from "../../base/random.ts";
@@ -47,6 +48,8 @@ export { formatNameserver };
 export const BLOCK_BYTES_DEFAULT = 128 * 1024 * 1024;
 export const REPLICATION_DEFAULT = 3;
 /** Silent sessions are noticed that late at most. */
+const DEAD_AFTER_MS_DEFAULT = 30_000;
+const HEARTBEAT_MS_MAX = 3_000;
 const EXPIRY_MS = 250;
 /** Files that are open for writing when the server stops. */
 const WRITERS_MAX = 10_000_000;
@@ -66,15 +69,15 @@ export interface NameserverOptions {
   /** Silence that ends a client's session. */
   readonly sessionTtlMs?: number;
   /** Leases that one client may hold. */
-  readonly leasesPerSession?: number;
+  readonly leasesPerSession?: Live<number>;
   /** Whose root counts as another user; absent: nobody's. */
   readonly rootSquash?: RootSquash;
   readonly heartbeatMs?: number;
-  readonly deadAfterMs?: number;
+  readonly deadAfterMs?: Live<number>;
   /** Of all copies of replicas together. */
   readonly repairBytesPerSecond?: () => number;
-  /** Where, how often and how many; absent: no backups are made here. */
-  readonly backup?: AutoBackupSettings;
+  /** Where, how often and how many; undefined: no backups are made here. */
+  readonly backup?: () => AutoBackupSettings | undefined;
   /** Called when the namespace can no longer be written: the process must end. */
   readonly onFailure?: (error: Error) => void;
   readonly clock?: Clock;
@@ -110,14 +113,15 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     if (cuts.isAfter) log.warn("the machine stopped without warning: what was not synced may be lost");
     const namespace = await Namespace.load(journal, clock);
     const replication = options.replication ?? REPLICATION_DEFAULT;
-    const deadAfterMs = options.deadAfterMs ?? 30_000;
+    const deadAfterMs = readerOf(options.deadAfterMs, DEAD_AFTER_MS_DEFAULT);
+    const { heartbeatMs = () => Math.min(HEARTBEAT_MS_MAX, deadAfterMs() / 4) } = options;
     const registry = await Registry.load({
       journal,
       ids: namespace.ids,
       clock,
       random: options.random ?? systemRandom,
       log,
-      heartbeatMs: options.heartbeatMs ?? Math.min(3_000, deadAfterMs / 4),
+      heartbeatMs,
       deadAfterMs,
       reserveBytes: 64 * 1024 * 1024,
     });
@@ -196,7 +200,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     const lingering = new Lingering(namespace, clock, log);
     const backups = new Backups({ clusterId, namespace, clock, log });
     const autoBackup = options.backup &&
-      new AutoBackup({ ...options.backup, clusterId, journal, clock, log: log.child("backup") });
+      new AutoBackup({ settings: options.backup, clusterId, journal, clock, log: log.child("backup") });
     const status = new StatusReporter({
       backup: () => autoBackup?.status(),
       clusterId,

@@ -43,6 +43,8 @@ export interface Node {
   peer: Peer | null;
   /** Said that it stops: that its connection ends is no news. */
   hasLeft: boolean;
+  /** The dead time that went with the interval of heartbeats that it was told last; 0: none yet. */
+  deadAfterMs: number;
   /** When it was heard last: a registration, a heartbeat, or that it stops. */
   lastHeardMs: number;
 }
@@ -62,7 +64,7 @@ export interface Volume {
 /** A dataserver that nobody has said anything about. */
 export function newNode(identity: Pick<Node, "id" | "label" | "host" | "address" | "rack">): Node {
   const state = { isDecommissioning: false, maintenanceEndMs: 0 };
-  return { ...identity, ...state, peer: null, hasLeft: false, lastHeardMs: -Infinity };
+  return { ...identity, ...state, peer: null, hasLeft: false, deadAfterMs: 0, lastHeardMs: -Infinity };
 }
 
 export async function loadNodes(journal: Journal): Promise<Node[]> {

@@ -7,6 +7,7 @@
  */
 
 import type { Clock } from "../../base/clock.ts";
+import { type Live, readerOf } from "../../base/live.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Random } from "../../base/random.ts";
 import { FsError } from "../../wire/errno.ts";
@@ -41,9 +42,10 @@ export interface RegistryOptions {
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Logger;
-  readonly heartbeatMs: number;
+  /** What dataservers are told. */
+  readonly heartbeatMs: Live<number>;
   /** Silence after which a dataserver counts as dead. */
-  readonly deadAfterMs: number;
+  readonly deadAfterMs: Live<number>;
   /** Room that a volume must keep free to get new blocks. */
   readonly reserveBytes: number;
 }
@@ -68,11 +70,15 @@ export class Registry {
   readonly #volumes = new Map<VolumeId, Volume>();
   /** Nobody has had the time to register before. */
   readonly #startedMs: number;
+  readonly #heartbeatMs: () => number;
+  readonly #deadAfterMs: () => number;
   /** Counts changes after which blocks may have to move: of hosts, racks, and who is to keep what it has. */
   layoutVersion = 0;
 
   private constructor(options: RegistryOptions) {
     this.#options = options;
+    this.#heartbeatMs = readerOf(options.heartbeatMs);
+    this.#deadAfterMs = readerOf(options.deadAfterMs);
     this.#startedMs = options.clock.monotonicMs();
   }
 
@@ -150,7 +156,7 @@ export class Registry {
       });
     });
     log.info("dataserver registered", { node: nodeId, host: node.host, address: node.address, volumes });
-    return { node: nodeId, volumes, heartbeatMs: this.#options.heartbeatMs };
+    return { node: nodeId, volumes, heartbeatMs: this.#tellHeartbeat(node) };
   }
 
   /** Before anything changes: the numbers that the volumes claim are possible, and theirs. */
@@ -186,7 +192,19 @@ export class Registry {
     return undefined;
   }
 
-  heartbeat(nodeId: NodeId, stats: readonly VolumeStats[]): void {
+  /** How often a node is to be heard from now on; it is missed by what it was told. */
+  #tellHeartbeat(node: Node): number {
+    node.deadAfterMs = this.#deadAfterMs();
+    return this.#heartbeatMs();
+  }
+
+  /** A time that was made shorter counts when the node has heard of it: until then it sends its heartbeats for the longer one. */
+  #deadAfterOf(node: Node): number {
+    return Math.max(this.#deadAfterMs(), node.deadAfterMs);
+  }
+
+  /** Milliseconds until the next is due. */
+  heartbeat(nodeId: NodeId, stats: readonly VolumeStats[]): number {
     const node = this.#nodes.get(nodeId);
     if (node === undefined) throw new FsError("ESHUTDOWN", `dataserver ${nodeId} is not registered`);
     node.lastHeardMs = this.#options.clock.monotonicMs();
@@ -198,6 +216,7 @@ export class Registry {
       }
       volume.stats = report;
     }
+    return this.#tellHeartbeat(node);
   }
 
   /** The dataserver stops: no new blocks go to it from now on. */
@@ -210,7 +229,8 @@ export class Registry {
   }
 
   #beats(node: Node): boolean {
-    return !node.hasLeft && this.#options.clock.monotonicMs() - node.lastHeardMs < this.#options.deadAfterMs;
+    return !node.hasLeft &&
+      this.#options.clock.monotonicMs() - node.lastHeardMs < this.#deadAfterOf(node);
   }
 
   #isInMaintenance(node: Node): boolean {
@@ -263,14 +283,13 @@ export class Registry {
 
   #isGone(node: Node, volume: Volume): boolean {
     if (node.peer !== null && this.#beats(node)) return !volume.isPresent;
-    const { clock, deadAfterMs } = this.#options;
-    return clock.monotonicMs() - Math.max(node.lastHeardMs, this.#startedMs) >= deadAfterMs;
+    const sinceMs = Math.max(node.lastHeardMs, this.#startedMs);
+    return this.#options.clock.monotonicMs() - sinceMs >= this.#deadAfterOf(node);
   }
 
   /** Everybody has had the time to register who is going to. */
   get isComplete(): boolean {
-    const { clock, deadAfterMs } = this.#options;
-    if (clock.monotonicMs() - this.#startedMs < deadAfterMs) return false;
+    if (this.#options.clock.monotonicMs() - this.#startedMs < this.#deadAfterMs()) return false;
     return this.volumes.every((volume) => this.isAlive(volume) || this.isLost(volume));
   }
 

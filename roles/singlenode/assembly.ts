@@ -5,11 +5,13 @@
  */
 
 import { resolve } from "node:path";
+import type { Live } from "../../base/live.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Metric } from "../../base/metrics.ts";
 import { ProcessDialer } from "../../wire/dialer.ts";
 import type { Dataserver } from "../dataserver/dataserver.ts";
 import type { Mount } from "../mount/mount.ts";
+import type { AutoBackupSettings } from "../nameserver/auto_backup.ts";
 import type { Nameserver } from "../nameserver/nameserver.ts";
 
 export interface NameserverArguments {
@@ -17,10 +19,11 @@ export interface NameserverArguments {
   readonly listen: string;
   readonly replication?: number;
   readonly sessionTtlMs?: number;
-  readonly leasesPerSession?: number;
-  readonly deadAfterMs?: number;
+  readonly leasesPerSession?: Live<number>;
+  readonly deadAfterMs?: Live<number>;
   readonly repairBytesPerSecond?: () => number;
   readonly inlineLimit?: number;
+  readonly backup?: () => AutoBackupSettings | undefined;
 }
 
 export interface DataserverArguments {
@@ -29,9 +32,9 @@ export interface DataserverArguments {
   readonly listen: string;
   readonly host: string;
   readonly rack?: string;
-  readonly scrubPeriodMs?: number;
+  readonly scrubPeriodMs?: Live<number>;
   readonly scrubBytesPerSecond?: () => number;
-  readonly trashRetentionMs?: number;
+  readonly trashRetentionMs?: Live<number>;
 }
 
 export interface MountArguments {

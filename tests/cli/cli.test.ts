@@ -201,6 +201,13 @@ test("SIGHUP reads the file again: what can change does, the rest is named, a wr
       /read again .*changed="log-level, repair-rate"/,
     );
     await reload("replication = 2\n", /take a restart settings=replication/);
+    await reload(
+      `leases = 5000\ndead-after = 7\nbackup-dir = "${dir}/backups"\nbackup-every = 5\nsession-ttl = 5\n`,
+      /changed="leases, dead-after, backup-dir, backup-every"[^]*take a restart settings=session-ttl\n/,
+    );
+    // Not only said: it is done.
+    await eventually(10_000, "a backup", () => /backup made file=\S+\/backups\//.test(server.log));
+    await reload(`leases = 5000\ndead-after = 7\n`, /changed="backup-dir, backup-every"/);
     await reload("replication = 200\n", /left as it was .*mfs\.toml:3/);
     await server.stop();
   }));

@@ -371,7 +371,7 @@ const dataserverRegistry: Samples<typeof DATASERVER_REGISTRY> = {
     },
     { node: 1, volumes: [2], heartbeatMs: 3000 },
   ],
-  heartbeat: [{ node: 1, volumes: [volume], leaving: true }, { ok: true }],
+  heartbeat: [{ node: 1, volumes: [volume], leaving: true }, { ok: true, heartbeatMs: 3000 }],
   blockReport: [
     { volume: 2, from: 0, to: 2 ** 53 - 1, replicas: [{ block: 7, generation: 3, doubtful: true }] },
     { stale: [7], unknown: [8, 9] },

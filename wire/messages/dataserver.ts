@@ -262,10 +262,10 @@ export interface BlockReportReply {
 /** What dataservers ask of the nameserver. */
 export const DATASERVER_REGISTRY = defineService("dataserverRegistry", {
   register: method<RegisterRequest, RegisterReply>(140),
-  /** `leaving`: the dataserver stops, and its connection ends next. */
+  /** `leaving`: the dataserver stops, and its connection ends next. `heartbeatMs`: when the next is due; absent: as before. */
   heartbeat: method<
     { readonly node: NodeId; readonly volumes: readonly VolumeStats[]; readonly leaving?: boolean },
-    { readonly ok: true }
+    { readonly ok: true; readonly heartbeatMs?: number }
   >(141),
   blockReport: method<BlockReportRequest, BlockReportReply>(142),
   /** Replicas that were deleted because a deleteBlocks push asked for it. */

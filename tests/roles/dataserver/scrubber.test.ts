@@ -165,6 +165,39 @@ Deno.test("a pass takes its period: of large replicas, of many small ones, of no
   }
 });
 
+Deno.test("another period counts at once: a longer one, a shorter one, none, one again", async () => {
+  const { volume, reads } = volumeOf(Array(50).fill(6 * MIB));
+  let periodMs = DAY_MS;
+  const clock = new FakeClock();
+  const scrubber = new Scrubber(volume, {
+    ...{ periodMs: () => periodMs, bytesPerSecond: () => 32 * MIB, clock },
+  });
+  const abort = new AbortController();
+  const running = scrubber.run(abort.signal);
+  const readsIn = async (ms: number) => {
+    const before = reads.length;
+    await clock.advance(ms);
+    return reads.length - before;
+  };
+  const inTwoHours = await readsIn(DAY_MS / 12);
+  ok(inTwoHours > 15 && inTwoHours < 40, `${inTwoHours} of 300 in a twelfth of the period`);
+  periodMs = 365 * DAY_MS;
+  await clock.advance(30_000);
+  ok(await readsIn(DAY_MS / 12) <= 2, "a year for a pass");
+  periodMs = DAY_MS / 24;
+  await clock.advance(30_000);
+  ok(await readsIn(DAY_MS / 24) > 200, "an hour for a pass");
+  periodMs = 0;
+  await clock.advance(30_000);
+  equal(await readsIn(DAY_MS / 24), 0);
+  equal(scrubber.status(), undefined);
+  periodMs = DAY_MS / 24;
+  await clock.advance(30_000);
+  ok(await readsIn(DAY_MS / 24) > 200, "on again");
+  abort.abort();
+  await running;
+});
+
 Deno.test("the rate is a bound, whatever the period; off is off; a failed disk is left alone", async () => {
   const { volume, mutable, reads } = volumeOf([1000 * MIB]);
   await scrubFor(10_000, volume, { periodMs: 1, bytesPerSecond: 10 * MIB });

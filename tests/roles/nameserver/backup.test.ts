@@ -3,7 +3,7 @@ import { bytesKey, bytesOf, copyBytes } from "../../../base/bytes.ts";
 import { saveFile } from "../../../base/durable_files.ts";
 import { silentLogger as log } from "../../../base/log.ts";
 import { type Random, randomBytes, randomInt } from "../../../base/random.ts";
-import { AutoBackup } from "../../../roles/nameserver/auto_backup.ts";
+import { AutoBackup, type AutoBackupSettings } from "../../../roles/nameserver/auto_backup.ts";
 import { BackupReader, encodeBackup } from "../../../roles/nameserver/backup_file.ts";
 import { backupOf, Backups } from "../../../roles/nameserver/backups.ts";
 import { allocateBlock, markWritten } from "../../../roles/nameserver/block_operations.ts";
@@ -275,8 +275,9 @@ Deno.test("automatic backups: one each time, the newest are kept, and a failure 
   await withDirectory(async (scratch) => {
     const { journal, clock } = await makeUsed();
     const dir = `${scratch}/backups`;
+    let settings: AutoBackupSettings | undefined = { dir, everyMs: 3_600_000, keep: 3 };
     const automatic = new AutoBackup({
-      ...{ dir, everyMs: 3_600_000, keep: 3, clusterId: "0123456789abcdef", journal, clock, log },
+      ...{ settings: () => settings, clusterId: "0123456789abcdef", journal, clock, log },
     });
     await Deno.mkdir(dir);
     await Deno.writeTextFile(`${dir}/mfs-fedcba98-20200101T000000Z.backup`, "another cluster's");
@@ -294,12 +295,12 @@ Deno.test("automatic backups: one each time, the newest are kept, and a failure 
     const names = () => [...Deno.readDirSync(dir)].map(({ name }) => name).sort();
     await settle(0);
     assert.equal(names().length, 2, "the first at once");
-    const [, oldest] = [automatic.status().lastFile, names()[0]!];
+    const [, oldest] = [automatic.status()!.lastFile, names()[0]!];
     for (let i = 0; i < 4; i++) await settle(3_600_000);
     assert.equal(names().length, 4, "three of ours, and the other's");
     assert.ok(!names().includes(oldest) && names().includes("mfs-fedcba98-20200101T000000Z.backup"));
-    assert.ok(automatic.status().lastSecondsAgo! < 3600 && automatic.status().error === undefined);
-    const last = automatic.status().lastFile!;
+    assert.ok(automatic.status()!.lastSecondsAgo! < 3600 && automatic.status()!.error === undefined);
+    const last = automatic.status()!.lastFile!;
     assert.ok(names().includes(last));
     await using reader = await BackupReader.open(`${dir}/${last}`);
     for await (const page of reader.pages()) assert.ok(page.length > 0);
@@ -308,13 +309,30 @@ Deno.test("automatic backups: one each time, the newest are kept, and a failure 
     await Deno.rename(dir, `${dir}.gone`);
     await Deno.writeTextFile(dir, "a file");
     await settle(3_600_000);
-    assert.notEqual(automatic.status().error, undefined);
+    assert.notEqual(automatic.status()!.error, undefined);
     await Deno.remove(dir);
     await Deno.rename(`${dir}.gone`, dir);
     await settle(300_000);
-    assert.equal(automatic.status().error, undefined);
+    assert.equal(automatic.status()!.error, undefined);
     assert.equal(names().length, 4);
-    assert.ok(automatic.status().lastFile! > last);
+    assert.ok(automatic.status()!.lastFile! > last);
+
+    // Others count at once: another place, fewer of them, none.
+    const other = `${scratch}/other`;
+    settings = { dir: other, everyMs: 60_000, keep: 1 };
+    await settle(2_000);
+    assert.equal([...Deno.readDirSync(other)].length, 1);
+    for (let i = 0; i < 3; i++) await settle(60_000);
+    assert.equal([...Deno.readDirSync(other)].length, 1);
+    assert.notEqual(automatic.status()!.lastFile, undefined);
+    settings = undefined;
+    const [kept] = [...Deno.readDirSync(other)];
+    await settle(3_600_000);
+    assert.equal(automatic.status(), undefined);
+    assert.deepEqual([...Deno.readDirSync(other)].map(({ name }) => name), [kept!.name]);
+    settings = { dir: other, everyMs: 60_000, keep: 1 };
+    await settle(2_000);
+    assert.notEqual([...Deno.readDirSync(other)][0]!.name, kept!.name, "it goes on");
     stopping.abort();
     await running;
   });

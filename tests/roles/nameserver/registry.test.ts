@@ -13,15 +13,19 @@ import { makeWorld, reopen, type World } from "./harness.ts";
 const RESERVE = 1_000;
 const DEAD_AFTER_MS = 30_000;
 
-function load({ journal, namespace, clock }: World, random: Random = new SeededRandom(1)): Promise<Registry> {
+function load(
+  { journal, namespace, clock }: World,
+  random: Random = new SeededRandom(1),
+  deadAfterMs = () => DEAD_AFTER_MS,
+): Promise<Registry> {
   return Registry.load({
     journal,
     ids: namespace.ids,
     clock,
     random,
     log: silentLogger,
-    heartbeatMs: 3_000,
-    deadAfterMs: DEAD_AFTER_MS,
+    heartbeatMs: () => Math.min(3_000, deadAfterMs() / 4),
+    deadAfterMs,
     reserveBytes: RESERVE,
   });
 }
@@ -205,6 +209,30 @@ Deno.test("registry: a connection that ends late does not take the newer one alo
   old.peer.close();
   await settle();
   assert.equal(registry.isAlive(old.volumes[0]!), true);
+});
+
+Deno.test("registry: another dead time counts; a shorter one when the dataserver has heard of it", async () => {
+  const world = await makeWorld();
+  const { clock } = world;
+  let deadAfterMs = 30_000;
+  const registry = await load(world, undefined, () => deadAfterMs);
+  const [a, b] = [await add(registry, "a", "h1", [900_000]), await add(registry, "b", "h2", [900_000])];
+  const alive = () => [a, b].map(({ volumes }) => registry.isAlive(volumes[0]!));
+  await clock.advance(10_000);
+  deadAfterMs = 4_000;
+  // Neither has sent one since: both were told that every 3 s will do, and 30 s are too long.
+  assert.deepEqual(alive(), [true, true]);
+  assert.equal(registry.heartbeat(a.node, []), 1_000);
+  await clock.advance(3_900);
+  assert.deepEqual(alive(), [true, true]);
+  await clock.advance(200);
+  assert.deepEqual(alive(), [false, true]);
+  assert.equal(registry.isLost(a.volumes[0]!), true);
+  assert.equal(registry.isLost(b.volumes[0]!), false);
+  deadAfterMs = 60_000;
+  assert.deepEqual(alive(), [true, true], "a longer one counts at once");
+  await clock.advance(40_000);
+  assert.equal(registry.isLost(b.volumes[0]!), false);
 });
 
 Deno.test("registry: a heartbeat of a stranger is ESHUTDOWN, one about another's volume changes nothing", async () => {
