@@ -231,7 +231,12 @@ async function dataserver(server: DataserverStatus, clusterId: string): Promise<
   const subject = `dataserver ${node} (${host}, ${address})`;
   if (!alive) {
     const text = `silent for ${duration(lastHeartbeatSeconds)}`;
-    return [{ subject, state: "problem", text, advice: `start it again, or "mfs decommission ${node}"` }];
+    return [{
+      subject,
+      state: "problem",
+      text,
+      advice: `start it again, or "mfs decommission ${node}" and then "mfs forget ${node}"`,
+    }];
   }
   const failed = volumes.flatMap(({ path, failed }): Finding[] =>
     failed === undefined ? [] : [{

@@ -1,10 +1,11 @@
 /**
- * `mfs decommission`, `mfs recommission` and `mfs maintenance`. The nameserver does what these ask for by itself: a command
+ * `mfs decommission`, `mfs recommission`, `mfs maintenance` and `mfs forget`. The nameserver does what these ask for by itself: a command
  * that waits only looks on, and may be ended and run again.
  */
 
-import { FsError } from "../../wire/errno.ts";
-import type { NodeReply, ReplicaPosition, SurveyReply } from "../../wire/messages/admin.ts";
+import { FsError, isErrno } from "../../wire/errno.ts";
+import { asVolumeId, type VolumeId } from "../../wire/ids.ts";
+import type { ForgetReply, NodeReply, ReplicaPosition, SurveyReply } from "../../wire/messages/admin.ts";
 import { type AdminClient, pause, withNameserver, withNameserverPatiently } from "./client.ts";
 import { Progress } from "./progress.ts";
 import { duration } from "./units.ts";
@@ -132,15 +133,55 @@ export async function maintain(
   });
 }
 
+export interface ForgetOptions extends NodeOptions {
+  /** Only this volume of it. */
+  readonly volume?: number;
+  readonly force: boolean;
+}
+
+export interface ForgetResult extends ForgetReply {
+  /** Blocks that are nowhere else. */
+  readonly onlyHere: number;
+}
+
+/** The node, or one of its volumes, is not listed any more. Errors: ENOENT, EINVAL; EBUSY when it is there, ENOTEMPTY when it is needed. */
+export async function forget(
+  { nameserver, node: name, volume, force }: ForgetOptions,
+): Promise<ForgetResult> {
+  return await withNameserver(nameserver, "forget", async (client) => {
+    const { node, host } = await find(client, name);
+    const of = volume === undefined ? {} : { volume: asVolumeId(volume) };
+    const { replicas, onlyHere } = await survey(client, node, of);
+    try {
+      const request = { node, ...of, force };
+      return { ...await client.admin.forget(request, { timeoutMs: CALL_TIMEOUT_MS }), onlyHere };
+    } catch (error) {
+      if (!isErrno(error, "ENOTEMPTY")) throw error;
+      const what = volume === undefined ? `node ${node} (${host})` : `volume ${volume} of node ${node}`;
+      const wait = volume === undefined ? `"mfs decommission ${node}" waits` : "wait";
+      throw new FsError(
+        "ENOTEMPTY",
+        `${replicas} blocks count on ${what}, ${onlyHere} of them are nowhere else: ` +
+          `${wait} until they have other replicas (--force: forget it all the same)`,
+        { op: "forget", cause: error },
+      );
+    }
+  });
+}
+
 async function find({ admin }: AdminClient, name: string): Promise<NodeReply> {
   return await admin.node({ name }, { timeoutMs: CALL_TIMEOUT_MS });
 }
 
-async function survey({ admin }: AdminClient, node: NodeReply["node"]): Promise<Survey> {
+async function survey(
+  { admin }: AdminClient,
+  node: NodeReply["node"],
+  of: { readonly volume?: VolumeId } = {},
+): Promise<Survey> {
   let sum: Survey = { replicas: 0, onlyHere: 0, hostsNeeded: 0 };
   let from: ReplicaPosition | undefined;
   do {
-    const request = from === undefined ? { node } : { node, from };
+    const request = { node, ...of, ...from === undefined ? {} : { from } };
     const step: SurveyReply = await admin.surveyNode(request, { timeoutMs: CALL_TIMEOUT_MS });
     sum = {
       replicas: sum.replicas + step.replicas,
@@ -173,4 +214,12 @@ export function describeMaintenance({ node, host, maintenanceSeconds, onlyHere }
     ? ""
     : `; ${onlyHere} blocks are nowhere else: they can't be read while it is away`;
   return `node ${node} (${host}) may be away for ${duration(maintenanceSeconds)}${warning}`;
+}
+
+export function describeForget({ node, host, volumes, onlyHere }: ForgetResult, isVolume: boolean): string {
+  const what = isVolume ? `volume ${volumes.join()} of node ${node} (${host})` : `node ${node} (${host})`;
+  const lost = onlyHere === 0
+    ? ""
+    : `; ${onlyHere} blocks are nowhere else: they are missing until it is back`;
+  return `${what} is forgotten${lost}`;
 }

@@ -259,6 +259,21 @@ nodeCommand(
     printLine(options.json ? JSON.stringify(result) : describeMaintenance(result));
   });
 
+nodeCommand(
+  "forget",
+  "Takes a dataserver that is gone for good, or one of its volumes, out of the lists.",
+  "mfs forget node3",
+)
+  .option("--volume <id>", "only this volume of it, by number", integer(1, 999_999_999))
+  .option("--force", "although blocks count on it: those that are nowhere else are missing until it is back")
+  .action(async (node: string, options: NodeFlags & { volume?: number; force?: boolean }) => {
+    const { describeForget, forget } = await import("../admin/nodes.ts");
+    const { nameserver, volume, force = false } = options;
+    const of = volume === undefined ? {} : { volume };
+    const result = await forget({ nameserver, node, ...of, force });
+    printLine(options.json ? JSON.stringify(result) : describeForget(result, volume !== undefined));
+  });
+
 interface NodeFlags {
   readonly nameserver: string;
   readonly json?: boolean;

@@ -2,19 +2,22 @@
  * Delivery of deletions: replicas that lost their block are deleted by their dataserver, whenever it is there.
  * Invariants:
  * - A deletion's key stays until the dataserver reported the replica gone; sending one twice is harmless.
+ * - Nobody waits for a volume that was forgotten: what comes back with it is known by no block, and goes to its trash.
  * - What led to it is on disk before it is sent: a power cut would give the file its block back, without its replicas.
  */
 
 import type { Clock } from "../../base/clock.ts";
 import type { Logger } from "../../base/log.ts";
 import { asBlockId, asGeneration, type BlockId, type Generation, type VolumeId } from "../../wire/ids.ts";
-import type { Journal } from "./journal.ts";
+import type { Journal, Write } from "./journal.ts";
 import { decodeNumbers } from "./records.ts";
-import { deletionKey, getU64, prefixRange, TABLE_DELETION } from "./keys.ts";
+import { deletionKey, getU64, prefixRange, TABLE_DELETION, tableRange } from "./keys.ts";
 import type { Registry } from "./registry.ts";
 
 const BATCH = 1000;
 const PERIOD_MS = 500;
+/** So often, orders for volumes that were forgotten are dropped. */
+const FORGET_MS = 10_000;
 /** A dataserver that took a batch and did not report it is asked again. */
 const RETRY_MS = 30_000;
 
@@ -36,7 +39,12 @@ export class DeletionQueue {
   }
 
   async run(signal: AbortSignal): Promise<void> {
+    let forgotMs = -Infinity;
     while (!signal.aborted) {
+      if (this.#clock.monotonicMs() - forgotMs >= FORGET_MS) {
+        forgotMs = this.#clock.monotonicMs();
+        await this.#dropForgotten().catch((error) => this.#log.warn("deletions are kept", { error }));
+      }
       for (const volume of this.#registry.connectedVolumes()) {
         try {
           await this.#deliver(volume);
@@ -45,6 +53,26 @@ export class DeletionQueue {
         }
       }
       await this.#clock.sleep(PERIOD_MS, signal);
+    }
+  }
+
+  async #dropForgotten(): Promise<void> {
+    let [from, to] = tableRange(TABLE_DELETION);
+    for (;;) {
+      const [first] = await this.#journal.scan([from, to], 1);
+      if (first === undefined) return;
+      const volume = getU64(first[0], 1) as VolumeId;
+      const range = prefixRange(TABLE_DELETION, volume);
+      if (this.#registry.isKnown(volume)) {
+        from = range[1];
+        continue;
+      }
+      const orders = await this.#journal.scan(range, BATCH);
+      // It may have come meanwhile.
+      if (this.#registry.isKnown(volume)) continue;
+      const dropped = orders.map(([key]): Write => [key.slice(), null]);
+      await this.#journal.durable(this.#journal.append(dropped));
+      this.#log.info("deletions for a forgotten volume are dropped", { volume, count: dropped.length });
     }
   }
 

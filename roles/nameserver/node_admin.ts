@@ -32,7 +32,7 @@ export interface NodeParts {
 
 type NodeHandlers = Pick<
   Handlers<typeof ADMIN>,
-  "node" | "surveyNode" | "decommission" | "recommission" | "maintain"
+  "node" | "surveyNode" | "decommission" | "recommission" | "maintain" | "forget"
 >;
 
 export function nodeHandlers(options: NodeParts): NodeHandlers {
@@ -41,7 +41,7 @@ export function nodeHandlers(options: NodeParts): NodeHandlers {
   return {
     node: ({ name }) => reply(registry.findNode(name)),
 
-    surveyNode: ({ node, from }) => survey(options, node, from),
+    surveyNode: ({ node, volume, from }) => survey(options, node, volume, from),
 
     decommission: async (request) => {
       const { node, force } = request;
@@ -65,6 +65,18 @@ export function nodeHandlers(options: NodeParts): NodeHandlers {
       }
       await registry.maintain(node, seconds);
       return await reply(node);
+    },
+
+    forget: async ({ node, volume, force }) => {
+      const { host } = registry.describe(node);
+      const volumes = registry.forgettable(node, volume).map((one) => ({ volume: one }));
+      if (!force && !await holdsNothing(namespace.journal, volumes)) {
+        const what = volume === undefined ? `node ${node} (${host})` : `volume ${volume} of node ${node}`;
+        throw new FsError("ENOTEMPTY", `blocks count on ${what}: wait until they have other replicas`, {
+          op: "forget",
+        });
+      }
+      return { node, host, volumes: await registry.forget(node, volume) };
     },
   };
 }
@@ -115,11 +127,12 @@ function mebibytes(bytes: number): number {
 async function survey(
   { namespace, registry, replication }: NodeParts,
   node: NodeId,
+  only: VolumeId | undefined,
   from: ReplicaPosition | undefined,
 ): Promise<SurveyReply> {
-  const volumes = registry.describe(node).volumes.filter((volume) => volume >= (from?.volume ?? 0))
-    .sort((a, b) => a - b);
-  const own = new Set(registry.describe(node).volumes);
+  const surveyed = registry.describe(node).volumes.filter((volume) => only === undefined || volume === only);
+  const volumes = surveyed.filter((volume) => volume >= (from?.volume ?? 0)).sort((a, b) => a - b);
+  const own = new Set(surveyed);
   let replicas = 0;
   let onlyHere = 0;
   let hostsNeeded = 0;

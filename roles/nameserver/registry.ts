@@ -24,6 +24,7 @@ import type { DataserverStatus } from "../../wire/messages/nameserver.ts";
 import { type Client, createClient, type Peer } from "../../wire/service.ts";
 import type { IdAllocator } from "./id_allocator.ts";
 import type { Journal, Write } from "./journal.ts";
+import { nodeKey, volumeKey } from "./keys.ts";
 import {
   loadNodes,
   loadVolumes,
@@ -420,6 +421,54 @@ export class Registry {
       node: nodeId,
       seconds,
     });
+  }
+
+  /**
+   * The volumes that are forgotten with a node, or with one of its volumes. Errors: ENOENT; EBUSY when they are not away: a node
+   * must not be connected, a volume not among those that its dataserver has.
+   */
+  forgettable(nodeId: NodeId, volumeId?: VolumeId): VolumeId[] {
+    const { host, volumes } = this.describe(nodeId);
+    const isConnected = this.#nodes.get(nodeId)!.peer !== null;
+    if (volumeId === undefined) {
+      if (!isConnected) return [...volumes];
+      throw new FsError("EBUSY", `node ${nodeId} (${host}) is connected: stop it first, for good`, {
+        op: "forget",
+      });
+    }
+    if (!volumes.includes(volumeId)) {
+      throw new FsError("ENOENT", `node ${nodeId} (${host}) has no volume ${volumeId}`, { op: "forget" });
+    }
+    if (!isConnected || !this.#volumes.get(volumeId)!.isPresent) return [volumeId];
+    throw new FsError(
+      "EBUSY",
+      `volume ${volumeId} is in use on node ${nodeId} (${host}): start its dataserver without it first`,
+      { op: "forget" },
+    );
+  }
+
+  /**
+   * Takes the records of what is away for good off, after another look whether it is. Stored before it resolves.
+   * Invariant: numbers are not given to anybody else. Who comes back all the same registers under its own again: of what it has,
+   * only that counts for which a block still names its volume, and the rest goes to its trash.
+   */
+  async forget(nodeId: NodeId, volumeId?: VolumeId): Promise<VolumeId[]> {
+    const volumes = this.forgettable(nodeId, volumeId);
+    const writes: Write[] = volumes.map((volume) => [volumeKey(volume), null]);
+    for (const volume of volumes) this.#volumes.delete(volume);
+    if (volumeId === undefined) {
+      writes.push([nodeKey(nodeId), null]);
+      this.#nodes.delete(nodeId);
+    }
+    this.layoutVersion++;
+    const { journal, log } = this.#options;
+    log.info(volumeId === undefined ? "node is forgotten" : "volume is forgotten", { node: nodeId, volumes });
+    await journal.durable(journal.append(writes));
+    return volumes;
+  }
+
+  isKnown(volume: VolumeId): boolean {
+    return this.#volumes.has(volume);
   }
 
   async #change(nodeId: NodeId, change: (node: Node) => void): Promise<void> {

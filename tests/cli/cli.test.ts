@@ -25,6 +25,7 @@ const COMMANDS = [
   "setrep",
   "fsck",
   "decommission",
+  "forget",
   "recommission",
   "maintenance",
   "balance",

@@ -46,6 +46,14 @@ async function settled(cluster: Cluster): Promise<void> {
   });
 }
 
+/** As `settled`, where `single` blocks are to have one replica. */
+async function settledBut(cluster: Cluster, single: number): Promise<void> {
+  await eventually(60_000, "all is in its place", async () => {
+    const { underReplicated, missing, replicas, blocks } = await status(cluster);
+    return underReplicated + missing === 0 && replicas === 2 * blocks - single;
+  });
+}
+
 /** Each block has all its replicas, each on another host, in two racks, as the dataservers say. */
 async function clean(cluster: Cluster): Promise<void> {
   const { code, stdout, stderr } = await mfs(["fsck", "--nameserver", cluster.nameserver, "--json"], 60_000);
@@ -167,6 +175,81 @@ define(
     assert((await status(cluster)).repair.copied > 0, "it is missed when maintenance is over");
     await same(cluster);
     await clean(cluster);
+  },
+);
+
+define(
+  "one that is gone for good is forgotten, and is taken for what it has when it is back all the same",
+  {
+    mode: "roles",
+    dataservers: 4,
+    nameserverFlags: ["--dead-after", String(DEAD_AFTER_SECONDS)],
+  },
+  async (cluster) => {
+    const { nameserver, mountpoint } = cluster;
+    const hosts = async () => (await status(cluster)).dataservers.map(({ host }) => host).sort();
+    const refuses = async (pattern: RegExp, ...args: string[]) => {
+      const { code, stdout, stderr } = await mfs(["forget", ...args, "--nameserver", nameserver]);
+      assertEquals([code, stdout], [1, ""]);
+      assertMatch(stderr, pattern);
+    };
+    await fill(cluster);
+    const { node } = await nodeOf(cluster, "node3");
+    await refuses(
+      /^mfs: forget: node \d+ \(node3\) is connected: stop it first, for good\n$/,
+      "node3",
+      "--force",
+    );
+    await command(cluster, "maintenance", "node3", "--for", "1h");
+    await cluster.kill("dataserver3");
+    await refuses(
+      /^mfs: forget: [1-9]\d* blocks count on node \d+ \(node3\), 0 of them are nowhere else: .*--force.*\n$/,
+      "node3",
+    );
+    await command(cluster, "maintenance", "node3", "--end");
+    await settled(cluster);
+    assertEquals(await command(cluster, "forget", "node3"), `node ${node} (node3) is forgotten`);
+    assertEquals(await hosts(), ["node1", "node2", "node4"]);
+    await eventually(30_000, "no deletions wait for it", async () => {
+      return (await status(cluster)).pendingDeletions === 0;
+    });
+    await cluster.kill("nameserver");
+    await cluster.restart("nameserver");
+    assertEquals(await hosts(), ["node1", "node2", "node4"]);
+    await same(cluster);
+    const checked = await mfs(["fsck", "--nameserver", nameserver], 60_000);
+    assertEquals(checked.code, 0, checked.stdout + checked.stderr);
+
+    // Back from the dead, with what no block names it for.
+    await cluster.restart("dataserver3");
+    await eventually(20_000, "it is listed again, and its replicas are in its trash", async () => {
+      const found = await nodeOf(cluster, "node3");
+      return found?.alive === true && found.node === node && found.volumes[0]!.blocks === 0;
+    });
+    await settled(cluster);
+    await same(cluster);
+    await clean(cluster);
+
+    // By force, with the only replica of a file.
+    await sh(`mkdir ${mountpoint}/single ${cluster.scratch}/local/single`);
+    await command(cluster, "set", "/single", "replication=1");
+    await sh(
+      `head -c 3000000 /dev/urandom > ${cluster.scratch}/local/single/f
+      cp ${cluster.scratch}/local/single/f ${mountpoint}/single/f && sync ${mountpoint}/single/f`,
+      { timeoutMs: 30_000 },
+    );
+    await cluster.kill("dataserver1");
+    await eventually(60_000, "all that can be copied", async () => {
+      const { missing, underReplicated, repair } = await status(cluster);
+      return missing === 1 && underReplicated === 1 && repair.running === 0;
+    });
+    await refuses(/: 1 blocks count on node \d+ \(node1\), 1 of them are nowhere else: /, "node1");
+    assertMatch(await command(cluster, "forget", "node1", "--force"), /forgotten; 1 blocks are nowhere else/);
+    assertEquals(await hosts(), ["node2", "node3", "node4"]);
+    assertEquals((await status(cluster)).missing, 1);
+    await cluster.restart("dataserver1");
+    await settledBut(cluster, 1);
+    await same(cluster);
   },
 );
 

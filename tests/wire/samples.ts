@@ -461,11 +461,12 @@ const usage = { volume: 2, node: 1, host: "h", rack: "r", usedBytes: 1, totalByt
 const admin: Samples<typeof ADMIN> = {
   node: [{ name: "h" }, node],
   surveyNode: [
-    { node: 1, from: { volume: 2, block: 7 } },
+    { node: 1, volume: 2, from: { volume: 2, block: 7 } },
     { replicas: 3, onlyHere: 1, hostsNeeded: 2, next: { volume: 2, block: 2 ** 53 - 1 } },
   ],
   decommission: [{ node: 1, hostsNeeded: 3, force: true }, { ...node, state: "decommissioning" }],
   recommission: [{ node: 1 }, node],
+  forget: [{ node: 1, volume: 2, force: true }, { node: 1, host: "h", volumes: [2] }],
   maintain: [{ node: 1, seconds: 7200 }, { ...node, maintenanceSeconds: 7200 }],
   volumeUsage: [{}, { volumes: [usage] }],
   moveReplicas: [

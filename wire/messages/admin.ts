@@ -65,6 +65,21 @@ export interface DecommissionRequest {
   readonly force: boolean;
 }
 
+export interface ForgetRequest {
+  readonly node: NodeId;
+  /** Only this one of its volumes. */
+  readonly volume?: VolumeId;
+  /** Although blocks count on it: those that are nowhere else are missing, until it is back. */
+  readonly force: boolean;
+}
+
+export interface ForgetReply {
+  readonly node: NodeId;
+  readonly host: string;
+  /** Those that were forgotten. */
+  readonly volumes: readonly VolumeId[];
+}
+
 /** A volume that balancing may take from or give to. */
 export interface VolumeUsage {
   readonly volume: VolumeId;
@@ -99,7 +114,10 @@ export const ADMIN = defineService("admin", {
   /** A node by its number, host or address. Errors: ENOENT, EINVAL when several fit. */
   node: method<{ readonly name: string }, NodeReply>(70),
   /** Looks at a part of the replicas that a node has. */
-  surveyNode: method<{ readonly node: NodeId; readonly from?: ReplicaPosition }, SurveyReply>(71),
+  surveyNode: method<
+    { readonly node: NodeId; readonly volume?: VolumeId; readonly from?: ReplicaPosition },
+    SurveyReply
+  >(71),
   /** ENOSPC, and nothing changes, when its blocks have no place elsewhere. */
   decommission: method<DecommissionRequest, NodeReply>(72),
   recommission: method<{ readonly node: NodeId }, NodeReply>(73),
@@ -108,6 +126,11 @@ export const ADMIN = defineService("admin", {
   volumeUsage: method<Record<string, never>, { readonly volumes: readonly VolumeUsage[] }>(75),
   /** Moves a few replicas from one volume to another, as far as they are well placed there. */
   moveReplicas: method<MoveReplicasRequest, MoveReplicasReply>(76),
+  /**
+   * Takes away the record of a node, or of a volume, that is away for good. EBUSY: it is there; ENOTEMPTY: blocks count on it. One that
+   * comes back is known by its number again, and has what blocks still name it for.
+   */
+  forget: method<ForgetRequest, ForgetReply>(77),
   /** Files and directories get another replication (0: the cluster's); other inodes are passed over, as are those that went. */
   setReplication: method<
     { readonly inodes: readonly InodeId[]; readonly replication: number },

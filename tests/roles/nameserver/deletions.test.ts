@@ -5,6 +5,7 @@ import { silentLogger } from "../../../base/log.ts";
 import { dataserverHandlers } from "../../../roles/nameserver/dataserver_service.ts";
 import { leaveDeletion } from "../../../roles/nameserver/block_operations.ts";
 import { DeletionQueue } from "../../../roles/nameserver/deletions.ts";
+import { prefixRange, TABLE_DELETION } from "../../../roles/nameserver/keys.ts";
 import { asBlockId, asGeneration } from "../../../wire/ids.ts";
 import { DATASERVER_PUSHES, type RegisterReply } from "../../../wire/messages/dataserver.ts";
 import { FakePeer } from "./fake_peer.ts";
@@ -42,6 +43,41 @@ Deno.test("deletions: a dataserver that came back before it did what it was told
   handlers.blocksDeleted({ volume, blocks: [block] }, next.context);
   await clock.advance(60_000);
   assert.equal(orders.length, 2);
+  stopping.abort();
+  await clock.advance(1_000);
+  await running;
+});
+
+Deno.test("deletions: nobody waits for a volume that was forgotten", async () => {
+  const { namespace, registry, journal, clock } = await makeService();
+  const deletions = new DeletionQueue(journal, registry, clock, silentLogger);
+  const volumes = ["v", "w", "x"].map((label) => ({
+    label,
+    path: `/${label}`,
+    totalBytes: 1e9,
+    freeBytes: 1e9,
+  }));
+  const peers = [new FakePeer(), new FakePeer()];
+  const [a, b] = await Promise.all(
+    peers.map((peer, i) =>
+      registry.register({ label: `n${i}`, host: `n${i}`, address: `n${i}:1`, volumes: [volumes[i]!] }, peer)
+    ),
+  );
+  for (const { volumes: [volume] } of [a!, b!]) {
+    await namespace.change((tx) => {
+      for (let i = 1; i <= 2_500; i++) leaveDeletion(tx, volume!, asBlockId(i), asGeneration(3));
+    });
+  }
+  const left = async ({ volumes: [volume] }: RegisterReply) =>
+    (await journal.scan(prefixRange(TABLE_DELETION, volume!), 10_000)).length;
+  for (const peer of peers) peer.close();
+  const stopping = new AbortController();
+  const running = deletions.run(stopping.signal);
+  await clock.advance(60_000);
+  assert.deepEqual([await left(a!), await left(b!)], [2_500, 2_500]);
+  await registry.forget(a!.node);
+  await clock.advance(60_000);
+  assert.deepEqual([await left(a!), await left(b!)], [0, 2_500]);
   stopping.abort();
   await clock.advance(1_000);
   await running;

@@ -2,8 +2,9 @@
 
 import assert from "node:assert/strict";
 import { nodeHandlers } from "../../../roles/nameserver/node_admin.ts";
-import { asNodeId, type NodeId } from "../../../wire/ids.ts";
-import type { ReplicaPosition, SurveyReply } from "../../../wire/messages/admin.ts";
+import { asNodeId, asVolumeId, type NodeId, type VolumeId } from "../../../wire/ids.ts";
+import type { ForgetRequest, ReplicaPosition, SurveyReply } from "../../../wire/messages/admin.ts";
+import type { Block } from "../../../wire/messages/inode.ts";
 import { isErrno } from "../../../wire/errno.ts";
 import { settle } from "../../base/fake_clock.ts";
 import { FakePeer } from "./fake_peer.ts";
@@ -151,6 +152,114 @@ Deno.test("nodes: in maintenance one may be away until that ends by itself; a fa
     (error) => isErrno(error, "EINVAL"),
   );
   assert.throws(() => registry.describe(asNodeId(99)), (error) => isErrno(error, "ENOENT"));
+});
+
+/** A block with data on the nodes that there are. */
+async function writeBlock(client: ServiceClient): Promise<Block> {
+  const [ino] = [await client.create(`f${client.tag().sequence}`, 1 as never, true)];
+  const request = { retry: client.tag(), ino, offset: 0, host: "a", avoid: [] };
+  const { block } = await client.callNow("allocateBlock", request);
+  await client.callNow("commit", {
+    retry: client.tag(),
+    ino,
+    size: 1024,
+    mtime: { seconds: 9, nanoseconds: 0 },
+    written: [{ block: block.id, start: block.start }],
+    durable: false,
+    killSuidGid: false,
+  });
+  return block;
+}
+
+const listed = ({ registry }: Service) => registry.status().map(({ node }) => node);
+
+Deno.test("nodes: one that is there, or that blocks count on, is not forgotten", async () => {
+  const service = await makeService();
+  const { node: a, peer } = await add(service, "a");
+  await add(service, "b");
+  const client = await ServiceClient.connect(service, "c");
+  await writeBlock(client);
+  const { forget } = handlersOf(service);
+  const refuses = (errno: "EBUSY" | "ENOTEMPTY" | "ENOENT", request: Partial<ForgetRequest>) =>
+    assert.rejects(
+      async () => await forget({ node: a, force: false, ...request }, CONTEXT),
+      (error) => isErrno(error, errno),
+    );
+  await refuses("EBUSY", {});
+  await refuses("EBUSY", { force: true });
+  await refuses("ENOENT", { node: asNodeId(99) });
+  peer.close();
+  await settle();
+  await refuses("ENOTEMPTY", {});
+  await refuses("ENOENT", { volume: asVolumeId(99), force: true });
+  assert.deepEqual(listed(service), [a, 2]);
+});
+
+Deno.test("nodes: what is forgotten stays so over a restart; its numbers are nobody else's, and its own when it is back", async () => {
+  let service = await makeService();
+  const { node: a, peer } = await add(service, "a", { volumes: 2 });
+  const volumes = service.registry.describe(a).volumes;
+  await add(service, "b");
+  peer.close();
+  await settle();
+  const reply = await handlersOf(service).forget({ node: a, force: false }, CONTEXT);
+  assert.deepEqual(reply, { node: a, host: "a", volumes });
+  for (let i = 0; i < 2; i++) {
+    assert.deepEqual(listed(service), [2]);
+    assert.equal(volumes.some((volume) => service.registry.isAlive(volume)), false);
+    assert.equal(volumes.every((volume) => service.registry.isLost(volume)), true);
+    service = await restart(service);
+  }
+  const { node: c } = await add(service, "c");
+  assert.ok(c > 2);
+  const { registry } = service;
+  const registration = { label: "a", host: "a", address: "a:1" };
+  const back = await registry.register({
+    ...registration,
+    node: a,
+    volumes: volumes.map((volume, i) => ({
+      ...{ volume, label: `a.${i}`, path: `/a.${i}`, totalBytes: 1e9, freeBytes: 1e9 },
+    })),
+  }, new FakePeer());
+  assert.deepEqual([back.node, back.volumes], [a, volumes]);
+  assert.deepEqual(listed(service).sort((x, y) => x - y), [a, 2, c]);
+});
+
+Deno.test("nodes: forgotten by force, a block's only replica counts again when it is back", async () => {
+  const service = await makeService();
+  const { node, peer } = await add(service, "a");
+  const [volume] = service.registry.describe(node).volumes;
+  const client = await ServiceClient.connect(service, "c");
+  const { replicas } = await writeBlock(client);
+  assert.deepEqual(replicas.map((replica) => replica.volume), [volume]);
+  peer.close();
+  await settle();
+  await handlersOf(service).forget({ node, force: true }, CONTEXT);
+  assert.deepEqual(service.registry.location(volume!).alive, false);
+  const registered = await service.registry.register({
+    ...{ node, label: "a", host: "a", address: "a:1" },
+    volumes: [{ volume: volume!, label: "a.0", path: "/a.0", totalBytes: 1e9, freeBytes: 1e9 }],
+  }, new FakePeer());
+  assert.deepEqual(registered.volumes, [volume]);
+  assert.deepEqual(service.registry.location(volume!).alive, true);
+  assert.deepEqual((await survey(service, node)).replicas, 1);
+});
+
+Deno.test("nodes: a volume that its dataserver came without is forgotten, one that it has is not", async () => {
+  const service = await makeService();
+  const { registry } = service;
+  const { node } = await add(service, "a", { volumes: 2 });
+  const [first, second] = registry.describe(node).volumes;
+  await registry.register({
+    ...{ node, label: "a", host: "a", address: "a:1" },
+    volumes: [{ volume: first!, label: "a.0", path: "/a.0", totalBytes: 1e9, freeBytes: 1e9 }],
+  }, new FakePeer());
+  const forget = async (volume: VolumeId) =>
+    await handlersOf(service).forget({ node, volume, force: false }, CONTEXT);
+  await assert.rejects(() => forget(first!), (error) => isErrno(error, "EBUSY"));
+  assert.deepEqual((await forget(second!)).volumes, [second]);
+  assert.deepEqual(registry.describe(node).volumes, [first]);
+  assert.deepEqual((await restart(service)).registry.describe(node).volumes, [first]);
 });
 
 seededTest("nodes: a survey counts every replica of all volumes once", async (random) => {

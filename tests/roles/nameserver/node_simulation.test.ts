@@ -75,6 +75,10 @@ async function makeTrouble(world: World, counts: Map<string, number>): Promise<v
     if (!server.isUp && what < 5) {
       count("start");
       await server.start();
+    } else if (!server.isUp && what === 5 && registry.isKnown(server.volume)) {
+      // Whatever it holds, as by force.
+      count("forget");
+      await registry.forget(node);
     } else if (what === 0 && away.length < AWAY_MAX && files.every(isSafe)) {
       count("stop");
       server.stop();
@@ -113,7 +117,9 @@ async function makeTrouble(world: World, counts: Map<string, number>): Promise<v
     }
     await schedule.delay();
   }
-  const used = servers.filter((server) => !isDraining(world, server) && server.replicas.size > 0);
+  const used = servers.filter((server) =>
+    !isDraining(world, server) && server.replicas.size > 0 && registry.isKnown(server.volume)
+  );
   if (used.length > 0) await registry.decommission(pick(random, used).node, true);
   // The racks as they were: everything has a place again.
   for (const [i, server] of servers.entries()) {

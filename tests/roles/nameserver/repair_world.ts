@@ -78,7 +78,8 @@ export class FakeDataserver {
       freeBytes: this.freeBytes,
     };
     const { name, host, rack } = this;
-    const registration = { label: name, host, rack, address: `${name}:1`, volumes: [volume] };
+    const known = this.node === 0 ? {} : { node: this.node };
+    const registration = { ...known, label: name, host, rack, address: `${name}:1`, volumes: [volume] };
     const reply = await service.registry.register(registration, this.#peer);
     this.node = reply.node;
     this.volume = reply.volumes[0]!;
