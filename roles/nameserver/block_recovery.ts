@@ -57,6 +57,16 @@ export interface Replacement {
   readonly keep: number;
 }
 
+/** Of replicas that are newer than a restored namespace knows. */
+export interface Adoption {
+  readonly found: Generation;
+  /** What they take: nobody else is to have it. */
+  readonly to: Generation;
+  /** Those that were reported, perhaps where the block is not listed. */
+  readonly volumes: readonly VolumeId[];
+  readonly isNewest: () => boolean;
+}
+
 export class BlockRecovery {
   readonly #namespace: Namespace;
   readonly #registry: Registry;
@@ -65,6 +75,8 @@ export class BlockRecovery {
   onReplicasLost: (ino: InodeId, start: number, block: BlockId) => void = () => {};
   /** Told of each block whose replicas may have a generation that it has not, or hold different things. */
   onUnsettled: (ino: InodeId, start: number, block: BlockId) => void = () => {};
+  /** Whether the block may have newer replicas, from after the backup that it is as of: it waits for them. */
+  mayBeBehind: (extent: Extent) => boolean = () => false;
   /** Changes under way, by block: a second report about one waits for the first. */
   readonly #running = new Map<BlockId, Promise<unknown>>();
 
@@ -262,19 +274,18 @@ export class BlockRecovery {
 
   /**
    * The block goes on with what another life of the cluster made of it: with those replicas of `volumes`, and of its own,
-   * that have the generation `found`, which is newer than the backup knows. The others are left behind.
+   * that have the generation `found`, which is newer than the backup knows. The others are left behind. False, and nothing
+   * has changed, when it is not the newest any more by the time that they have taken `to`.
    */
   adopt(
     ino: InodeId,
     start: number,
     block: BlockId,
-    found: Generation,
-    volumes: readonly VolumeId[],
-  ): Promise<void> {
+    { found, to, volumes, isNewest }: Adoption,
+  ): Promise<boolean> {
     return this.#alone(block, async () => {
       const extent = await this.#namespace.look((tx) => currentExtent(tx, ino, start, block));
-      if (found <= extent.generation) return;
-      const to = this.#namespace.ids.generationAfter(found);
+      if (found <= extent.generation) return true;
       const candidates = [...new Set([...extent.volumes, ...volumes])];
       const newer = { ...extent, generation: found, written: true };
       let survivors = await this.#takers(candidates, newer, to);
@@ -286,15 +297,19 @@ export class BlockRecovery {
       if (survivors.length === 0) {
         throw new FsError("EHOSTUNREACH", `block ${block}: no replica answers`, { op: "adopt" });
       }
-      await this.#namespace.change((tx) => {
+      const isAdopted = await this.#namespace.change((tx) => {
         const now = currentExtent(tx, ino, start, block);
-        if (now.generation !== extent.generation) return;
+        if (now.generation !== extent.generation) return true;
+        if (!isNewest()) return false;
         changeReplicas(tx, regularFile(tx, ino), now, survivors, to);
-      });
+        return true;
+      }, true);
+      if (!isAdopted) return false;
       this.#log.warn("block goes on with what it became after the backup", {
         ...{ block, ino, found, generation: to, volumes: survivors },
       });
       this.onReplicasLost(ino, start, block);
+      return true;
     });
   }
 
@@ -387,6 +402,9 @@ export class BlockRecovery {
   ): Promise<Extent> {
     const extent = await this.#namespace.look((tx) => currentExtent(tx, ino, start, block));
     if (extent.generation !== generation) return extent;
+    if (this.mayBeBehind(extent)) {
+      throw new FsError("EAGAIN", `block ${block} may be behind its replicas`, { op: "replicaFailed" });
+    }
     const candidates = extent.volumes.filter((volume) => !failed.includes(volume));
     const to = this.#namespace.ids.generationAfter(extent.generation);
     const written = extent.written || hasData;

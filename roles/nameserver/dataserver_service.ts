@@ -57,7 +57,11 @@ export function dataserverHandlers(
       registry.leave(node);
       return { ok: true };
     },
-    blockReport: (request) => compareReport(namespace, registry, repair, recovery, log, request),
+    blockReport: async (request, { peer }) => {
+      const reply = await compareReport(namespace, registry, repair, recovery, log, request);
+      if (request.to >= Number.MAX_SAFE_INTEGER) registry.reported(request.volume, peer);
+      return reply;
+    },
     blocksDeleted: ({ volume, blocks }) => {
       deletions.deleted(volume, blocks);
       return { ok: true };
@@ -112,6 +116,8 @@ async function compareReport(
         // A copy that has become a replica since the index was read, or has its generation and becomes one just now.
         if (tx.get(replicaKey(volume, block)) !== undefined || recovery.isChanging(block)) {
           if (doubtful === true) repair.replicaDoubtful(volume, block);
+          // But not one of a generation that another life of the cluster gave.
+          if (generation < namespace.ids.generationFloor) hasMoved(tx, block, generation);
           continue;
         }
         if (tx.get(deletionKey(volume, block)) !== undefined) stale.push(block);

@@ -58,6 +58,8 @@ export interface Volume {
   disk: string;
   /** Its dataserver brought it when it registered last. */
   isPresent: boolean;
+  /** All that is on it has been reported since then. */
+  isReported: boolean;
   stats: VolumeStats | null;
 }
 
@@ -84,7 +86,7 @@ export async function loadVolumes(journal: Journal): Promise<Volume[]> {
   return records.map(([, value]) => {
     const { volume, node, label, path } = storedCodec.decode(value) as StoredVolume;
     const identity = { id: asVolumeId(volume), node: asNodeId(node), label, path };
-    return { ...identity, disk: "", isPresent: false, stats: null };
+    return { ...identity, disk: "", isPresent: false, isReported: false, stats: null };
   });
 }
 

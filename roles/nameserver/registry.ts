@@ -128,6 +128,7 @@ export class Registry {
         path: registration.path,
         disk: registration.disk ?? `volume ${id}`,
         isPresent: true,
+        isReported: false,
         stats: {
           volume: id,
           totalBytes: registration.totalBytes,
@@ -220,6 +221,12 @@ export class Registry {
     return this.#tellHeartbeat(node);
   }
 
+  /** The block report of a volume has come to its end, over the connection that its dataserver registered on. */
+  reported(volumeId: VolumeId, peer: Peer): void {
+    const volume = this.#volumes.get(volumeId);
+    if (volume !== undefined && this.#peerOf(volumeId) === peer) volume.isReported = true;
+  }
+
   /** The dataserver stops: no new blocks go to it from now on. */
   leave(nodeId: NodeId): void {
     const node = this.#nodes.get(nodeId);
@@ -288,10 +295,15 @@ export class Registry {
     return this.#options.clock.monotonicMs() - sinceMs >= this.#deadAfterOf(node);
   }
 
-  /** Everybody has had the time to register who is going to. */
-  get isComplete(): boolean {
+  /** Everybody has had the time to register who is going to, and has said what there is. */
+  get hasReports(): boolean {
     if (this.#options.clock.monotonicMs() - this.#startedMs < this.#deadAfterMs()) return false;
-    return this.volumes.every((volume) => this.isAlive(volume) || this.isLost(volume));
+    return [...this.#volumes.values()].every(({ id, isReported }) => isReported || !this.isAlive(id));
+  }
+
+  /** And nobody is away who may be back. */
+  get isComplete(): boolean {
+    return this.hasReports && this.volumes.every((volume) => this.isAlive(volume) || this.isLost(volume));
   }
 
   get volumes(): VolumeId[] {

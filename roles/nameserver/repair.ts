@@ -50,6 +50,8 @@ interface Ahead {
   readonly task: Task;
   /** Those that were reported, perhaps on volumes that the block does not list. */
   readonly replicas: Map<VolumeId, Generation>;
+  /** Which generation replicas were to take in place of which: some may have, without the block's going on with them. */
+  readonly tries: Map<Generation, Generation>;
 }
 
 export interface RepairOptions {
@@ -121,6 +123,7 @@ export class Repair {
       // What is being repaired is tried again later by itself.
       if (!this.#running.has(block)) this.#add(task);
     };
+    recovery.mayBeBehind = (extent) => this.#mayBeBehind(extent);
   }
 
   status(): RepairStatus {
@@ -223,7 +226,7 @@ export class Repair {
   #noteAhead(task: Task): Ahead | undefined {
     let ahead = this.#ahead.get(task.block);
     if (ahead !== undefined || this.#ahead.size >= BAD_MAX) return ahead; // it is reported again after the next start
-    ahead = { task, replicas: new Map() };
+    ahead = { task, replicas: new Map(), tries: new Map() };
     this.#ahead.set(task.block, ahead);
     return ahead;
   }
@@ -236,7 +239,7 @@ export class Repair {
         const hasPlaces = this.#finder.watch();
         for (const task of this.#queue.takeLater(clock.monotonicMs(), hasPlaces)) this.#add(task);
         this.#addAhead();
-        await this.#finder.walkOn();
+        if (!this.#isRestoredUnheard) await this.#finder.walkOn();
         this.#turnMs = clock.monotonicMs();
         this.#start(signal);
         this.#tell();
@@ -370,6 +373,7 @@ export class Repair {
       return "done";
     }
     const ahead = this.#ahead.get(block);
+    if (this.#mayBeBehind(extent) && !registry.isComplete) return "later";
     if (ahead !== undefined) {
       const outcome = await this.#settle(ahead, extent);
       if (outcome !== undefined) return outcome;
@@ -479,31 +483,69 @@ export class Repair {
   }
 
   /**
+   * It is as of a backup, and has a newer replica that was reported, or may be reported yet by who is there: that is left
+   * behind when the others take another generation.
+   */
+  #mayBeBehind({ block, generation }: Extent): boolean {
+    const { namespace, registry } = this.#options;
+    if (generation >= namespace.ids.generationFloor) return false;
+    const ahead = this.#ahead.get(block);
+    return !registry.hasReports || (ahead !== undefined && this.#newest(ahead) > generation);
+  }
+
+  /** What is found meanwhile would have to wait. */
+  get #isRestoredUnheard(): boolean {
+    const { namespace, registry } = this.#options;
+    return namespace.ids.generationFloor > 1 && !registry.hasReports;
+  }
+
+  /** Of the replicas of a block that is as of a backup: the newest generation that another life of the cluster gave. */
+  #newest({ replicas, tries }: Ahead): Generation {
+    const { generationFloor } = this.#options.namespace.ids;
+    // The first of this life is taken in vain by who had the block's.
+    const generations = [...replicas.values()].filter((generation) => generation !== generationFloor)
+      .map((generation) => tries.get(generation) ?? generation);
+    return asGeneration(Math.max(0, ...generations));
+  }
+
+  /**
    * Gives a block whose replicas are ahead of it a generation that both know. Either the server died after the replicas had
    * taken a new one: what they hold is the same under both. Or it was restored from a backup: then only those with the
    * newest count, wherever they are. Undefined when all that is left of it may lack something.
    */
-  async #settle({ task, replicas }: Ahead, extent: Extent): Promise<Outcome | undefined> {
+  async #settle(ahead: Ahead, extent: Extent): Promise<Outcome | undefined> {
     const { namespace, registry, recovery } = this.#options;
-    const { ino, start, block } = task;
+    const { ino, start, block } = ahead.task;
     const { generation } = extent;
-    const newest = Math.max(0, ...replicas.values());
-    if (newest > generation && generation < namespace.ids.generationFloor) {
-      // Who comes later with a newer one would find that the block has gone on without it.
-      if (!registry.isComplete) return "later";
-      const volumes = [...replicas.keys()].filter((volume) => replicas.get(volume) === newest);
-      await recovery.adopt(ino, start, block, asGeneration(newest), volumes);
-    } else {
-      // Who does not answer is left behind, and has nothing that the others lack: who may be back soon is waited for.
-      if (extent.volumes.some((volume) => registry.isAwaited(volume))) return "later";
-      try {
-        await recovery.settle(ino, start, block, generation);
-      } catch (error) {
-        if (isErrno(error, "EAGAIN") && this.#doubtful.has(block)) return undefined;
-        throw error;
-      }
+    const { generationFloor } = namespace.ids;
+    if (generation < generationFloor && this.#newest(ahead) > generation) {
+      return await this.#adopt(ahead);
     }
-    this.#ahead.delete(block);
+    // Who does not answer is left behind, and has nothing that the others lack: who may be back soon is waited for.
+    if (extent.volumes.some((volume) => registry.isAwaited(volume))) return "later";
+    this.#ahead.delete(block); // before, so that what is heard meanwhile stays
+    try {
+      await recovery.settle(ino, start, block, generation);
+    } catch (error) {
+      if (!this.#ahead.has(block)) this.#ahead.set(block, ahead);
+      if (isErrno(error, "EAGAIN") && this.#doubtful.has(block)) return undefined;
+      throw error;
+    }
+    return "again";
+  }
+
+  /** Everybody is there: who comes later with a newer one finds that the block has gone on without it. */
+  async #adopt(ahead: Ahead): Promise<Outcome> {
+    const { namespace, recovery } = this.#options;
+    const { task: { ino, start, block }, replicas, tries } = ahead;
+    const found = this.#newest(ahead);
+    const volumes = [...replicas].filter(([, generation]) => (tries.get(generation) ?? generation) === found)
+      .map(([volume]) => volume);
+    const tried = [...tries].find(([, before]) => before === found)?.[0];
+    const to = tried ?? asGeneration(Math.max(found, namespace.ids.generationFloor, ...tries.keys()) + 1);
+    tries.set(to, found);
+    const isNewest = () => this.#newest(ahead) === found;
+    if (await recovery.adopt(ino, start, block, { found, to, volumes, isNewest })) this.#ahead.delete(block);
     return "again";
   }
 
@@ -590,6 +632,7 @@ export class Repair {
     const { block } = task;
     // Who is ahead would be left behind.
     if (this.#running.has(block) || this.#queue.has(block) || this.#ahead.has(block)) return "refused";
+    if (this.#mayBeBehind(extent)) return "refused";
     const { volumes } = extent;
     const { counted, good, wanted } = this.#replicas(inode, extent);
     if (counted.length !== wanted || volumes.length !== wanted || good.length !== wanted) return "refused";
