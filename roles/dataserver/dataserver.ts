@@ -85,6 +85,7 @@ const SCRUB_PERIOD_MS_DEFAULT = 14 * 24 * 60 * 60_000;
 const SCRUB_BYTES_PER_SECOND_DEFAULT = 32 * 1024 * 1024;
 const OPEN_REPLICAS_DEFAULT = 256;
 const DIFFERENCES_MS = 1_000;
+const REPORT_RETRY_MS = 2_000;
 const TRIM_MS = 2_000;
 const COMPARE_TIMEOUT_MS = 60_000;
 const FINALIZE_AT_STOP_MS = 3_500;
@@ -356,10 +357,15 @@ class RunningDataserver implements Dataserver {
   }
 
   async #reportBlock(registry: Registry, volume: Volume, block: BlockId): Promise<void> {
-    try {
-      await this.#reportVolume(registry, volume, this.#abort.signal, { from: block, to: block + 1 });
-    } catch (error) {
-      this.#options.log.debug("replica not reported", { volume: volume.id, block, error });
+    const { signal } = this.#abort;
+    while (registry === this.#link.registry && !signal.aborted) {
+      try {
+        await this.#reportVolume(registry, volume, signal, { from: block, to: block + 1 });
+        return;
+      } catch (error) {
+        this.#options.log.debug("replica not reported", { volume: volume.id, block, error });
+      }
+      await this.#clock.sleep(REPORT_RETRY_MS, signal);
     }
   }
 
@@ -373,27 +379,48 @@ class RunningDataserver implements Dataserver {
       send: (page) => registry.blockReport(page),
       onStale: (doomed) => this.#deletions.add(volume, doomed, { report: false }),
       onUnknown: async (replicas) => {
-        for (const { block, upTo } of replicas) await volume.keepAside(block, upTo);
+        for (const { block, upTo } of replicas) {
+          try {
+            await volume.keepAside(block, upTo);
+          } catch (error) {
+            // It is in nobody's way, and what comes after it must be told of.
+            this.#options.log.warn("replica not kept aside", { volume: volume.id, block, error });
+          }
+        }
       },
     };
     return reportBlocks(volume, volume.id, actions, signal, range);
   }
 
+  /** Until each volume has told what it has: the nameserver hears it from nobody else. With the connection, it is done anew. */
   async #report(registry: Registry, signal: AbortSignal): Promise<void> {
-    try {
-      for (const { volume } of this.#volumes.all) {
-        volume.differences.tellAll();
-        const replicas = await this.#reportVolume(registry, volume, signal);
-        this.#options.log.info("blocks reported", { volume: volume.id, replicas });
-        for (const [block, message] of volume.corruptReplicas) {
-          if (signal.aborted) return;
-          await registry.replicaCorrupt({ volume: volume.id, block, message });
-        }
+    for (const { volume } of this.#volumes.all) volume.differences.tellAll();
+    let waiting = this.#volumes.all.map(({ volume }) => volume);
+    for (let isFirst = true; waiting.length > 0 && !signal.aborted; isFirst = false) {
+      const failed: Volume[] = [];
+      for (const volume of waiting) {
+        if (!await this.#hasReported(registry, volume, signal)) failed.push(volume);
       }
-      await this.#deletions.resend();
+      waiting = failed;
+      if (isFirst && !signal.aborted) await this.#deletions.resend();
+      if (waiting.length > 0) await this.#clock.sleep(REPORT_RETRY_MS, signal);
+    }
+  }
+
+  async #hasReported(registry: Registry, volume: Volume, signal: AbortSignal): Promise<boolean> {
+    try {
+      const replicas = await this.#reportVolume(registry, volume, signal);
+      this.#options.log.info("blocks reported", { volume: volume.id, replicas });
+      for (const [block, message] of volume.corruptReplicas) {
+        if (signal.aborted) return false;
+        await registry.replicaCorrupt({ volume: volume.id, block, message });
+      }
+      return true;
     } catch (error) {
-      // With the connection, the report is done again after the next registration.
-      if (!signal.aborted) this.#options.log.warn("block report failed", { error });
+      if (!signal.aborted) {
+        this.#options.log.warn("block report failed: it is tried again", { volume: volume.id, error });
+      }
+      return false;
     }
   }
 
