@@ -96,6 +96,8 @@ export class Repair {
   readonly #ahead = new Map<BlockId, Ahead>();
   /** Blocks that had a doubtful replica, which are #bad as well. */
   readonly #doubtful = new Set<BlockId>();
+  /** When those that are ahead are looked at next, if nothing else waits. */
+  #aheadMs = -Infinity;
   #failed = 0;
   #told = 0;
   /** When others were served last; and whether they are just now, after which all goes on. */
@@ -156,13 +158,13 @@ export class Repair {
    * becomes a replica just now: whoever makes it one looks at the block again.
    */
   replicaDoubtful(volume: VolumeId, block: BlockId): void {
-    this.#noteDoubtful(volume, block);
+    this.#noteDoubtful(volume, block, false);
     this.replicaBad(volume, block, false);
   }
 
-  #noteDoubtful(volume: VolumeId, block: BlockId): void {
+  #noteDoubtful(volume: VolumeId, block: BlockId, isCorrupt: boolean): void {
     if (this.#doubtful.size < BAD_MAX) this.#doubtful.add(block);
-    this.#noteBad(volume, block, false);
+    this.#noteBad(volume, block, isCorrupt);
   }
 
   /** What is known against a replica that its block lists: it is corrupt, or was said to be missing or behind. */
@@ -252,7 +254,9 @@ export class Repair {
 
   /** More of these than the queue takes are told of once and at once. */
   #addAhead(): void {
-    if (this.#queue.size + this.#queue.laterSize + this.#running.size > 0) return;
+    const nowMs = this.#options.clock.monotonicMs();
+    if (this.#queue.size + this.#running.size > 0 || nowMs < this.#aheadMs) return;
+    this.#aheadMs = nowMs + RETRY_MS;
     for (const { task } of this.#ahead.values()) {
       if (this.#queue.size < QUEUE_LOW) this.#add(task);
     }
@@ -472,12 +476,15 @@ export class Repair {
     const present = extent.volumes.filter((volume) => registry.isAlive(volume));
     // Before, so that what is reported meanwhile stays: their machines may stop again.
     this.#doubtful.delete(block);
+    const corrupt = present.filter((volume) => this.reportOf(volume, block) === "corrupt");
     for (const volume of present) this.#bad.delete(badKey(volume, block));
     let isChosen = false;
     try {
       isChosen = await recovery.choose(ino, start, extent, present);
     } finally {
-      if (!isChosen) { for (const volume of present) this.#noteDoubtful(volume, block); }
+      if (!isChosen) {
+        for (const volume of present) this.#noteDoubtful(volume, block, corrupt.includes(volume));
+      }
     }
     return isChosen ? "again" : "later";
   }
@@ -609,8 +616,14 @@ export class Repair {
     // A lost one that is back just now must not be beside its successor, perhaps on the same host.
     const remove = [...instead === undefined ? [] : [instead], ...lost];
     const keep = Math.min(wanted, staying.length + 1);
+    this.#forgetBad(target, extent.block);
     const bytes = await this.#copier.copy({ ino, extent, source, target, remove, keep });
     return bytes === undefined ? "later" : "again";
+  }
+
+  /** What was said of a replica that was there before is not so of the copy that is made now. */
+  #forgetBad(volume: VolumeId, block: BlockId): void {
+    this.#bad.delete(badKey(volume, block));
   }
 
   /**
@@ -649,6 +662,7 @@ export class Repair {
     try {
       const { ino } = task;
       const copy = { ino, extent, source: from, target, remove: [source], keep: wanted };
+      this.#forgetBad(target, block);
       return await this.#copier.copy(copy) ?? "refused";
     } catch (error) {
       this.#failed++;
@@ -656,6 +670,8 @@ export class Repair {
       return "refused";
     } finally {
       this.#running.delete(task.block);
+      // Nobody else comes back to it: replicas may have taken a generation that the block has not.
+      if (this.#ahead.has(block)) this.#add(task);
     }
   }
 }
