@@ -670,8 +670,6 @@ export class Repair {
       return "refused";
     } finally {
       this.#running.delete(task.block);
-      // Nobody else comes back to it: replicas may have taken a generation that the block has not.
-      if (this.#ahead.has(block)) this.#add(task);
     }
   }
 }

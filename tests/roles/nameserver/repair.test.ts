@@ -75,7 +75,7 @@ Deno.test("repair: a volume that was away for a moment, which nobody saw, gets t
   const third = world.volumes.find((volume) => volume !== first && volume !== second)!;
   const stopping = new AbortController();
   const running = repair.run(stopping.signal);
-  await settle();
+  await clock.advance(1_000); // the walk over all blocks, as servers have come
   const { context } = (await ServiceClient.connect(world, "a")).peer;
   await world.admin.setReplication({ inodes: [ino], replication: 3 }, context);
   // Repair looks at all volumes each 200 ms. Then it asks whether this is so, and finds no place for a third one.

@@ -1,11 +1,14 @@
 /** Which replicas Repair counts on, takes off and replaces, while some are away, in doubt, or said to be bad. */
 
 import assert from "node:assert/strict";
-import { allocateBlock, markWritten } from "../../../roles/nameserver/block_operations.ts";
+import { allocateBlock, leaveDeletion, markWritten } from "../../../roles/nameserver/block_operations.ts";
 import { deletionKey } from "../../../roles/nameserver/keys.ts";
 import * as operations from "../../../roles/nameserver/operations.ts";
+import { extentAt } from "../../../roles/nameserver/extents.ts";
 import { FsError } from "../../../wire/errno.ts";
-import type { VolumeId } from "../../../wire/ids.ts";
+import type { BlockId, VolumeId } from "../../../wire/ids.ts";
+import { settle } from "../../base/fake_clock.ts";
+import { makeFsckWorld, writeFile } from "./fsck_world.ts";
 import { makeFile } from "./harness.ts";
 import { World } from "./settling_world.ts";
 
@@ -161,4 +164,131 @@ Deno.test("repair: a block whose move has used up a generation that it has not g
   await world.repairFor(10_000);
   assert.ok(repair.status().waiting > 0, "the other waits still");
   assert.deepEqual([world.extent!.generation, world.listed], [generation + 1, world.volumes]);
+});
+
+Deno.test("repair: a replica that is corrupt goes though it answers, whatever else is said of it", async () => {
+  const { world, first, second } = await make("a", "b", "c");
+  const { service: { repair }, block } = world;
+  repair.replicaBad(second, block.id, true);
+  repair.replicaBad(second, block.id, false);
+  assert.equal(repair.reportOf(second, block.id), "corrupt");
+  await world.repairFor(5_000);
+  assert.ok(world.listed.includes(first) && !world.listed.includes(second), `${world.listed}`);
+});
+
+Deno.test("repair: a block whose replicas are all lost is left alone until one is back", async () => {
+  const { world, first, second } = await make("a", "b", "c");
+  const { repair } = world.service;
+  world.stop(first);
+  world.stop(second);
+  await world.repairFor(DEAD_AFTER_MS + 10_000);
+  const { waiting, running, failed } = repair.status();
+  assert.deepEqual([waiting, running, failed, world.listed], [0, 0, 0, world.volumes]);
+  await world.start(world.hostOf(first));
+  await world.repairFor(10_000);
+  assert.ok(world.listed.includes(first) && !world.listed.includes(second), `${world.listed}`);
+  assert.equal(world.listed.length, 2);
+});
+
+Deno.test("repair: a lost replica that is back just as its successor counts is not beside it on one host", async () => {
+  const world = await World.make("a", "b");
+  const [first, second] = world.volumes;
+  for (const volume of world.volumes) world.hold(volume, 8, "same");
+  await world.client.release(world.ino);
+  const host = world.hostOf(second);
+  const successor = await world.start("other", host);
+  world.stop(second);
+  let most = 0;
+  world.onGeneration = async (volume) => {
+    most = Math.max(most, world.listed.length);
+    if (volume === successor && !world.service.registry.isAlive(second)) await world.start(host);
+  };
+  await world.repairFor(DEAD_AFTER_MS + 2_000);
+  assert.deepEqual([...world.listed].sort(), [first, successor].sort());
+  assert.deepEqual([most, world.service.registry.isAlive(second)], [2, true]);
+});
+
+Deno.test("repair: a block is not moved to a better place while one of its replicas is away", async () => {
+  const { world, second } = await make("a", "b", "c");
+  const third = world.service.registry.volumes.find((volume) => !world.volumes.includes(volume))!;
+  await world.repairFor(1_000);
+  world.stop(second);
+  for (const volume of [...world.volumes, third]) {
+    const rack = volume === third ? "r2" : "r1";
+    await world.start(world.hostOf(volume), world.hostOf(volume), rack);
+  }
+  world.stop(second);
+  const before = world.extent;
+  await world.repairFor(10_000);
+  assert.deepEqual(world.extent, before);
+  await world.start(world.hostOf(second), world.hostOf(second), "r1");
+  await world.repairFor(10_000);
+  assert.ok(world.listed.includes(third), `${world.listed}`);
+});
+
+Deno.test("repair: a move is refused to where the block is, was lately, or finds no room", async () => {
+  const { world, first, second } = await make("a", "b", "c");
+  const { service: { registry, repair, namespace }, block, ino } = world;
+  const third = registry.volumes.find((volume) => !world.volumes.includes(volume))!;
+  const move = (to: VolumeId, bytes = 8) => repair.move({ ino, start: 0, block: block.id }, first, to, bytes);
+  assert.equal(await move(second), "refused");
+  assert.equal(await move(third, 2e9), "refused");
+  await namespace.change((tx) => leaveDeletion(tx, third, block.id, block.generation));
+  assert.equal(await move(third), "refused");
+  world.service.journal.append([[deletionKey(third, block.id), null]]);
+  assert.deepEqual([world.replicas.has(third), world.listed], [false, world.volumes], "nothing has begun");
+  repair.replicaBad(second, block.id, false);
+  await settle();
+  assert.equal(await move(third), "refused", "another replica may be bad");
+  await world.repairFor(1_000);
+  world.stop(second);
+  await settle();
+  assert.equal(await move(third), "refused", "another replica is away");
+  await world.start(world.hostOf(second));
+  assert.equal(await move(third), 8);
+  assert.deepEqual([...world.listed].sort(), [second, third].sort());
+});
+
+Deno.test("repair: of blocks that lack replicas those with a single one come first", async () => {
+  const world = await makeFsckWorld(["a", "b", "c", "d"]);
+  const { repair, namespace, clock, volumes } = world;
+  const blocks: BlockId[] = [];
+  for (let i = 0; i < 40; i++) {
+    const ino = await writeFile(world, `f${i}`);
+    await namespace.change((tx) => operations.setReplication(tx, tx.inode(ino), 3));
+    const { block, generation } = extentAt(namespace.begin(), namespace.begin().inode(ino), 0)!;
+    blocks.push(block);
+    const [, second] = extentAt(namespace.begin(), namespace.begin().inode(ino), 0)!.volumes;
+    if (i === 39) await world.recovery.replicasFailed(ino, 0, block, generation, [second!]);
+    else repair.look(ino, 0, block);
+  }
+  const stopping = new AbortController();
+  let begun: BlockId[] | undefined;
+  for (const volume of volumes) {
+    volume.onState = () => begun ??= blocks.filter((block) => repair.isBusy(block));
+  }
+  const running = repair.run(stopping.signal);
+  await clock.advance(1_000);
+  stopping.abort();
+  await clock.advance(1_000);
+  await running;
+  assert.ok(begun!.length < blocks.length && begun!.includes(blocks[39]!), `${begun}`);
+});
+
+Deno.test("repair: a replica that is bad goes, though its block has got another generation while that was found out", async () => {
+  const { world, first, second } = await make("a", "b", "c");
+  const { service: { repair, recovery }, block, ino } = world;
+  let isFirst = true;
+  world.onState = async (volume) => {
+    if (volume !== second) return;
+    if (isFirst) {
+      isFirst = false;
+      await recovery.replicasFailed(ino, 0, block.id, block.generation, []);
+    }
+    throw new FsError("EIO", "the disk can't be read");
+  };
+  repair.replicaBad(second, block.id, false);
+  await world.repairFor(5_000);
+  assert.equal(isFirst, false);
+  assert.ok(world.listed.includes(first) && !world.listed.includes(second), `${world.listed}`);
 });

@@ -82,12 +82,12 @@ export class World {
     return world;
   }
 
-  /** The dataserver of a host comes (back). */
-  async start(host: string): Promise<VolumeId> {
+  /** A dataserver comes (back). */
+  async start(name: string, host = name, rack = ""): Promise<VolumeId> {
     const peer = new FakePeer((op, message) => this.#answer(op, message as Request));
-    const volumes = [{ label: `${host}.v`, path: "/v", totalBytes: 1e9, freeBytes: 1e9 }];
+    const volumes = [{ label: `${name}.v`, path: "/v", totalBytes: 1e9, freeBytes: 1e9 }];
     const { registry } = this.service;
-    const reply = await registry.register({ label: host, host, address: `${host}:1`, volumes }, peer);
+    const reply = await registry.register({ label: name, host, rack, address: `${name}:1`, volumes }, peer);
     const [volume] = reply.volumes;
     this.#servers.set(volume!, { peer, node: reply.node });
     return volume!;
