@@ -5,7 +5,7 @@
 
 import assert from "node:assert/strict";
 import { FsError, isErrno } from "../../../wire/errno.ts";
-import type { VolumeId } from "../../../wire/ids.ts";
+import { asGeneration, type VolumeId } from "../../../wire/ids.ts";
 import { World } from "./settling_world.ts";
 
 /** As makeService has it. */
@@ -20,7 +20,9 @@ async function restore(): Promise<{ world: World; first: VolumeId; second: Volum
   const third = world.service.registry.volumes.find((volume) => !world.volumes.includes(volume))!;
   for (const volume of world.volumes) world.hold(volume, 8, "backup");
   await world.client.release(world.ino);
-  world.service.namespace.ids.leap();
+  const { namespace } = world.service;
+  namespace.ids.leap();
+  await namespace.change((tx) => namespace.ids.saveTo(tx), true);
   return { world, first, second, third };
 }
 
@@ -57,6 +59,7 @@ Deno.test("restored: who comes back is waited for until it has reported again, a
   await world.repairFor(AGAIN_MS);
   assert.deepEqual([registry.hasReports, world.extent!.generation], [false, world.block.generation]);
   registry.reported(second, { id: "before" } as never);
+  await world.reportPart(second);
   assert.equal(registry.hasReports, false);
   await world.report(second);
   await world.repairFor(AGAIN_MS);
@@ -151,4 +154,19 @@ Deno.test("restored: who took the first generation of this life in vain holds wh
   await world.repairFor(DEAD_AFTER_MS + AGAIN_MS);
   assert.ok(world.listed.includes(second), `${world.listed}`);
   assert.deepEqual(new Set(digestsOf(world)), new Set(["newest"]));
+});
+
+Deno.test("restored: that a block goes on with a newer replica is on disk before anything goes on with it", async () => {
+  const { world, second } = await restore();
+  const { block, ino, service: { journal, recovery, clock } } = world;
+  goOn(world, second, "newest", 1);
+  const found = asGeneration(block.generation + 1);
+  const adoption = { found, to: asGeneration(found + 1), volumes: [second], isNewest: () => true };
+  journal.holdDurable();
+  let isDone = false;
+  const adopting = recovery.adopt(ino, 0, block.id, adoption).then(() => isDone = true);
+  await clock.advance(1_000);
+  assert.deepEqual([world.listed, isDone], [[second], false]);
+  journal.release();
+  await adopting;
 });

@@ -7,8 +7,9 @@ import assert from "node:assert/strict";
 import { regularFile, truncateExtents } from "../../../roles/nameserver/block_operations.ts";
 import { extentAt } from "../../../roles/nameserver/extents.ts";
 import { deletionKey } from "../../../roles/nameserver/keys.ts";
+import { setReplication } from "../../../roles/nameserver/operations.ts";
 import { decodeNumbers } from "../../../roles/nameserver/records.ts";
-import { FsError } from "../../../wire/errno.ts";
+import { FsError, isErrno } from "../../../wire/errno.ts";
 import { asGeneration, type VolumeId } from "../../../wire/ids.ts";
 import { passLooking } from "../leaseserver/harness.ts";
 import { FakePeer } from "./fake_peer.ts";
@@ -70,6 +71,81 @@ Deno.test("settling: a replica that may have got what others did not is compared
   assert.deepEqual(await tell(generation - 1), [], "of another generation");
   assert.deepEqual([await tell(generation), world.listed], [[world.block.id], [second]]);
   assert.deepEqual(await tell(generation + 2), [world.block.id], "an only one differs from none");
+});
+
+Deno.test("settling: what most replicas hold counts, not what is longest", async () => {
+  const world = await World.make("a", "b", "c");
+  for (const volume of world.volumes) world.hold(volume, 8, "same");
+  await world.client.release(world.ino);
+  const { service: { namespace, recovery }, ino, block } = world;
+  await namespace.change((tx) => setReplication(tx, tx.inode(ino), 3));
+  await world.repairFor(2_000);
+  const [, , third] = world.listed;
+  world.replicas.set(third!, { ...world.replicas.get(third!)!, length: 9, digest: "other" });
+  await recovery.settle(ino, 0, block.id, world.extent!.generation);
+  assert.deepEqual(world.listed, world.volumes);
+});
+
+Deno.test("settling: of two reports at once, each of the other's replica, one counts, and who is left behind has the old generation", async () => {
+  const world = await World.make("a", "b");
+  const [first, second] = world.volumes;
+  for (const volume of world.volumes) world.hold(volume, 8, "same");
+  const { service: { recovery }, ino, block: { id, generation } } = world;
+  const [one, other] = await Promise.all(
+    world.volumes.map((failed) => recovery.replicasFailed(ino, 0, id, generation, [failed])),
+  );
+  assert.deepEqual([one!.volumes, other!.volumes], [[second], [second]]);
+  assert.equal(world.replicas.get(first)!.generation, generation);
+});
+
+Deno.test("settling: a writer died while a replica was away for a moment: that is not left behind", async () => {
+  const world = await World.make("a", "b");
+  const [, second] = world.volumes;
+  for (const volume of world.volumes) world.hold(volume, 8, "same");
+  world.stop(second);
+  const other = await ServiceClient.connect(world.service, "d");
+  await endWriter(world, other);
+  assert.equal(world.extent!.generation, world.block.generation);
+  await world.start(world.hostOf(second));
+  await world.service.clock.advance(1_000);
+  assert.deepEqual([world.extent!.generation, world.listed], [world.block.generation + 1, world.volumes]);
+});
+
+Deno.test("settling: nobody may write while replicas are compared, and one that is away for a moment is waited for", async () => {
+  const world = await World.make("a", "b");
+  const [first, second] = world.volumes;
+  world.hold(first, 8, "before");
+  world.hold(second, 9, "after");
+  await world.client.release(world.ino);
+  const replicas = [{ block: world.block.id, generation: world.block.generation }];
+  const tell = async () =>
+    (await world.handlers.replicasDiffer({ volume: second, replicas }, new FakePeer().context)).compared;
+  world.stop(first);
+  await world.service.clock.advance(1);
+  assert.deepEqual([await tell(), world.listed], [[], world.volumes]);
+  await world.start(world.hostOf(first));
+  const gate = Promise.withResolvers<void>();
+  world.onState = () => gate.promise;
+  const telling = tell();
+  const other = await ServiceClient.connect(world.service, "d");
+  let isGranted = false;
+  const acquired = other.callNow("acquire", { ino: world.ino, mode: "write" }).then(() => isGranted = true);
+  await world.service.clock.advance(1_000);
+  assert.equal(isGranted, false);
+  gate.resolve();
+  await acquired;
+  assert.deepEqual([await telling, world.listed], [[world.block.id], [second]]);
+});
+
+Deno.test("settling: an only replica that is behind its block is not held to be bad", async () => {
+  const world = await World.make("a", "b");
+  const [first, second] = world.volumes;
+  for (const volume of world.volumes) world.hold(volume, 8, "same");
+  const { service: { recovery, repair }, ino, block: { id, generation } } = world;
+  await recovery.replicasFailed(ino, 0, id, generation, [first]);
+  world.replicas.get(second)!.generation = generation;
+  await world.report(second);
+  assert.equal(repair.reportOf(second, id), undefined);
 });
 
 Deno.test("settling: a doubtful replica gives way to one that is not, however short that is", async () => {
@@ -162,6 +238,88 @@ Deno.test("settling: who was chosen and whose machine stops again before that is
   await world.report(second);
   await world.repairFor(30_000);
   assert.deepEqual([world.listed, world.replicas.get(second)!.isDoubtful], [[second], false]);
+});
+
+Deno.test("settling: a doubtful replica that was chosen unheard stays the chosen one, though a longer one comes back", async () => {
+  const world = await World.make("a", "b");
+  const [first, second] = world.volumes;
+  world.hold(first, 9, "longer", true);
+  world.hold(second, 8, "chosen", true);
+  world.stop(first);
+  await world.report(second);
+  let isLost = true;
+  world.afterGeneration = async (volume) => {
+    if (volume !== second || !isLost) return;
+    isLost = false;
+    await world.report(await world.start(world.hostOf(first)));
+    throw new FsError("ETIMEDOUT", "the answer is lost");
+  };
+  await world.repairFor(60_000);
+  assert.equal(isLost, false);
+  assert.deepEqual([world.listed, world.replicas.get(second)!.digest], [[second], "chosen"]);
+});
+
+Deno.test("settling: that a doubtful replica counts is on disk, as is why, before anything goes on with it", async () => {
+  const world = await World.make("a", "b");
+  const { service: { journal, repair, clock }, block } = world;
+  for (const volume of world.volumes) {
+    world.hold(volume, 8, "same", true);
+    await world.report(volume);
+  }
+  const stopping = new AbortController();
+  journal.holdDurable();
+  const repairing = repair.run(stopping.signal);
+  await clock.advance(1_000);
+  assert.ok(
+    [...world.replicas.values()].every(({ isDoubtful }) => isDoubtful),
+    "what it may have lost is first",
+  );
+  world.onGeneration = async () => journal.holdDurable();
+  journal.release();
+  await clock.advance(1_000);
+  assert.deepEqual([world.extent!.generation > block.generation, repair.isBusy(block.id)], [true, true]);
+  journal.release();
+  await clock.advance(1_000);
+  assert.equal(repair.isBusy(block.id), false);
+  stopping.abort();
+  await clock.advance(1_000);
+  await repairing;
+});
+
+Deno.test("settling: which replicas a block has is on disk before anybody goes on with them", async () => {
+  const world = await World.make("a", "b", "c");
+  const [first, second] = world.volumes;
+  for (const volume of world.volumes) world.hold(volume, 8, "same");
+  await world.client.release(world.ino);
+  const { service: { journal, recovery, clock }, block, ino } = world;
+  const isHeldUp = async (change: () => Promise<unknown>) => {
+    journal.holdDurable();
+    let isDone = false;
+    const changing = change().then(() => isDone = true);
+    await clock.advance(1_000);
+    const wasDone = isDone;
+    journal.release();
+    await changing;
+    return !wasDone;
+  };
+  assert.ok(await isHeldUp(() => recovery.replicasFailed(ino, 0, block.id, block.generation, [])));
+  const seen = world.extent!;
+  assert.ok(await isHeldUp(() => recovery.replace(ino, 0, seen, { remove: [second], keep: 1 })));
+  assert.deepEqual(world.listed, [first]);
+});
+
+Deno.test("settling: replicas have taken a generation and nobody has heard of it: their block goes on with them", async () => {
+  const world = await World.make("a", "b");
+  for (const volume of world.volumes) world.hold(volume, 8, "same");
+  const { service: { recovery }, block, ino } = world;
+  world.afterGeneration = async () => {
+    throw new FsError("ETIMEDOUT", "the answer is lost");
+  };
+  const isAgain = (error: unknown) => isErrno(error, "EAGAIN");
+  await assert.rejects(recovery.replicasFailed(ino, 0, block.id, block.generation, []), isAgain);
+  world.afterGeneration = () => Promise.resolve();
+  await world.repairFor(10_000);
+  assert.deepEqual([world.extent!.generation, world.listed], [block.generation + 1, world.volumes]);
 });
 
 Deno.test("settling: an only replica is doubtful: it is the block's", async () => {

@@ -149,6 +149,12 @@ export class World {
     await this.handlers.blockReport(request as never, this.#servers.get(volume)!.peer.context);
   }
 
+  /** One page of its report, in which there is nothing. */
+  async reportPart(volume: VolumeId): Promise<void> {
+    const request = { volume, from: this.block.id + 100, to: this.block.id + 200, replicas: [] };
+    await this.handlers.blockReport(request as never, this.#servers.get(volume)!.peer.context);
+  }
+
   /** Lets Repair work for a while, in which all that are connected send heartbeats. */
   async repairFor(ms: number): Promise<void> {
     const { repair, clock, registry } = this.service;
