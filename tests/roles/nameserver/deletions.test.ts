@@ -6,6 +6,7 @@ import { dataserverHandlers } from "../../../roles/nameserver/dataserver_service
 import { leaveDeletion } from "../../../roles/nameserver/block_operations.ts";
 import { DeletionQueue } from "../../../roles/nameserver/deletions.ts";
 import { prefixRange, TABLE_DELETION } from "../../../roles/nameserver/keys.ts";
+import { FsError } from "../../../wire/errno.ts";
 import { asBlockId, asGeneration } from "../../../wire/ids.ts";
 import { DATASERVER_PUSHES, type RegisterReply } from "../../../wire/messages/dataserver.ts";
 import { FakePeer } from "./fake_peer.ts";
@@ -78,6 +79,29 @@ Deno.test("deletions: nobody waits for a volume that was forgotten", async () =>
   await registry.forget(a!.node);
   await clock.advance(60_000);
   assert.deepEqual([await left(a!), await left(b!)], [0, 2_500]);
+  stopping.abort();
+  await clock.advance(1_000);
+  await running;
+});
+
+Deno.test("deletions: a dataserver that refuses an order, as it has too many, is asked again soon", async () => {
+  const { namespace, registry, journal, clock } = await makeService();
+  const deletions = new DeletionQueue(journal, registry, clock, silentLogger);
+  let orders = 0;
+  const peer = new FakePeer(() => {
+    if (++orders < 3) throw new FsError("EBUSY", "200000 deletions are pending");
+    return { ok: true };
+  });
+  const volumes = [{ label: "a.v", path: "/v", totalBytes: 1e9, freeBytes: 1e9 }];
+  const { volumes: [volume] } = await registry.register(
+    { label: "a", host: "a", address: "a:1", volumes },
+    peer,
+  );
+  await namespace.change((tx) => leaveDeletion(tx, volume!, asBlockId(7), asGeneration(3)));
+  const stopping = new AbortController();
+  const running = deletions.run(stopping.signal);
+  await clock.advance(5_000);
+  assert.equal(orders, 3);
   stopping.abort();
   await clock.advance(1_000);
   await running;

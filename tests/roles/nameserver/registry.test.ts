@@ -164,6 +164,19 @@ Deno.test("registry: who comes again is the same node and volumes, also after a 
   assert.ok(![...first.volumes, ...other.volumes].includes(third.volumes[0]!));
 });
 
+Deno.test("registry: after a start a dataserver is awaited for the dead time, and lost then", async () => {
+  const world = await makeWorld();
+  const { volumes: [volume] } = await add(await load(world), "a", "a", [1]);
+  await world.clock.advance(10 * DEAD_AFTER_MS);
+  const registry = await load(world);
+  const isAwayAs = () => [registry.isAwaited(volume!), registry.isLost(volume!)];
+  assert.deepEqual(isAwayAs(), [true, false]);
+  await world.clock.advance(DEAD_AFTER_MS - 1);
+  assert.deepEqual(isAwayAs(), [true, false]);
+  await world.clock.advance(1);
+  assert.deepEqual(isAwayAs(), [false, true]);
+});
+
 Deno.test("registry: numbers that a dataserver brings along are not given to another", async () => {
   const registry = await load(await makeWorld());
   const peer = new FakePeer();

@@ -292,3 +292,20 @@ Deno.test("repair: a replica that is bad goes, though its block has got another 
   assert.equal(isFirst, false);
   assert.ok(world.listed.includes(first) && !world.listed.includes(second), `${world.listed}`);
 });
+
+Deno.test("repair: a copy on a node that is decommissioned meanwhile does not become a replica", async () => {
+  const { world, first, second } = await make("a", "b", "c");
+  const { service: { registry, recovery }, block, ino } = world;
+  await recovery.replicasFailed(ino, 0, block.id, block.generation, [second]);
+  let copy: VolumeId | undefined;
+  world.onCopy = async (volume) => {
+    if (copy !== undefined) return;
+    copy = volume;
+    await registry.decommission(registry.findNode(world.hostOf(volume)), true);
+  };
+  const asked: VolumeId[] = [];
+  world.onGeneration = async (volume) => void asked.push(volume);
+  await world.repairFor(10_000);
+  assert.ok(copy !== undefined && !asked.includes(copy), `${asked}`);
+  assert.equal(world.listed[0], first);
+});

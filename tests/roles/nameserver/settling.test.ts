@@ -55,6 +55,27 @@ Deno.test("settling: a writer died: replicas that hold the same stay", async () 
   assert.deepEqual(generations, [world.block.generation + 1, world.block.generation + 1], "it can't write");
 });
 
+Deno.test("settling: a writer died: what it wrote and told nobody of is in no extent, and none goes past the end", async () => {
+  const unwritten = await World.makeUnwritten("a", "b");
+  await unwritten.client.call("commit", {
+    retry: unwritten.client.tag(),
+    ino: unwritten.ino,
+    size: 4096,
+    mtime: { seconds: 9, nanoseconds: 0 },
+    written: [],
+    durable: false,
+    killSuidGid: false,
+  });
+  assert.notEqual(unwritten.extent, undefined);
+  await endWriter(unwritten, await ServiceClient.connect(unwritten.service, "d"));
+  assert.equal(unwritten.extent, undefined);
+  const world = await World.make("a", "b");
+  for (const volume of world.volumes) world.hold(volume, 9, "same");
+  assert.ok(world.extent!.length > 8);
+  await endWriter(world, await ServiceClient.connect(world.service, "d"));
+  assert.equal(world.extent!.length, 8);
+});
+
 Deno.test("settling: a replica that may have got what others did not is compared, unless somebody may write", async () => {
   const world = await World.make("a", "b");
   const [first, second] = world.volumes;

@@ -53,6 +53,8 @@ export class World {
   /** Before a dataserver says what it holds, or takes a generation. */
   onState: (volume: VolumeId, digest?: boolean) => Promise<void> = () => Promise.resolve();
   onGeneration: (volume: VolumeId) => Promise<void> = () => Promise.resolve();
+  /** Before it answers that it has made a copy. */
+  onCopy: (volume: VolumeId) => Promise<void> = () => Promise.resolve();
   /** Before it answers that it has taken one. */
   afterGeneration: (volume: VolumeId) => Promise<void> = () => Promise.resolve();
 
@@ -175,6 +177,7 @@ export class World {
     if (op === OPS.copyReplica.op) {
       const source = this.#find(request.source.volume, request.generation);
       this.replicas.set(volume, { ...source, generation: COPY_GENERATION });
+      await this.onCopy(volume);
       return { length: source.length, state: source.digest };
     }
     if (op === OPS.replicaState.op) {
