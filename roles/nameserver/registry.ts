@@ -281,6 +281,14 @@ export class Registry {
     return this.#isGone(node, volume);
   }
 
+  /** Its disk has failed, and its dataserver is there: what it has may still be read. */
+  isFailing(volumeId: VolumeId): boolean {
+    const volume = this.#volumes.get(volumeId);
+    const node = volume === undefined ? undefined : this.#nodes.get(volume.node);
+    if (volume === undefined || !volume.isPresent || volume.stats?.failed === undefined) return false;
+    return node !== undefined && node.peer !== null && this.#beats(node);
+  }
+
   /** It is away, and may be back within the dead time: a node in maintenance that stays away for longer is not awaited. */
   isAwaited(volumeId: VolumeId): boolean {
     const volume = this.#volumes.get(volumeId);

@@ -78,6 +78,8 @@ interface Replicas {
   readonly counted: readonly VolumeId[];
   /** Live, and not known as bad. */
   readonly good: readonly VolumeId[];
+  /** On disks that have failed, and can perhaps be read; not known as bad. */
+  readonly failing: readonly VolumeId[];
   /** To go, lost or not. */
   readonly leaving: readonly VolumeId[];
   readonly lost: readonly VolumeId[];
@@ -276,11 +278,13 @@ export class Repair {
   #replicas(inode: InodeRecord | undefined, { volumes, block }: Extent): Replicas {
     const { registry } = this.#options;
     const kept = volumes.filter((volume) => !registry.isLost(volume));
+    const isBad = (volume: VolumeId) => this.#bad.has(badKey(volume, block));
     return {
       wanted: this.wanted(inode),
       kept,
       counted: kept.filter((volume) => !registry.isDraining(volume)),
-      good: volumes.filter((volume) => registry.isAlive(volume) && !this.#bad.has(badKey(volume, block))),
+      good: volumes.filter((volume) => registry.isAlive(volume) && !isBad(volume)),
+      failing: volumes.filter((volume) => registry.isFailing(volume) && !isBad(volume)),
       leaving: volumes.filter((volume) => registry.isDraining(volume)),
       lost: volumes.filter((volume) => registry.isLost(volume)),
     };
@@ -301,9 +305,10 @@ export class Repair {
     const tx = namespace.begin();
     const extent = extentOf(tx, task);
     if (extent === undefined) return;
-    const { good, wanted, counted, leaving } = this.#replicas(tx.findInode(task.ino), extent);
+    const { good, failing, wanted, counted, leaving } = this.#replicas(tx.findInode(task.ino), extent);
     let urgency: Urgency;
-    if (good.length < wanted) urgency = good.length === 0 ? 2 : good.length === 1 ? 0 : 1;
+    const left = good.length || Math.min(1, failing.length);
+    if (good.length < wanted) urgency = left === 0 ? 2 : left === 1 ? 0 : 1;
     else urgency = leaving.length > 0 || counted.length !== wanted ? 3 : 4;
     // Beyond the bound the next walk over all blocks finds it.
     if (!this.#queue.add(task, urgency)) this.#finder.lookAgain();
@@ -384,7 +389,11 @@ export class Repair {
     }
     const bad = await this.#findBad(extent);
     const replicas = this.#replicas(namespace.begin().findInode(ino), extent);
-    const { good, kept, counted, wanted, leaving, lost } = replicas;
+    const { good, failing, kept, counted, wanted, leaving, lost } = replicas;
+    if (good.length === 0 && failing.length > 0) {
+      const outcome = await this.#rescue(ino, extent, replicas);
+      if (outcome !== "done" || !this.#doubtful.has(block)) return outcome;
+    }
     // What it has comes back, or never; unless all that is left may lack something.
     if (good.length === 0) return this.#doubtful.has(block) ? await this.#choose(task, extent) : "done";
     if (bad.length > 0) return await this.#takeOffBad(task, extent, bad);
@@ -619,6 +628,13 @@ export class Repair {
     this.#forgetBad(target, extent.block);
     const bytes = await this.#copier.copy({ ino, extent, source, target, remove, keep });
     return bytes === undefined ? "later" : "again";
+  }
+
+  /** Nothing is left but on disks that have failed: a copy of what one gives, if that is all as it was written. */
+  async #rescue(ino: InodeId, extent: Extent, replicas: Replicas): Promise<Outcome> {
+    const { kept, wanted, failing } = replicas;
+    const instead = kept.length < wanted ? undefined : kept[0];
+    return await this.#copy(ino, extent, { ...replicas, good: failing }, instead);
   }
 
   /** What was said of a replica that was there before is not so of the copy that is made now. */

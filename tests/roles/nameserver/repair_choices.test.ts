@@ -309,3 +309,62 @@ Deno.test("repair: a copy on a node that is decommissioned meanwhile does not be
   assert.ok(copy !== undefined && !asked.includes(copy), `${asked}`);
   assert.equal(world.listed[0], first);
 });
+
+/** The first one's disk has failed: it can be read, and takes no generation. */
+async function makeFailing(): Promise<{ world: World; first: VolumeId; second: VolumeId }> {
+  const made = await make("a", "b", "c");
+  const { world, first } = made;
+  world.onGeneration = async (volume) => {
+    if (volume === first) throw new FsError("EIO", "the volume has failed");
+  };
+  world.fail(first);
+  return made;
+}
+
+Deno.test("repair: of a block that is left on a disk alone which has failed copies are made as long as that can be read", async () => {
+  const { world, first, second } = await makeFailing();
+  world.stop(second);
+  await world.repairFor(DEAD_AFTER_MS + 10_000);
+  assert.equal(world.listed.length, 1);
+  assert.ok(!world.listed.includes(first) && !world.listed.includes(second), `${world.listed}`);
+  assert.equal(world.replicas.get(world.listed[0]!)!.digest, "same");
+});
+
+Deno.test("repair: what a disk that has failed still gives is better than a corrupt or a doubtful replica", async () => {
+  for (const isCorrupt of [true, false]) {
+    const { world, first, second } = await makeFailing();
+    const { repair } = world.service;
+    world.replicas.set(second, { ...world.replicas.get(second)!, digest: "worse", isDoubtful: true });
+    if (isCorrupt) repair.replicaBad(second, world.block.id, true);
+    else repair.replicaDoubtful(second, world.block.id);
+    await world.repairFor(10_000);
+    assert.ok(world.listed.length > 0 && !world.listed.includes(first), `${world.listed}`);
+    assert.ok(world.listed.every((volume) => world.replicas.get(volume)!.digest === "same"));
+  }
+});
+
+Deno.test("repair: a doubtful replica is chosen when the disk of the other has failed, and gives nothing", async () => {
+  const { world, first, second } = await makeFailing();
+  const { repair } = world.service;
+  world.replicas.get(second)!.isDoubtful = true;
+  world.onCopy = async () => {
+    repair.replicaBad(first, world.block.id, true);
+    throw new FsError("EIO", "checksum mismatch");
+  };
+  repair.replicaDoubtful(second, world.block.id);
+  await world.repairFor(20_000);
+  assert.equal(world.replicas.get(second)!.isDoubtful, false);
+  assert.ok(world.listed.includes(second) && !world.listed.includes(first), `${world.listed}`);
+});
+
+Deno.test("repair: a doubtful replica is chosen when there is no place for what the failed disk of the other gives", async () => {
+  const { world, first, second } = await make("a", "b");
+  world.onGeneration = async (volume) => {
+    if (volume === first) throw new FsError("EIO", "the volume has failed");
+  };
+  world.fail(first);
+  world.replicas.get(second)!.isDoubtful = true;
+  world.service.repair.replicaDoubtful(second, world.block.id);
+  await world.repairFor(20_000);
+  assert.deepEqual([world.listed, world.replicas.get(second)!.isDoubtful], [[second], false]);
+});

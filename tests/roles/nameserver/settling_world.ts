@@ -101,6 +101,12 @@ export class World {
     this.#servers.delete(volume);
   }
 
+  /** Its disk fails to write from now on. */
+  fail(volume: VolumeId): void {
+    const stats = { volume, totalBytes: 1e9, freeBytes: 1e9, usedBytes: 0, blocks: 0, failed: "I/O error" };
+    this.service.registry.heartbeat(this.#servers.get(volume)!.node, [stats]);
+  }
+
   static async make(...hosts: string[]): Promise<World> {
     const world = await World.makeUnwritten(...hosts);
     const { client, ino } = world;
