@@ -5,6 +5,7 @@ import { bytesEqual } from "../../../base/bytes.ts";
 import { silentLogger } from "../../../base/log.ts";
 import { FsError } from "../../../wire/errno.ts";
 import { asBlockId, asGeneration } from "../../../wire/ids.ts";
+import { COPY_GENERATION } from "../../../wire/messages/dataserver.ts";
 import type { Dataserver } from "../../../roles/dataserver/dataserver.ts";
 import { Deletions } from "../../../roles/dataserver/deletions.ts";
 import type { Volume } from "../../../roles/dataserver/volume.ts";
@@ -17,6 +18,7 @@ import {
   pattern,
   readAll,
   start,
+  targetOf,
   until,
   withDirectory,
 } from "./harness.ts";
@@ -63,6 +65,26 @@ Deno.test("deletions: a replica that was made anew since the order was given sta
     await rejects(readAll(client, server, BLOCK, LENGTH, newer), errno("ENOENT"));
   }));
 
+Deno.test("deletions: nor does one go that nobody has opened since the start", () =>
+  withDirectory(async (directory) => {
+    await using registry = new FakeRegistry();
+    const bytes = pattern(LENGTH, 1);
+    const newer = asGeneration(GENERATION + 2);
+    {
+      await using server = await start(registry, [`${directory}/v`]);
+      using client = await connectTo(server);
+      await write(client, server, 0, bytes);
+      const { volume } = server.volumes[0]!;
+      await registry.pushes().setGeneration({ volume, block: BLOCK, from: GENERATION, to: newer });
+    }
+    await using server = await start(registry, [`${directory}/v`]);
+    const { volume } = server.volumes[0]!;
+    await registry.pushes().deleteBlocks({ volume, blocks: [BLOCK], upTo: [asGeneration(GENERATION + 1)] });
+    await until(() => registry.deleted.length === 1, "answered");
+    using client = await connectTo(server);
+    ok(bytesEqual(await readAll(client, server, BLOCK, LENGTH, newer), bytes));
+  }));
+
 Deno.test("deletions: a write that comes late does not make a replica again", () =>
   withDirectory(async (directory) => {
     await using registry = new FakeRegistry();
@@ -86,6 +108,26 @@ Deno.test("deletions: a write that comes late does not make a replica again", ()
     });
     await write(client, server, 0, bytes, newer);
     ok(bytesEqual(await readAll(client, server, BLOCK, LENGTH, newer), bytes));
+  }));
+
+Deno.test("deletions: a copy is made where the block was deleted a moment ago", () =>
+  withDirectory(async (directory) => {
+    await using registry = new FakeRegistry();
+    await using other = new FakeRegistry();
+    await using source = await start(other, [`${directory}/a`]);
+    await using server = await start(registry, [`${directory}/b`]);
+    const bytes = pattern(LENGTH, 1);
+    for (const one of [source, server]) {
+      using client = await connectTo(one);
+      await write(client, one, 0, bytes);
+    }
+    const { volume } = server.volumes[0]!;
+    await registry.pushes().deleteBlocks({ volume, blocks: [BLOCK], upTo: [GENERATION] });
+    await until(() => registry.deleted.length === 1, "answered");
+    const from = targetOf(source);
+    await registry.pushes().copyReplica({ volume, block: BLOCK, generation: GENERATION, source: from });
+    using client = await connectTo(server);
+    ok(bytesEqual(await readAll(client, server, BLOCK, LENGTH, COPY_GENERATION), bytes));
   }));
 
 Deno.test("generations: a replica that is yet to be made is made with the new one, and late writes are refused", () =>
