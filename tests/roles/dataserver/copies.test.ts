@@ -96,6 +96,36 @@ async function withPair(test: (pair: Pair) => Promise<void>): Promise<void> {
 
 const same = ({ source, copy }: ReturnType<Pair["files"]>) => bytesEqual(source, copy);
 
+Deno.test("a copy keeps aside what was there of the block before, but for a copy that came to nothing", () =>
+  withDirectory(async (directory) => {
+    await using sourceRegistry = new FakeRegistry();
+    await using targetRegistry = new FakeRegistry();
+    await using source = await start(sourceRegistry, [`${directory}/a`]);
+    await using target = await start(targetRegistry, [`${directory}/b`]);
+    await using otherRegistry = new FakeRegistry();
+    await using other = await start(otherRegistry, [`${directory}/c`]);
+    const older = pattern(1000, 1);
+    const made = [[source, pattern(1000, 2)], [target, older], [other, pattern(1000, 3)]] as const;
+    for (const [server, body] of made) {
+      using client = await connectTo(server);
+      const at = { block: BLOCK, generation: GENERATION, volume: server.volumes[0]!.volume, chain: [] };
+      await client.call.writeBlock({ ...at, offset: 0, create: true, body });
+    }
+    const { volume } = target.volumes[0]!;
+    const kept = () =>
+      [...Deno.readDirSync(`${directory}/b/trash`)].map(({ name }) => name).filter((name) =>
+        name.endsWith(".blk")
+      );
+    const request = { volume, block: BLOCK, generation: GENERATION, source: targetOf(source) };
+    await targetRegistry.pushes().copyReplica(request);
+    equal(kept().length, 1);
+    ok(bytesEqual(Deno.readFileSync(`${directory}/b/trash/${kept()[0]}`), older));
+    // Of another source it is made anew, and the one before was nobody's.
+    await targetRegistry.pushes().copyReplica({ ...request, source: targetOf(other) });
+    equal(kept().length, 1);
+    ok(bytesEqual(Deno.readFileSync(`${directory}/b/${FILE}`), pattern(1000, 3)));
+  }));
+
 Deno.test("a copy that is asked for again fetches what changed since, no more", () =>
   withPair(async ({ copy, files, write, truncate }) => {
     await write(0, pattern(8 * MIB, 1));

@@ -1,6 +1,6 @@
 /**
- * Nodes that are decommissioned, put back, in maintenance, moved to other racks, and balanced, simulated from a seed while
- * writers write and dataservers die and rot.
+ * Nodes that are decommissioned, put back, in maintenance, moved to other racks, and balanced, and files that are to have
+ * more or fewer replicas, simulated from a seed while writers write, dataservers die and rot, and disks fail.
  *
  * At all times: no two replicas of a block are on one host, and one that is good is left. In the end: every block has its
  * replicas, in two racks, on nodes that are to stay; the others hold nothing.
@@ -9,6 +9,7 @@
 import assert from "node:assert/strict";
 import { type Random, randomInt } from "../../../base/random.ts";
 import { holdsNothing } from "../../../roles/nameserver/node_admin.ts";
+import * as operations from "../../../roles/nameserver/operations.ts";
 import { chance, pick, seededTest } from "../../base/seeded.ts";
 import { FakePeer } from "./fake_peer.ts";
 import {
@@ -63,6 +64,10 @@ function isDraining({ service }: World, { volume }: FakeDataserver): boolean {
 
 async function makeTrouble(world: World, counts: Map<string, number>): Promise<void> {
   const { random, servers, files, service: { clock, registry }, schedule } = world;
+  const setReplication = async ({ ino }: File, replication: number) => {
+    await world.service.namespace.change((tx) => operations.setReplication(tx, tx.inode(ino), replication));
+    await world.repair.replicationChanged(ino);
+  };
   const count = (what: string) => counts.set(what, (counts.get(what) ?? 0) + 1);
   for (let i = 0; i < 25; i++) {
     await clock.sleep(randomInt(random, 30_000));
@@ -70,8 +75,8 @@ async function makeTrouble(world: World, counts: Map<string, number>): Promise<v
     const { node } = server;
     const isSafe = (file: File) => goodWithout(world, file, server) > 0;
     const draining = servers.filter((other) => isDraining(world, other));
-    const away = servers.filter((other) => !other.isUp || isDraining(world, other));
-    const what = randomInt(random, 7);
+    const away = servers.filter((other) => !other.isUp || other.isFailed || isDraining(world, other));
+    const what = randomInt(random, 9);
     if (!server.isUp && what < 5) {
       count("start");
       await server.start();
@@ -79,6 +84,10 @@ async function makeTrouble(world: World, counts: Map<string, number>): Promise<v
       // Whatever it holds, as by force.
       count("forget");
       await registry.forget(node);
+    } else if (server.isFailed && what < 5) {
+      count("mend");
+      server.stop();
+      await server.start();
     } else if (what === 0 && away.length < AWAY_MAX && files.every(isSafe)) {
       count("stop");
       server.stop();
@@ -90,7 +99,10 @@ async function makeTrouble(world: World, counts: Map<string, number>): Promise<v
     } else if (what === 2) {
       const file = pick(random, files);
       const replica = server.replicas.get(file.extent().block);
-      if (replica === undefined || !isSafe(file)) continue;
+      // Which of them are rotten nobody knows when one is taken off.
+      const isRotten = ({ replicas }: FakeDataserver) =>
+        replicas.get(file.extent().block)?.isCorrupt === true;
+      if (replica === undefined || !isSafe(file) || servers.some(isRotten)) continue;
       count("rot");
       replica.isCorrupt = true;
     } else if (what === 3 || what === 4) {
@@ -114,6 +126,13 @@ async function makeTrouble(world: World, counts: Map<string, number>): Promise<v
       if (typeof moved !== "number") continue;
       count("move");
       assert.ok(file.extent().volumes.includes(target), "moved there");
+    } else if (what === 7) {
+      count("setrep");
+      await setReplication(pick(random, files), REPLICATION + randomInt(random, 2));
+    } else if (what === 8 && server.isUp && !server.isFailed && away.length < AWAY_MAX) {
+      // What it has can still be read, also what nobody else has.
+      count("fail");
+      server.fail();
     }
     await schedule.delay();
   }
@@ -121,6 +140,7 @@ async function makeTrouble(world: World, counts: Map<string, number>): Promise<v
     !isDraining(world, server) && server.replicas.size > 0 && registry.isKnown(server.volume)
   );
   if (used.length > 0) await registry.decommission(pick(random, used).node, true);
+  for (const file of files) await setReplication(file, 0);
   // The racks as they were: everything has a place again.
   for (const [i, server] of servers.entries()) {
     server.stop();

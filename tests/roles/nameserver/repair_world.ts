@@ -53,6 +53,8 @@ export class FakeDataserver {
   rack: string;
   readonly replicas = new Map<BlockId, FakeReplica>();
   isUp = false;
+  /** Its disk fails to write; what is there can be read until a restart, and after it. */
+  isFailed = false;
   freeBytes = TOTAL_BYTES;
   node = 0 as NodeId;
   volume = 0 as VolumeId;
@@ -69,6 +71,7 @@ export class FakeDataserver {
   async start(): Promise<void> {
     const { service, handlers } = this.#world;
     this.isUp = true;
+    this.isFailed = false;
     this.#peer = new FakePeer((op, message) => this.#answer(op, message));
     const volume = {
       ...(this.volume === 0 ? {} : { volume: this.volume }),
@@ -92,6 +95,24 @@ export class FakeDataserver {
     for (const block of [...stale, ...unknown]) this.replicas.delete(block);
   }
 
+  fail(): void {
+    this.isFailed = true;
+    const { volume, freeBytes } = this;
+    const stats = {
+      volume,
+      totalBytes: TOTAL_BYTES,
+      freeBytes,
+      usedBytes: 0,
+      blocks: 0,
+      failed: "I/O error",
+    };
+    this.#world.service.registry.heartbeat(this.node, [stats]);
+  }
+
+  #checkDisk(): void {
+    if (this.isFailed) throw new FsError("EIO", "the volume has failed");
+  }
+
   stop(): void {
     this.isUp = false;
     this.#peer?.close();
@@ -111,9 +132,10 @@ export class FakeDataserver {
   }
 
   async write({ id, generation }: Block, value: number, create: boolean): Promise<void> {
-    if (create && this.isUp && !this.replicas.has(id)) this.#make(id, generation);
+    if (create && this.isUp && !this.isFailed && !this.replicas.has(id)) this.#make(id, generation);
     for (let i = 0; i < WORDS; i++) {
       await this.#world.schedule.delay();
+      this.#checkDisk();
       const replica = this.find(id, generation);
       if (replica.isCorrupt) throw new FsError("EIO", "corrupt");
       replica.version++;
@@ -142,6 +164,7 @@ export class FakeDataserver {
         to: number;
         create?: boolean;
       };
+      this.#checkDisk();
       const replica = this.replicas.get(block);
       if (this.isUp && replica === undefined && create === true) this.#make(block, to);
       else if (replica?.generation !== to) this.find(block, from).generation = to;
@@ -163,6 +186,7 @@ export class FakeDataserver {
   async #delete(blocks: readonly BlockId[], upTo: readonly number[]): Promise<void> {
     const { schedule, handlers, random, service } = this.#world;
     await service.clock.sleep(randomInt(random, 4_000));
+    if (this.isFailed) return;
     blocks.forEach((block, i) => {
       // One that is newer has been made since.
       if ((this.replicas.get(block)?.generation ?? 0) <= upTo[i]!) this.replicas.delete(block);
@@ -186,6 +210,7 @@ export class FakeDataserver {
       words.push(replica.words[i]!);
     }
     if (!this.isUp) throw new FsError("ENOTCONN", "down");
+    this.#checkDisk();
     this.replicas.set(block, { generation: COPY_GENERATION, words, version: 0, isCorrupt: false });
     return { length: WORDS, state: `${version}` };
   }
@@ -333,7 +358,7 @@ export async function makeWorld(random: Random, specs: readonly Spec[] = FOUR_HO
 export function goodWithout({ servers }: World, file: File, without: FakeDataserver): number {
   const { volumes, block, generation } = file.extent();
   return servers.filter((server) =>
-    server !== without && server.isUp && volumes.includes(server.volume) &&
+    server !== without && server.isUp && !server.isFailed && volumes.includes(server.volume) &&
     server.replicas.get(block)?.generation === generation && !server.replicas.get(block)!.isCorrupt
   ).length;
 }
