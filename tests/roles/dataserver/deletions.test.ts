@@ -179,6 +179,31 @@ Deno.test("deletions: what is asked for in any step after the last was reported 
   }
 });
 
+Deno.test("deletions: what is done makes room for more, and what could not be told is told later", async () => {
+  const told: number[] = [];
+  let isAway = true;
+  const deletions = new Deletions((_volume, blocks) => {
+    if (isAway) return Promise.reject(new FsError("ENOTCONN", "not registered"));
+    told.push(...blocks);
+    return Promise.resolve();
+  }, silentLogger);
+  let deleted = 0;
+  const volume = { id: 1, delete: async () => void deleted++ } as unknown as Volume;
+  // Two thirds of what may be pending.
+  const many = Array.from({ length: 130_000 }, (_, i) => ({ block: asBlockId(i + 1), upTo: undefined }));
+  for (let round = 1; round <= 2; round++) {
+    deletions.add(volume, many, { report: false });
+    for (let i = 0; i < 100 && deleted < round * many.length; i++) await settle();
+    equal(deleted, round * many.length);
+  }
+  deletions.add(volume, many.slice(0, 3), { report: true });
+  await settle();
+  equal(told.length, 0);
+  isAway = false;
+  await deletions.resend();
+  equal(told.join(), "1,2,3");
+});
+
 for (const field of ["stale", "unknown"] as const) {
   Deno.test(`block report: what has become a newer replica by the time of the answer is not taken for ${field}`, () =>
     withDirectory(async (directory) => {
