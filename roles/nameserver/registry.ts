@@ -75,6 +75,7 @@ export class Registry {
   readonly #deadAfterMs: () => number;
   /** Counts changes after which blocks may have to move: of hosts, racks, and who is to keep what it has. */
   layoutVersion = 0;
+  #hasReports = false;
 
   private constructor(options: RegistryOptions) {
     this.#options = options;
@@ -303,15 +304,21 @@ export class Registry {
     return this.#options.clock.monotonicMs() - sinceMs >= this.#deadAfterOf(node);
   }
 
-  /** Everybody has had the time to register who is going to, and has said what there is. */
-  get hasReports(): boolean {
+  /** Everybody has had the time to register who is going to, and who is there has said what there is. */
+  get #isReported(): boolean {
     if (this.#options.clock.monotonicMs() - this.#startedMs < this.#deadAfterMs()) return false;
-    return [...this.#volumes.values()].every(({ id, isReported }) => isReported || !this.isAlive(id));
+    const alive = [...this.#volumes.values()].filter(({ id }) => this.isAlive(id));
+    return alive.length > 0 && alive.every(({ isReported }) => isReported);
   }
 
-  /** And nobody is away who may be back. */
+  /** It has been so once since the start: who comes back later had been heard, or comes too late. */
+  get hasReports(): boolean {
+    return this.#hasReports ||= this.#isReported;
+  }
+
+  /** Everybody is there, and has said what there is, but who is lost. */
   get isComplete(): boolean {
-    return this.hasReports && this.volumes.every((volume) => this.isAlive(volume) || this.isLost(volume));
+    return this.#isReported && this.volumes.every((volume) => this.isAlive(volume) || this.isLost(volume));
   }
 
   get volumes(): VolumeId[] {

@@ -108,6 +108,16 @@ Deno.test("restored: a writer whose replica refuses waits until it is known what
   assert.deepEqual(new Set(digestsOf(world)), new Set(["newest"]));
 });
 
+Deno.test("restored: once all have reported, one that comes back holds up nobody", async () => {
+  const { world, first, second, third } = await restore();
+  const { block: { id, generation }, ino, service: { recovery, registry } } = world;
+  for (const volume of [first, second, third]) await world.report(volume);
+  await world.repairFor(DEAD_AFTER_MS + 5_000);
+  await world.start(world.hostOf(third));
+  assert.deepEqual([registry.hasReports, registry.isComplete], [true, false]);
+  assert.deepEqual((await recovery.replicasFailed(ino, 0, id, generation, [second])).volumes, [first]);
+});
+
 Deno.test("restored: a replica that is reported while the block goes on with an older one is the block's", async () => {
   const { world, first, second, third } = await restore();
   world.stop(third);
