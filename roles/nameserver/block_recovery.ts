@@ -408,7 +408,13 @@ export class BlockRecovery {
     const candidates = extent.volumes.filter((volume) => !failed.includes(volume));
     const to = this.#namespace.ids.generationAfter(extent.generation);
     const written = extent.written || hasData;
-    const survivors = await this.#takers(candidates, { ...extent, written }, to);
+    const took = await this.#takers(candidates, { ...extent, written }, to);
+    // Where nobody says that one has failed, who is there and was not heard is asked once more before it is left behind.
+    const unheard = failed.length > 0
+      ? []
+      : candidates.filter((volume) => !took.includes(volume) && this.#registry.isAlive(volume));
+    const heard = await this.#takers(unheard, { ...extent, written }, to);
+    const survivors = candidates.filter((volume) => took.includes(volume) || heard.includes(volume));
     if (survivors.length === 0) {
       // Who did not answer may have taken it, and then refuses what has the old one.
       this.onUnsettled(ino, start, block);

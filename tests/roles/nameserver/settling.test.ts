@@ -94,6 +94,19 @@ Deno.test("settling: a replica that may have got what others did not is compared
   assert.deepEqual(await tell(generation + 2), [world.block.id], "an only one differs from none");
 });
 
+Deno.test("settling: a replica whose answer was lost is not left behind, when nobody says that it has failed", async () => {
+  const world = await World.make("a", "b");
+  const [first, second] = world.volumes;
+  for (const volume of world.volumes) world.hold(volume, 8, "same");
+  let lost = 0;
+  world.afterGeneration = async (volume) => {
+    if (volume === second && lost++ === 0) throw new FsError("ETIMEDOUT", "the answer is lost");
+  };
+  const { service: { recovery }, ino, block: { id, generation } } = world;
+  await recovery.settle(ino, 0, id, generation);
+  assert.deepEqual([lost, world.listed], [2, [first, second]]);
+});
+
 Deno.test("settling: what most replicas hold counts, not what is longest", async () => {
   const world = await World.make("a", "b", "c");
   for (const volume of world.volumes) world.hold(volume, 8, "same");
