@@ -207,6 +207,9 @@ define(
       "node3",
     );
     await command(cluster, "maintenance", "node3", "--end");
+    await eventually(30_000, "what it had is copied", async () => {
+      return (await status(cluster)).repair.copied > 0;
+    });
     await settled(cluster);
     assertEquals(await command(cluster, "forget", "node3"), `node ${node} (node3) is forgotten`);
     assertEquals(await hosts(), ["node1", "node2", "node4"]);

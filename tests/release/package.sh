@@ -39,7 +39,10 @@ asked() {
 files() { (cd "$root" && find etc lib/systemd sbin usr/bin usr/sbin usr/lib/sysusers.d usr/lib/tmpfiles.d usr/share/doc var/lib/mfs \
   \( -path '*/mfs*' -o -name mount.mfs \) 2>/dev/null | sort); }
 
-look before files
+# Other packages' are named alike (MooseFS).
+others=$(files)
+added() { comm -13 <(echo "$others") <(files); }
+
 look install inside dpkg -i /packages/first.deb
 look installed inside dpkg -s mfs
 look runs inside mfs version
@@ -63,6 +66,6 @@ look config_stays inside tail -n 1 /etc/mfs/nameserver.toml
 look gone inside ls /usr/bin/mfs /sbin/mount.mfs /lib/systemd/system/mfs-nameserver.service
 look again inside dpkg -i /packages/first.deb
 look purge inside dpkg --purge mfs
-look after files
+look after added
 look data inside ls /var/lib/mfs/nameserver
 look known inside dpkg -s mfs
