@@ -84,6 +84,7 @@ export class Volume implements ReplicaHost {
   readonly #buried = new Map<BlockId, { readonly upTo: Generation; readonly atMs: number }>();
   #failed: string | undefined;
   #mayLack = false;
+  #failureNoted: Promise<void> = Promise.resolve();
   #closing = false;
   #emptying: Promise<void> | null = null;
   #usedBytes = 0;
@@ -441,7 +442,7 @@ export class Volume implements ReplicaHost {
   fail(reason: string, mayLack = false): void {
     if (mayLack && !this.#mayLack) {
       this.#mayLack = true;
-      void noteFailure(this.disk, this.path, reason);
+      this.#failureNoted = noteFailure(this.disk, this.path, reason);
     }
     if (this.#failed !== undefined) return;
     this.#failed = reason;
@@ -456,6 +457,7 @@ export class Volume implements ReplicaHost {
 
   /** Closes all files and the database. What is still "writing" is recovered at the next start. */
   async close(): Promise<void> {
+    await this.#failureNoted; // else the next start takes it that nothing is lacking
     await Promise.allSettled(this.#busy.values());
     for (const replica of this.open.values()) {
       const hold = await replica.lock.acquire(0, WHOLE, true);

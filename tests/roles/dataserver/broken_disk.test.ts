@@ -44,6 +44,11 @@ function breakableDisk(): { readonly disk: Disk; readonly state: { isBroken: boo
       check(path);
       await systemDisk.syncData(fd, path);
     },
+    // Slow, as failing disks are: who stops has to wait for it.
+    replaceFile: async (directory, name, bytes) => {
+      if (state.isBroken) await new Promise((resolve) => setTimeout(resolve, 200));
+      await systemDisk.replaceFile(directory, name, bytes);
+    },
   };
   return { disk, state };
 }
