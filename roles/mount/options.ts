@@ -60,9 +60,6 @@ export function parseMountOptions(text: string): MountOptions {
   const maps: { uidmap?: string; gidmap?: string } = {};
   for (const option of text.split(",").filter((part) => part !== "")) {
     const [name, value] = option.split("=", 2) as [string, string | undefined];
-    if (value !== undefined && !WITH_VALUE.has(name)) {
-      throw new FsError("EINVAL", `option ${name} takes no value`, { op: "mount" });
-    }
     switch (name) {
       case "ro":
         options = { ...options, readOnly: true };
@@ -148,6 +145,9 @@ export function parseMountOptions(text: string): MountOptions {
             `root_squash=UID:GID, uidmap=LOCAL:CLUSTER:COUNT+..., gidmap=LOCAL:CLUSTER:COUNT+..., hard, soft, timeout=SECONDS, writebehind, nowritebehind`,
           { op: "mount" },
         );
+    }
+    if (value !== undefined && !WITH_VALUE.has(name)) {
+      throw new FsError("EINVAL", `option ${name} takes no value`, { op: "mount" });
     }
   }
   return {

@@ -81,6 +81,8 @@ test("unknown commands, options and arguments are wrong usage", async () => {
   await refuses(["format"], 2, /--dir is missing/);
   await refuses(["dataserver", "--volume", "/tmp"], 2, /--nameserver is missing/);
   await refuses(["mount", "127.0.0.1:1", "/tmp", "-o", "nonsense"], 2, /nonsense/);
+  await refuses(["mount", "127.0.0.1:1", "/tmp", "-o", "uid=5"], 2, /unknown option "uid"/);
+  await refuses(["mount", "127.0.0.1:1", "/tmp", "-o", "ro=5"], 2, /option ro takes no value/);
 });
 
 test("numbers and addresses are checked", async () => {
@@ -213,75 +215,78 @@ test("SIGHUP reads the file again: what can change does, the rest is named, a wr
     await server.stop();
   }));
 
-Deno.test({
-  name: "command line: maps of users and groups come from the file, the environment, flags and -o",
-  ignore: Deno.uid() !== 0,
-  sanitizeOps: false,
-  sanitizeResources: false,
-  fn: () =>
-    withScratch(async (dir) => {
-      assertEquals((await mfs(["format", "--dir", `${dir}/ns`])).code, 0);
-      const address = `127.0.0.1:${freePort("127.0.0.1")}`;
-      const server = await MfsProcess.start(["nameserver", "--dir", `${dir}/ns`, "--listen", address]);
-      const [file, log, mountpoint] = [`${dir}/mount.toml`, `${dir}/log`, `${dir}/mnt`];
-      Deno.mkdirSync(mountpoint);
-      Deno.writeTextFileSync(file, 'uidmap = "1000:20001"\ngidmap = "1:2"\n');
-      const mounted = async (gidmap: string, flags: readonly string[]) => {
-        const args = ["mount", address, mountpoint, "--config", file, "--log-file", log, "--http", "off"];
-        const env = { DENO: Deno.execPath(), NO_COLOR: "1", MFS_MOUNT_GIDMAP: gidmap };
-        const { code, stderr } = await run(MFS, [...args, ...flags], { env });
-        await mfs(["umount", mountpoint]);
-        return code === 0 ? / mounted .*$/m.exec(Deno.readTextFileSync(log))![0] : stderr;
-      };
-      try {
-        assertMatch(
-          await mounted("1:2:0", []),
-          /^mfs: mount: environment: MFS_MOUNT_GIDMAP: 1:2:0 is an empty/,
-        );
-        assertMatch(
-          await mounted("100:5000:50+7:8", ["-o", "ro,uidmap=1001:20002"]),
-          /uidmap=1001:20002:1\+1000:20001:1 gidmap=100:5000:50\+7:8:1/,
-        );
-        Deno.removeSync(log);
-        assertMatch(
-          await mounted("", ["--uidmap", "5:6", "--uidmap", "7:8"]),
-          /uidmap=5:6:1\+7:8:1 gidmap=1:2:1/,
-        );
-      } finally {
-        await mfs(["umount", mountpoint]);
-        await server.stop();
-      }
-    }),
-});
+interface MountPlace {
+  readonly address: string;
+  readonly file: string;
+  readonly log: string;
+  readonly mountpoint: string;
+}
 
-Deno.test({
-  name: "command line: SIGHUP reads the log level again also for a mount in the background",
-  ignore: Deno.uid() !== 0,
-  sanitizeOps: false,
-  sanitizeResources: false,
-  fn: () =>
-    withScratch(async (dir) => {
-      assertEquals((await mfs(["format", "--dir", `${dir}/ns`])).code, 0);
-      const address = `127.0.0.1:${freePort("127.0.0.1")}`;
-      const server = await MfsProcess.start(["nameserver", "--dir", `${dir}/ns`, "--listen", address]);
-      const [file, log, mountpoint] = [`${dir}/mount.toml`, `${dir}/log`, `${dir}/mnt`];
-      Deno.mkdirSync(mountpoint);
-      try {
-        Deno.writeTextFileSync(file, 'log-level = "info"\n');
-        const flags = ["--config", file, "--log-file", log, "--http", "off"];
-        const { stdout, stderr } = await mfs(["mount", address, mountpoint, ...flags]);
-        const [, pid] = /by process (\d+)/.exec(stdout) ?? [];
-        assert(pid !== undefined, stderr);
-        Deno.writeTextFileSync(file, 'log-level = "debug"\n');
-        Deno.kill(Number(pid), "SIGHUP");
-        const expected = /read again .*changed=log-level/;
-        await eventually(10_000, String(expected), () => expected.test(Deno.readTextFileSync(log)));
-      } finally {
-        await mfs(["umount", mountpoint]);
-        await server.stop();
-      }
-    }),
-});
+/** A test of a mount that goes to the background: beside a nameserver, and unmounted at the end. */
+function mountTest(name: string, run: (place: MountPlace) => Promise<void>): void {
+  Deno.test({
+    name,
+    ignore: Deno.uid() !== 0,
+    sanitizeOps: false,
+    sanitizeResources: false,
+    fn: () =>
+      withScratch(async (dir) => {
+        assertEquals((await mfs(["format", "--dir", `${dir}/ns`])).code, 0);
+        const address = `127.0.0.1:${freePort("127.0.0.1")}`;
+        const server = await MfsProcess.start(["nameserver", "--dir", `${dir}/ns`, "--listen", address]);
+        const mountpoint = `${dir}/mnt`;
+        Deno.mkdirSync(mountpoint);
+        try {
+          await run({ address, file: `${dir}/mount.toml`, log: `${dir}/log`, mountpoint });
+        } finally {
+          await mfs(["umount", mountpoint]);
+          await server.stop();
+        }
+      }),
+  });
+}
+
+mountTest(
+  "command line: maps of users and groups come from the file, the environment, flags and -o",
+  async ({ address, file, log, mountpoint }) => {
+    Deno.writeTextFileSync(file, 'uidmap = "1000:20001"\ngidmap = "1:2"\n');
+    const mounted = async (gidmap: string, flags: readonly string[]) => {
+      const args = ["mount", address, mountpoint, "--config", file, "--log-file", log, "--http", "off"];
+      const env = { DENO: Deno.execPath(), NO_COLOR: "1", MFS_MOUNT_GIDMAP: gidmap };
+      const { code, stderr } = await run(MFS, [...args, ...flags], { env });
+      await mfs(["umount", mountpoint]);
+      return code === 0 ? / mounted .*$/m.exec(Deno.readTextFileSync(log))![0] : stderr;
+    };
+    assertMatch(
+      await mounted("1:2:0", []),
+      /^mfs: mount: environment: MFS_MOUNT_GIDMAP: 1:2:0 is an empty/,
+    );
+    assertMatch(
+      await mounted("100:5000:50+7:8", ["-o", "ro,uidmap=1001:20002"]),
+      /uidmap=1001:20002:1\+1000:20001:1 gidmap=100:5000:50\+7:8:1/,
+    );
+    Deno.removeSync(log);
+    assertMatch(
+      await mounted("", ["--uidmap", "5:6", "--uidmap", "7:8"]),
+      /uidmap=5:6:1\+7:8:1 gidmap=1:2:1/,
+    );
+  },
+);
+
+mountTest(
+  "command line: SIGHUP reads the log level again also for a mount in the background",
+  async ({ address, file, log, mountpoint }) => {
+    Deno.writeTextFileSync(file, 'log-level = "info"\n');
+    const flags = ["--config", file, "--log-file", log, "--http", "off"];
+    const { stdout, stderr } = await mfs(["mount", address, mountpoint, ...flags]);
+    const [, pid] = /by process (\d+)/.exec(stdout) ?? [];
+    assert(pid !== undefined, stderr);
+    Deno.writeTextFileSync(file, 'log-level = "debug"\n');
+    Deno.kill(Number(pid), "SIGHUP");
+    const expected = /read again .*changed=log-level/;
+    await eventually(10_000, String(expected), () => expected.test(Deno.readTextFileSync(log)));
+  },
+);
 
 test("`mfs config` prints a file that is right, as it is and with all of it switched on", () =>
   withScratch(async (dir) => {
