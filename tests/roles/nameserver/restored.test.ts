@@ -118,12 +118,19 @@ Deno.test("restored: once all have reported, one that comes back holds up nobody
   assert.deepEqual((await recovery.replicasFailed(ino, 0, id, generation, [second])).volumes, [first]);
 });
 
-Deno.test("restored: a replica that is reported while the block goes on with an older one is the block's", async () => {
-  const { world, first, second, third } = await restore();
+/** Of two that are there and have reported, the first has gone on since the backup; the third is away. */
+async function restoreWithOlder() {
+  const restored = await restore();
+  const { world, first, second, third } = restored;
   world.stop(third);
   goOn(world, first, "older", 1);
   await world.report(first);
   await world.report(second);
+  return restored;
+}
+
+Deno.test("restored: a replica that is reported while the block goes on with an older one is the block's", async () => {
+  const { world, first, third } = await restoreWithOlder();
   let comes = 1;
   world.afterGeneration = async (volume) => {
     if (volume !== first || comes-- <= 0) return;
@@ -137,11 +144,7 @@ Deno.test("restored: a replica that is reported while the block goes on with an 
 });
 
 Deno.test("restored: an older replica that has taken a generation in vain is not the block's beside a newer one", async () => {
-  const { world, first, second, third } = await restore();
-  world.stop(third);
-  goOn(world, first, "older", 1);
-  await world.report(first);
-  await world.report(second);
+  const { world, first, third } = await restoreWithOlder();
   let comes = 1;
   world.afterGeneration = async (volume) => {
     if (volume !== first || comes-- <= 0) return;
