@@ -10,7 +10,7 @@
 
 import type { Clock } from "../../base/clock.ts";
 import { bytesOf } from "../../base/bytes.ts";
-import { type Live, readerOf } from "../../base/live.ts";
+import { type Live, readerOf, restUnlessChanged } from "../../base/live.ts";
 import { isErrno } from "../../wire/errno.ts";
 import type { VolumeId } from "../../wire/ids.ts";
 import type { ScrubStatus } from "../../wire/messages/dataserver.ts";
@@ -168,15 +168,8 @@ export class Scrubber {
   async #rest(ms: number, signal: AbortSignal): Promise<void> {
     const { clock } = this.#options;
     const periodMs = this.#periodMs();
-    const untilMs = clock.monotonicMs() + ms;
-    for (;;) {
-      const leftMs = untilMs - clock.monotonicMs();
-      if (leftMs <= 0 || signal.aborted) return;
-      await clock.sleep(Math.min(leftMs, LOOK_MS), signal);
-      if (this.#periodMs() === periodMs) continue;
-      this.#dueMs = clock.monotonicMs();
-      return;
-    }
+    const hasChanged = () => this.#periodMs() !== periodMs;
+    if (await restUnlessChanged(clock, ms, LOOK_MS, hasChanged, signal)) this.#dueMs = clock.monotonicMs();
   }
 
   async #endPass(): Promise<void> {

@@ -4,6 +4,7 @@
  */
 
 import type { Clock } from "../../base/clock.ts";
+import { restUnlessChanged } from "../../base/live.ts";
 import { saveFile } from "../../base/durable_files.ts";
 import type { Logger } from "../../base/log.ts";
 import type { BackupStatus } from "../../wire/messages/nameserver.ts";
@@ -88,12 +89,7 @@ export class AutoBackup {
   /** Waits for so long, or until the settings are others. */
   async #rest(ms: number, before: AutoBackupSettings | undefined, signal: AbortSignal): Promise<void> {
     const { clock, settings } = this.#options;
-    const untilMs = clock.monotonicMs() + ms;
-    while (!signal.aborted && isSame(before, settings())) {
-      const leftMs = untilMs - clock.monotonicMs();
-      if (leftMs <= 0) return;
-      await clock.sleep(Math.min(leftMs, LOOK_MS), signal);
-    }
+    await restUnlessChanged(clock, ms, LOOK_MS, () => !isSame(before, settings()), signal);
   }
 
   async #make({ dir, keep }: AutoBackupSettings, signal: AbortSignal): Promise<void> {
