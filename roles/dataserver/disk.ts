@@ -73,13 +73,40 @@ const SEEK_END = 2;
 const DIRECTORY_MODE = 0o750;
 const FILE_MODE = 0o640;
 
+const QUICK_BYTES = 64 * 1024;
+const SLOW_MS = 5;
+const SLOW_FOR_MS = 1_000;
+
+/**
+ * What goes into the page cache takes less time than waking another thread. Unless the kernel holds writers up, as its cache
+ * is full of what the disk has not taken yet, or the disk stands still: then it stops the whole server, so after one that
+ * took long threads do it for a while.
+ */
+const quickly = {
+  fromMs: 0,
+  get isAllowed(): boolean {
+    return performance.now() >= this.fromMs;
+  },
+  run(call: () => number): number {
+    const startMs = performance.now();
+    const result = call();
+    const endMs = performance.now();
+    if (endMs - startMs > SLOW_MS) this.fromMs = endMs + SLOW_FOR_MS;
+    return result;
+  },
+};
+
 function diskError(negativeErrno: number, op: string, path: string): FsError {
   const errno = errnoName(-negativeErrno);
   return new FsError(errno, `${op} ${path}: ${errno}`, { op });
 }
 
 async function openFile(path: string, flags: number): Promise<number> {
-  const fd = await libc.openAsync(path, flags, FILE_MODE);
+  // What is made anew is made in memory.
+  const isNew = (flags & libc.O_EXCL) !== 0;
+  const fd = isNew && quickly.isAllowed
+    ? quickly.run(() => libc.open(path, flags, FILE_MODE))
+    : await libc.openAsync(path, flags, FILE_MODE);
   if (fd < 0) throw diskError(fd, "open", path);
   return fd;
 }
@@ -119,24 +146,10 @@ async function readRest(
   return filled;
 }
 
-/**
- * So little goes into the page cache in less time than it takes to wake another thread. Unless the kernel holds writers up, as
- * its cache is full of what the disk has not taken yet, or the disk stands still: then a write of ours stops the whole
- * server, so after one that took long they go to threads for a while.
- */
-const QUICK_BYTES = 64 * 1024;
-const SLOW_MS = 5;
-const SLOW_FOR_MS = 1_000;
-let quickFromMs = 0;
-
 /** Bytes written at once, or 0 where a thread is to do it. */
 function writeQuickly(fd: number, bytes: Uint8Array<ArrayBuffer>, offset: number): number {
-  if (bytes.length > QUICK_BYTES) return 0;
-  const startMs = performance.now();
-  if (startMs < quickFromMs) return 0;
-  const count = libc.pwrite(fd, bytes, offset);
-  const endMs = performance.now();
-  if (endMs - startMs > SLOW_MS) quickFromMs = endMs + SLOW_FOR_MS;
+  if (bytes.length > QUICK_BYTES || !quickly.isAllowed) return 0;
+  const count = quickly.run(() => libc.pwrite(fd, bytes, offset));
   return Math.max(0, count); // a thread tries again, and tells the failure
 }
 

@@ -22,25 +22,40 @@ export async function createReplica(
   paths: ReplicaPaths,
   generation: Generation,
 ): Promise<Replica> {
-  const { block, dataPath, crcPath } = paths;
+  const { block } = paths;
   const record: ReplicaRecord = { generation, state: "writing", length: 0 };
-  const flags = libc.O_RDWR | libc.O_CREAT | libc.O_EXCL;
   try {
-    // Invariant: a block file without a record is a stray. So the record is first, and power loss may lose both.
-    await host.records.put([{ block, record }], false);
-    let fd: number;
-    try {
-      fd = await host.disk.open(dataPath, flags);
-    } catch (error) {
-      if (asFsError(error, "open").errno !== "EEXIST") throw error;
-      await trash.take(block, "none", dataPath, crcPath);
-      fd = await host.disk.open(dataPath, flags);
+    // Side by side, as each is a thread's work. A crash that leaves one of them leaves a stray, or the record of an empty
+    // replica: neither was acknowledged.
+    const [put, opened] = await Promise.allSettled([
+      host.records.put([{ block, record }], false),
+      openNew(host, trash, paths),
+    ]);
+    if (put.status === "fulfilled" && opened.status === "fulfilled") {
+      const file = { ...paths, fd: opened.value };
+      return new Replica(file, host, new ChunkTable(), { ...record, isDurable: false });
     }
-    return new Replica({ ...paths, fd }, host, new ChunkTable(), { ...record, isDurable: false });
+    if (opened.status === "fulfilled") host.disk.close(opened.value);
+    throw put.status === "rejected" ? put.reason : (opened as PromiseRejectedResult).reason;
   } catch (error) {
     // Best effort: a record that stays behind is that of an empty replica, which is what was asked for.
     await host.records.delete(block).catch(() => {});
     throw host.writeFailed(asFsError(error, "create"));
+  }
+}
+
+async function openNew(
+  host: ReplicaHost,
+  trash: Trash,
+  { block, dataPath, crcPath }: ReplicaPaths,
+): Promise<number> {
+  const flags = libc.O_RDWR | libc.O_CREAT | libc.O_EXCL;
+  try {
+    return await host.disk.open(dataPath, flags);
+  } catch (error) {
+    if (asFsError(error, "open").errno !== "EEXIST") throw error;
+    await trash.take(block, "none", dataPath, crcPath);
+    return await host.disk.open(dataPath, flags);
   }
 }
 

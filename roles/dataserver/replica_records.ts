@@ -63,6 +63,9 @@ function blockOf(key: Uint8Array): BlockId {
   return asBlockId(Number(new DataView(key.buffer, key.byteOffset, key.byteLength).getBigUint64(1)));
 }
 
+/** The keys of all records. */
+const RECORDS = { gte: keyOf(RECORD, 0), lt: Uint8Array.of(RECORD + 1) };
+
 function encodeRecord(record: ReplicaRecord, life: number): Uint8Array {
   const value = new Uint8Array(VALUE_BYTES);
   const view = new DataView(value.buffer);
@@ -134,12 +137,15 @@ export class LevelRecords implements ReplicaRecords {
   readonly #writing = new SharedSync(() => this.#writeOnce());
   /** Why nothing is written any more. */
   #broken: FsError | null = null;
+  /** No block above this one has a record. */
+  #highest: number;
   /** Log files whose names are on disk. */
   #namedLogs: ReadonlySet<string> = new Set();
 
-  private constructor(db: Database, path: string, life: number) {
+  private constructor(db: Database, path: string, life: number, highest: number) {
     this.#db = db;
     this.#life = life;
+    this.#highest = highest;
     this.#path = path;
   }
 
@@ -174,14 +180,16 @@ export class LevelRecords implements ReplicaRecords {
       } else if (textOf(known) !== label) {
         throw new FsError("EINVAL", `${path} belongs to another volume`);
       }
+      const [last] = await db.keys({ ...RECORDS, limit: 1, reverse: true }).all();
+      return new LevelRecords(db, path, life, last === undefined ? -1 : blockOf(last));
     } catch (error) {
       await db.close();
       throw error;
     }
-    return new LevelRecords(db, path, life);
   }
 
   async get(block: BlockId): Promise<ReplicaRecord | undefined> {
+    if (block > this.#highest) return undefined; // ids are given in order: so are most new blocks' here
     const value = await this.#run("read", this.#db.get(keyOf(RECORD, block)));
     return value === undefined ? undefined : decodeRecord(value, this.#life);
   }
@@ -189,6 +197,7 @@ export class LevelRecords implements ReplicaRecords {
   async put(entries: readonly ReplicaEntry[], durable: boolean): Promise<void> {
     const operations: BatchOperation[] = [];
     for (const { block, record } of entries) {
+      if (block > this.#highest) this.#highest = block;
       const marker = keyOf(WRITING, block);
       operations.push({ type: "put", key: keyOf(RECORD, block), value: encodeRecord(record, this.#life) });
       operations.push(
@@ -248,7 +257,7 @@ export class LevelRecords implements ReplicaRecords {
   async page(from: number, limit: number): Promise<readonly ReplicaEntry[]> {
     const entries = await this.#run(
       "read",
-      this.#db.iterator({ gte: keyOf(RECORD, from), lt: Uint8Array.of(RECORD + 1), limit }).all(),
+      this.#db.iterator({ ...RECORDS, gte: keyOf(RECORD, from), limit }).all(),
     );
     return entries.map(([key, value]) => ({ block: blockOf(key), record: decodeRecord(value, this.#life) }));
   }
