@@ -321,12 +321,13 @@ export class LocalChanges {
     return true;
   }
 
-  /** What was written of an open file; false: it must be reported by itself. */
-  report(file: OpenFile, report: Omit<WriteReport, "ino">): boolean {
+  /** What was written of an open file; false: it must be reported by itself. `isFollowed`: by another change, at once. */
+  report(file: OpenFile, report: Omit<WriteReport, "ino">, isFollowed: boolean): boolean {
     const { inode } = file;
     const { deferred } = this.#options;
-    // By itself it takes no longer when nothing else has to be told before it.
-    if (deferred.isEmpty || !this.#mayDefer || !this.#isOurs(inode) || inode.lease !== "write") return false;
+    // By itself it takes no longer when nothing else has to be told before or after it.
+    if (deferred.isEmpty && !isFollowed) return false;
+    if (!this.#mayDefer || !this.#isOurs(inode) || inode.lease !== "write") return false;
     if (file.revocation !== null) return false;
     this.#change(inode, file.shown());
     deferred.add({ kind: "report", time: report.mtime, ino: inode.ino, ...report }, [inode]);

@@ -231,7 +231,7 @@ export class Names {
     // lost with its connection, and would come after it when it is sent again.
     if (known !== undefined && known.handingOver !== null) await known.handingOver;
     if (file?.isUnflushed) {
-      await this.#options.writer.commit(file, false);
+      await this.#options.writer.commitBeforeChange(file);
       const changed = this.#options.local?.setattr(request);
       if (changed !== undefined) return changed;
     }
@@ -691,7 +691,7 @@ export class Names {
     const inode = this.#table.get(ino);
     if (local === undefined || inode === undefined || !isExclusive(inode.lease)) return false;
     // As before any other change (#setattr).
-    if (inode.file?.isUnflushed === true) await writer.commit(inode.file, false);
+    if (inode.file?.isUnflushed === true) await writer.commitBeforeChange(inode.file);
     return local.setAcl(ino, value);
   }
 

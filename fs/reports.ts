@@ -30,6 +30,13 @@ export interface ReportsOptions {
   readonly log: Logger;
 }
 
+interface CommitOptions {
+  readonly durable: boolean;
+  readonly onSent?: () => void;
+  readonly beside?: PendingWrite;
+  readonly isBeforeChange?: boolean;
+}
+
 /** What a commit says of a file. */
 interface Report {
   readonly reach: number;
@@ -53,9 +60,16 @@ export class Reports {
    * reported of but times.
    */
   commit(file: OpenFile, durable: boolean, beside?: PendingWrite): Promise<void> {
-    const run = file.committing.then(() =>
-      this.#commit(file, { durable, ...beside === undefined ? {} : { beside } })
-    );
+    return this.#inTurn(file, { durable, ...beside === undefined ? {} : { beside } });
+  }
+
+  /** As `commit`, before a change of ours that comes on top: the report waits for that one, where both can be deferred. */
+  commitBeforeChange(file: OpenFile): Promise<void> {
+    return this.#inTurn(file, { durable: false, isBeforeChange: true });
+  }
+
+  #inTurn(file: OpenFile, options: CommitOptions): Promise<void> {
+    const run = file.committing.then(() => this.#commit(file, options));
     file.committing = run.catch(() => {});
     return run;
   }
@@ -87,11 +101,7 @@ export class Reports {
 
   async #commit(
     file: OpenFile,
-    { durable, onSent, beside }: {
-      readonly durable: boolean;
-      readonly onSent?: () => void;
-      readonly beside?: PendingWrite;
-    },
+    { durable, onSent, beside, isBeforeChange = false }: CommitOptions,
   ): Promise<void> {
     await file.settled(0, Infinity, beside);
     const { unsyncedReports } = file;
@@ -136,7 +146,7 @@ export class Reports {
         : { inline: inline.ranges, body: inline.body },
     };
     const mayWait = !durable && onSent === undefined && beside === undefined;
-    if (mayWait && this.#options.local?.report(file, told) === true) {
+    if (mayWait && this.#options.local?.report(file, told, isBeforeChange) === true) {
       this.#reported(file, report, undefined);
       return;
     }

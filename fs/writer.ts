@@ -79,6 +79,11 @@ export class Writer {
     return this.#reports.commit(file, durable);
   }
 
+  /** See `Reports.commitBeforeChange`. */
+  commitBeforeChange(file: OpenFile): Promise<void> {
+    return this.#reports.commitBeforeChange(file);
+  }
+
   /** See `Reports.handOver`. */
   handOver(file: OpenFile): Promise<void> {
     return this.#reports.handOver(file);

@@ -175,6 +175,24 @@ Deno.test({
       },
     );
 
+    await step(
+      "the same with times and mode set before the close: what was written is told with them",
+      async () => {
+        const { calls, deferred } = await each(
+          cluster,
+          `f = os.open(f'{m}/set{i}', os.O_CREAT | os.O_WRONLY)
+os.write(f, b'l' * 5000)
+os.utime(f, (1, 1))
+os.fchmod(f, 0o640)
+os.close(f)`,
+        );
+        const { lookup: _, allocateBlock = 0, ...others } = calls;
+        // More where a program takes so long that it was told before.
+        assert.ok(deferred <= 2 + 3 / FILES && allocateBlock <= 3 / FILES, `${deferred} ${allocateBlock}`);
+        assert.deepEqual(others, {});
+      },
+    );
+
     await step("many small writes of one open file: one commit", async () => {
       const { calls } = await taken(
         cluster,
