@@ -10,6 +10,7 @@ import type { ChainReply, ChainTarget } from "../wire/messages/dataserver.ts";
 import type { Block } from "../wire/messages/inode.ts";
 import type { Clock } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
+import type { BlockStock } from "./block_stock.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { Dataservers } from "./dataservers.ts";
 import type { DeferredChanges } from "./deferred_changes.ts";
@@ -35,6 +36,8 @@ export interface BlocksOptions {
   readonly clock: Clock;
   readonly log: Logger;
   readonly deferred?: DeferredChanges;
+  /** Absent: each block is asked for. */
+  readonly stock?: BlockStock;
   /** As ClusterSession's. */
   readonly softTimeoutMs?: number;
 }
@@ -139,10 +142,18 @@ export class Blocks {
     return block;
   }
 
-  /** A file whose making is still to be told gets its first block by that. */
+  /** A file whose making is still to be told gets its first block by that: one of our stock, or by telling it at once. */
   async #firstOfNew(file: OpenFile, offset: number, host: string): Promise<Block | undefined> {
-    const { deferred } = this.#options;
+    const { deferred, stock } = this.#options;
     if (deferred === undefined || file.inode.deferred === 0) return undefined;
+    const isUsual = offset === 0 && host === this.#options.host && file.inode.attributes.replication === 0;
+    if (stock !== undefined && isUsual) {
+      const block = deferred.makeWithBlock(file.ino, () => stock.take(this.#avoided()));
+      if (block !== undefined) {
+        file.blocks.put(block);
+        return block;
+      }
+    }
     return await deferred.settleWithBlock(file.ino, host) ? file.blocks.at(offset) : undefined;
   }
 

@@ -21,7 +21,13 @@ import { helloOf } from "../wire/hello.ts";
 import type { InodeId, SessionId } from "../wire/ids.ts";
 import { withSignal } from "./interruptible.ts";
 import type { InodeReply, LeaseMode } from "../wire/messages/inode.ts";
-import type { DeferredChange, DeferReply, ReservedInodes } from "../wire/messages/deferred.ts";
+import type {
+  DeferredChange,
+  DeferReply,
+  ReserveBlocksRequest,
+  ReservedBlocksReply,
+  ReservedInodes,
+} from "../wire/messages/deferred.ts";
 import { LOCKS } from "../wire/messages/locks.ts";
 import {
   type ClientCounters,
@@ -312,6 +318,11 @@ export class ClusterSession {
   /** Numbers for new inodes; nothing is known by it, so that it may be under way at any time. */
   reserveInodes(count: number): Promise<ReservedInodes> {
     return this.#send(NAMESERVER.methods.reserveInodes.op, { count }) as Promise<ReservedInodes>;
+  }
+
+  /** Blocks for new files; as with reserveInodes. */
+  reserveBlocks(request: ReserveBlocksRequest): Promise<ReservedBlocksReply> {
+    return this.#send(NAMESERVER.methods.reserveBlocks.op, request) as Promise<ReservedBlocksReply>;
   }
 
   /** Tells what is held from now on. Once only: what was not heard must be looked at anew before it is told again. */

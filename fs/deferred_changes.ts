@@ -13,6 +13,7 @@ import type { Clock, Timespec } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import type { InodeId } from "../wire/ids.ts";
 import { FsError } from "../wire/errno.ts";
+import type { Block } from "../wire/messages/inode.ts";
 import { DEFERRED_MAX, type DeferredChange, type DeferReply } from "../wire/messages/deferred.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { Inode } from "./inode.ts";
@@ -94,11 +95,25 @@ export class DeferredChanges {
 
   /** As `settle`, when a file that is to be made gets its first block by that, near `host`; false: it is made already. */
   async settleWithBlock(ino: InodeId, host: string): Promise<boolean> {
-    const waiting = this.#queue.find(({ change }) => change.kind === "make" && change.ino === ino);
+    const waiting = this.#making(ino);
     if (waiting?.change.kind !== "make") return false;
-    waiting.change = { ...waiting.change, host };
+    if (waiting.change.block === undefined) waiting.change = { ...waiting.change, host };
     await this.settle();
     return true;
+  }
+
+  /** A file that is to be made gets its first block from `take`. Undefined: it has one, or is made already, or there is none. */
+  makeWithBlock(ino: InodeId, take: () => Block | undefined): Block | undefined {
+    const waiting = this.#making(ino);
+    if (waiting?.change.kind !== "make" || waiting.change.block !== undefined) return undefined;
+    const block = take();
+    if (block === undefined) return undefined;
+    waiting.change = { ...waiting.change, block: block.id };
+    return block;
+  }
+
+  #making(ino: InodeId): Deferred | undefined {
+    return this.#queue.find(({ change }) => change.kind === "make" && change.ino === ino);
   }
 
   async #settled(last: Deferred): Promise<void> {

@@ -14,6 +14,7 @@ import type { CacheCounts } from "./cache_counts.ts";
 import { ClusterSession } from "./cluster_session.ts";
 import { DataAccess } from "./data_access.ts";
 import { Dataservers } from "./dataservers.ts";
+import { BlockStock } from "./block_stock.ts";
 import { DeferredChanges } from "./deferred_changes.ts";
 import { Files } from "./files.ts";
 import { InlineData } from "./inline_data.ts";
@@ -96,6 +97,7 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
     onReclaimed: (granted) => recalls.reclaimed(granted),
     onLost: (isCut) => {
       locks.lost();
+      stock.clear();
       return recalls.lost(isCut);
     },
     locks: {
@@ -142,7 +144,8 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
   });
   const numbers = new InodeNumbers(session, log);
   const local = writeBehind ? new LocalChanges({ session, table, deferred, numbers, clock }) : undefined;
-  const blocks = new Blocks({ session, dataservers, host, clock, log, deferred, ...soft });
+  const stock = new BlockStock({ session, host, clock, log });
+  const blocks = new Blocks({ session, dataservers, host, clock, log, deferred, stock, ...soft });
   const inline = new InlineData({ session, table, blocks });
   const localReplicas: LocalReplicas = new LocalReplicas({ dataservers, machine: machineRun(), clock, log });
   const reader: Reader = new Reader({ inline, dataservers, localReplicas, blocks, clock, log, ...soft });

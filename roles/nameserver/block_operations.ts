@@ -27,7 +27,7 @@ import { deletionKey, replicaKey } from "./keys.ts";
 import { encodeNumbers, encodeReplica, type Extent, type InodeRecord } from "./records.ts";
 import type { Transaction } from "./transaction.ts";
 
-const ANY_GENERATION = asGeneration(Number.MAX_SAFE_INTEGER);
+export const ANY_GENERATION = asGeneration(Number.MAX_SAFE_INTEGER);
 
 /** The regular file; EINVAL for anything else. */
 export function regularFile(tx: Transaction, ino: InodeId): InodeRecord {
@@ -62,15 +62,29 @@ export function allocateBlock(
   const existing = extentAt(tx, inode, offset);
   if (existing !== undefined) return existing;
   const [start, end] = freeRange(tx, inode, offset, blockBytes);
-  const extent: Extent = {
-    block: asBlockId(tx.ids.next("block")),
-    start,
-    length: end - start,
-    generation: tx.ids.generationAfter(0),
-    written: false,
-    allocated: 0,
-    volumes: volumes(),
-  };
+  return insertBlock(tx, inode, asBlockId(tx.ids.next("block")), start, end - start, volumes());
+}
+
+/** A new file's first block, which was reserved for it (reserved_blocks.ts). */
+export function giveBlock(
+  tx: Transaction,
+  inode: InodeRecord,
+  { block, volumes }: { readonly block: BlockId; readonly volumes: readonly VolumeId[] },
+  blockBytes: number,
+): void {
+  insertBlock(tx, inode, block, 0, blockBytes, volumes);
+}
+
+function insertBlock(
+  tx: Transaction,
+  inode: InodeRecord,
+  block: BlockId,
+  start: number,
+  length: number,
+  volumes: readonly VolumeId[],
+): Extent {
+  const generation = tx.ids.generationAfter(0);
+  const extent: Extent = { block, start, length, generation, written: false, allocated: 0, volumes };
   tx.change(inode);
   insertExtent(tx, inode, extent);
   tx.count("blocks", 1);

@@ -83,7 +83,7 @@ export function dataserverHandlers(
 
 /**
  * Compares one page of a volume's replicas with the index. A replica is stale when its block lists a newer
- * generation or awaits deletion on this volume; unknown when no block lists it.
+ * generation or awaits deletion on this volume; unknown when no block lists it, nor a client has it for a file to come.
  */
 async function compareReport(
   namespace: Namespace,
@@ -121,7 +121,7 @@ async function compareReport(
           continue;
         }
         if (tx.get(deletionKey(volume, block)) !== undefined) stale.push(block);
-        else if (hasMoved(tx, block, generation)) continue;
+        else if (namespace.reserved.has(block) || hasMoved(tx, block, generation)) continue;
         else unknown.push(block);
         continue;
       }

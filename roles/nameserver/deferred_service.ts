@@ -10,7 +10,7 @@
 
 import { EMPTY_BYTES } from "../../base/bytes.ts";
 import { FsError } from "../../wire/errno.ts";
-import { asInodeId, type InodeId, type SessionId, type VolumeId } from "../../wire/ids.ts";
+import { asInodeId, type BlockId, type InodeId, type SessionId, type VolumeId } from "../../wire/ids.ts";
 import {
   DEFERRED_MAX,
   type DeferredChange,
@@ -18,18 +18,20 @@ import {
   type DeferredRemove,
   type DeferredRename,
   type DeferReply,
+  RESERVED_BLOCKS_MAX,
   RESERVED_INODES_MAX,
 } from "../../wire/messages/deferred.ts";
 import { type Block, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
 import type { DeferRequest, NAMESERVER } from "../../wire/messages/nameserver.ts";
 import type { Handlers } from "../../wire/service.ts";
 import { TOLD_LATELY } from "../leaseserver/leases.ts";
-import { allocateBlock } from "./block_operations.ts";
+import { allocateBlock, giveBlock } from "./block_operations.ts";
 import type { ClientServiceParts } from "./client_parts.ts";
 import { extentAt } from "./extents.ts";
 import { writerKey } from "./keys.ts";
 import * as operations from "./operations.ts";
-import { type InodeRecord, isDirectory } from "./records.ts";
+import { type Extent, type InodeRecord, isDirectory } from "./records.ts";
+import type { ReservedBlock } from "./reserved_blocks.ts";
 import type { Transaction } from "./transaction.ts";
 import { applyReport } from "./write_reports.ts";
 
@@ -56,7 +58,7 @@ interface Batch {
 
 export function deferredHandlers(
   parts: ClientServiceParts,
-): Pick<Handlers<typeof NAMESERVER>, "defer" | "reserveInodes"> {
+): Pick<Handlers<typeof NAMESERVER>, "defer" | "reserveInodes" | "reserveBlocks"> {
   const {
     namespace,
     registry,
@@ -70,6 +72,7 @@ export function deferredHandlers(
     inlineLimit = 0,
   } = parts;
   const { leases, sessions } = parts.leaseserver;
+  const { reserved } = namespace;
 
   const checkOwn = ({ made, session }: Batch, inodes: readonly (InodeId | undefined)[]): void => {
     for (const ino of inodes) {
@@ -80,7 +83,8 @@ export function deferredHandlers(
 
   const make = (batch: Batch, change: DeferredMake): void => {
     const { tx, session, made, after } = batch;
-    const { ino, parent, name, uid, gid, mode, umask, rdev = 0, target = EMPTY_BYTES, write, host } = change;
+    const { ino, parent, name, uid, gid, mode, umask, rdev = 0, target = EMPTY_BYTES, write, host, block } =
+      change;
     checkOwn(batch, [parent]);
     if (!namespace.ids.hasGiven("inode", ino) || tx.findInode(ino) !== undefined) {
       throw new FsError("EEXIST", `${ino} is no number for a new inode`);
@@ -88,21 +92,35 @@ export function deferredHandlers(
     const what = { credentials: { uid, gid }, mode, umask, rdev, target, ino };
     const inode = operations.make(tx, parent, name, what);
     made.add(ino);
-    if ((mode & S_IFMT) === S_IFREG && host !== undefined) allocateFirst(batch, inode, host);
+    const isRegular = (mode & S_IFMT) === S_IFREG;
+    if (isRegular && block !== undefined) giveReserved(batch, inode, block);
+    else if (isRegular && host !== undefined) allocateFirst(batch, inode, host);
     if (write === true) tx.put(writerKey(session, ino), EMPTY_BYTES);
     after.push(() => write === true ? leases.grantWrite(ino, session) : leases.grantExclusive(ino, session));
   };
 
-  /** When there is no room the write will say so. */
-  const allocateFirst = ({ tx, blocks }: Batch, inode: InodeRecord, host: string): void => {
-    let volumes: VolumeId[];
+  /** Undefined where there is no room: the write will say so. */
+  const placed = (count: number, host: string): VolumeId[] | undefined => {
     try {
-      volumes = registry.place(inode.replication || replication, host, []);
+      return registry.place(count, host, []);
     } catch {
-      return;
+      return undefined;
     }
+  };
+
+  const allocateFirst = ({ tx, blocks }: Batch, inode: InodeRecord, host: string): void => {
+    const volumes = placed(inode.replication || replication, host);
+    if (volumes === undefined) return;
     allocateBlock(tx, inode, 0, blockBytes, () => volumes);
     blocks.push({ ino: inode.ino, block: replies.block(extentAt(tx, inode, 0)!) });
+  };
+
+  const giveReserved = ({ tx, session, after }: Batch, inode: InodeRecord, block: BlockId): void => {
+    // One that was forgotten since has lost what was written there.
+    const volumes = reserved.take(tx, session, block).filter((volume) => registry.isKnown(volume));
+    if (volumes.length === 0) throw new FsError("EIO", `the volumes of block ${block} are forgotten`);
+    giveBlock(tx, inode, { block, volumes }, blockBytes);
+    after.push(() => reserved.taken(session, block));
   };
 
   /** What loses a name is the one that its author saw. */
@@ -264,6 +282,20 @@ export function deferredHandlers(
       }
       const first = await namespace.change(({ ids }) => ids.take("inode", count));
       return { first: asInodeId(first), count };
+    },
+
+    reserveBlocks: async ({ count, host, unused }, context) => {
+      const session = sessions.of(context.peer);
+      if (!(count > 0 && count <= RESERVED_BLOCKS_MAX)) {
+        throw new FsError("EPROTO", `${count} blocks at once`);
+      }
+      if (!Array.isArray(unused)) throw new FsError("EPROTO", "unused blocks are no list");
+      const given = await reserved.reserve(session, count, unused, () => placed(replication, host));
+      const generation = namespace.ids.generationAfter(0);
+      const extentOf = ({ block, volumes }: ReservedBlock): Extent => ({
+        ...{ block, volumes, generation, start: 0, length: blockBytes, written: false, allocated: 0 },
+      });
+      return { blocks: given.map((one) => replies.block(extentOf(one))) };
     },
   };
 }

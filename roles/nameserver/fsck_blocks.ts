@@ -269,8 +269,8 @@ export async function* checkVolumes(run: FsckContext): AsyncGenerator<void> {
 
 function isStray(run: FsckContext, volume: VolumeId, { block, generation }: ListedReplica): boolean {
   if (generation === COPY_GENERATION) return false; // being made, or aside soon
-  const { journal } = run.parts.namespace;
-  return journal.get(replicaKey(volume, block)) === undefined &&
+  const { journal, reserved } = run.parts.namespace;
+  return !reserved.has(block) && journal.get(replicaKey(volume, block)) === undefined &&
     journal.get(deletionKey(volume, block)) === undefined;
 }
 

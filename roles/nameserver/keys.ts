@@ -21,6 +21,7 @@ export const TABLE_NODE = 0x1a;
 export const TABLE_VOLUME = 0x1b;
 export const TABLE_WRITER = 0x1c;
 export const TABLE_INLINE = 0x1d;
+export const TABLE_RESERVED = 0x1e;
 
 export type Key = Uint8Array<ArrayBuffer>;
 
@@ -91,6 +92,8 @@ export const sessionKey = (session: SessionId): Key => key1(TABLE_SESSION, sessi
 export const nodeKey = (node: number): Key => key1(TABLE_NODE, node);
 /** The session may write to the file: it holds a write lease. */
 export const writerKey = (session: SessionId, ino: InodeId): Key => key2(TABLE_WRITER, session, ino);
+/** A block that the session may give a file which it makes. */
+export const reservedKey = (session: SessionId, block: BlockId): Key => key2(TABLE_RESERVED, session, block);
 export const volumeKey = (volume: number): Key => key1(TABLE_VOLUME, volume);
 
 /** All keys of a table, as [from, to). */

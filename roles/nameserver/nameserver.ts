@@ -183,7 +183,7 @@ export async function startNameserver(options: NameserverOptions): Promise<Names
     for (const session of writers.keys()) {
       if (!leaseserver.sessions.isAlive(session)) leaseserver.leases.dropSession(session);
     }
-    for (const session of namespace.orphanSessions()) {
+    for (const session of new Set([...namespace.orphanSessions(), ...namespace.reserved.sessions])) {
       if (session !== TOLD_LATELY && !leaseserver.sessions.isAlive(session)) endSession(session);
     }
     const deletions = new DeletionQueue(journal, registry, clock, log);

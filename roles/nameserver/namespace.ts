@@ -1,5 +1,6 @@
 /**
- * The namespace as one object: the journal, ids and totals, transactions on them, and the orphans. Everything that
+ * The namespace as one object: the journal, ids and totals, transactions on them, the orphans, and the blocks that sessions
+ * have reserved. Everything that
  * changes metadata goes through `change`, everything that looks through `look`.
  * Invariant: the function given to either runs synchronously; the promise that comes back resolves only when what
  * it did or saw is in the journal's log, and when ids that it was given will never be given again.
@@ -12,6 +13,7 @@ import { IdAllocator } from "./id_allocator.ts";
 import type { Journal } from "./journal.ts";
 import { getU64, orphanKey, prefixRange, retryKey, TABLE_ORPHAN, TABLE_RETRY, tableRange } from "./keys.ts";
 import { purge } from "./operations.ts";
+import { ReservedBlocks } from "./reserved_blocks.ts";
 import { Totals } from "./totals.ts";
 import { Transaction } from "./transaction.ts";
 
@@ -22,6 +24,7 @@ export class Namespace {
   readonly clock: Clock;
   readonly ids: IdAllocator;
   readonly totals: Totals;
+  readonly reserved: ReservedBlocks;
   /** Inodes without a name that are open somewhere, and where. Mirrors TABLE_ORPHAN. */
   readonly #orphans = new Map<InodeId, Set<SessionId>>();
   /** Sessions that are over, and whose orphans are going. */
@@ -37,6 +40,7 @@ export class Namespace {
     this.clock = clock;
     this.ids = new IdAllocator(journal.get(IdAllocator.key));
     this.totals = new Totals(journal.get(Totals.key));
+    this.reserved = new ReservedBlocks(this);
   }
 
   static async load(journal: Journal, clock: Clock): Promise<Namespace> {
@@ -44,6 +48,7 @@ export class Namespace {
     for (const [key] of await journal.scan(tableRange(TABLE_ORPHAN), ORPHANS_MAX)) {
       namespace.noteOrphan(asInodeId(getU64(key, 9)), [asSessionId(getU64(key, 1))]);
     }
+    await namespace.reserved.load();
     return namespace;
   }
 
@@ -161,11 +166,12 @@ export class Namespace {
     return this.#ending.has(session);
   }
 
-  /** The session is over: its orphans and remembered answers go. */
+  /** The session is over: its orphans, reserved blocks and remembered answers go. */
   async endSession(session: SessionId): Promise<void> {
     this.#ending.add(session);
     try {
       for (const ino of this.orphansOf(session)) await this.releaseOrphan(session, ino);
+      await this.reserved.end(session);
     } finally {
       this.#ending.delete(session);
     }

@@ -21,6 +21,7 @@ import {
   TABLE_DELETION,
   TABLE_EXTENTS,
   TABLE_ORPHAN,
+  TABLE_RESERVED,
   TABLE_RETRY,
   TABLE_SESSION,
   tableRange,
@@ -31,7 +32,7 @@ import { IdAllocator } from "./id_allocator.ts";
 import { Namespace } from "./namespace.ts";
 
 const PAGE = 1_000;
-const LEFT_OUT = [TABLE_SESSION, TABLE_RETRY, TABLE_DELETION];
+const LEFT_OUT = [TABLE_SESSION, TABLE_RETRY, TABLE_DELETION, TABLE_RESERVED];
 
 export interface Restored {
   readonly clusterId: string;

@@ -8,7 +8,15 @@ import { sh } from "../harness/command.ts";
 import { type MountCounters, SmallCluster } from "./small_cluster_process.ts";
 
 /** Calls that no operation waits for. */
-const BACKGROUND = new Set(["renew", "release", "openSession", "reclaim", "defer", "reserveInodes"]);
+const BACKGROUND = new Set([
+  "renew",
+  "release",
+  "openSession",
+  "reclaim",
+  "defer",
+  "reserveInodes",
+  "reserveBlocks",
+]);
 /** Changes of names are told that late at most. */
 const DEFERRED_MS = 100;
 const FILES = 20;
@@ -161,37 +169,23 @@ Deno.test({
       assert.deepEqual(calls, { setattr: 1, commit: 1 });
     });
 
-    await step(
-      "a file that is too large to be kept at the nameserver: made with a block, commit",
-      async () => {
-        const { calls, deferred } = await each(
-          cluster,
-          "f = os.open(f'{m}/large{i}', os.O_CREAT | os.O_WRONLY)\nos.write(f, b'l' * 5000)\nos.close(f)",
-        );
-        // A name in the root is not known; a block is asked for by itself when the file was told before.
-        const { lookup: _, allocateBlock = 0, ...others } = calls;
-        assert.deepEqual([others, deferred], [{ commit: 1 }, 1]);
-        assert.ok(allocateBlock <= 3 / FILES, `${allocateBlock}`);
-      },
-    );
-
-    await step(
-      "the same with times and mode set before the close: what was written is told with them",
-      async () => {
-        const { calls, deferred } = await each(
-          cluster,
-          `f = os.open(f'{m}/set{i}', os.O_CREAT | os.O_WRONLY)
-os.write(f, b'l' * 5000)
-os.utime(f, (1, 1))
-os.fchmod(f, 0o640)
-os.close(f)`,
-        );
-        const { lookup: _, allocateBlock = 0, ...others } = calls;
-        // More where a program takes so long that it was told before.
-        assert.ok(deferred <= 2 + 3 / FILES && allocateBlock <= 3 / FILES, `${deferred} ${allocateBlock}`);
+    const larger = (name: string, body: string) =>
+      step(name, async () => {
+        const script =
+          `f = os.open(f'{m}/d/${body.length}-{i}', os.O_CREAT | os.O_WRONLY)\n${body}\nos.close(f)`;
+        const { calls, deferred } = await each(cluster, script);
+        // Some may be told of before they have data.
+        const { allocateBlock = 0, commit = 0, ...others } = calls;
         assert.deepEqual(others, {});
-      },
-    );
+        const isFew = deferred <= 1 + 6 / FILES && allocateBlock + commit <= 6 / FILES;
+        assert.ok(isFew, `${deferred} defer, ${commit} commit, ${allocateBlock} allocateBlock`);
+      });
+    const write = "os.write(f, b'l' * 5000)";
+    // Blocks are asked for when files follow each other.
+    await each(cluster, `f = os.open(f'{m}/d/first{i}', os.O_CREAT | os.O_WRONLY)\n${write}\nos.close(f)`);
+    await larger("a larger file: one call as well, with a block that was there before", write);
+    const set = "os.utime(f, (1, 1))\nos.fchmod(f, 0o640)";
+    await larger("the same with times and mode set before the close", `${write}\n${set}`);
 
     await step("many small writes of one open file: one commit", async () => {
       const { calls } = await taken(
@@ -220,7 +214,8 @@ for i in range(${FILES}):
 os.fsync(os.open(m + '/d', os.O_RDONLY))`,
         );
         assert.deepEqual(calls, { sync: 1 });
-        assert.ok(deferred >= 1 && deferred <= 4, `${deferred}`);
+        // Every 50 ms.
+        assert.ok(deferred >= 1 && deferred <= FILES, `${deferred}`);
       },
     );
 

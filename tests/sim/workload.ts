@@ -30,6 +30,12 @@ interface Noted {
   readonly operation: Operation;
 }
 
+interface Pages {
+  readonly first: number;
+  readonly versions: number[];
+  readonly data: Uint8Array;
+}
+
 interface OpenHandle {
   readonly handle: Handle;
   readonly ino: InodeId;
@@ -225,6 +231,8 @@ class Program {
     if (this.#workload.hasHomes && this.#workload.homeOf(this.#client) === undefined) {
       return await this.#makeHome();
     }
+    const home = this.#workload.homeOf(this.#client);
+    if (home !== undefined && simulation.chance(0.06)) return await this.#unpack(home);
     const opened = this.#open.length > 0 ? simulation.pick(this.#open) : undefined;
     if (opened === undefined || (this.#open.length < 3 && simulation.chance(0.1))) {
       return await this.#openOne();
@@ -342,19 +350,40 @@ class Program {
   }
 
   /** Pages to be written, each with a version of its own. */
-  #somePages(ino: InodeId): { first: number; versions: number[]; data: Uint8Array } {
+  #somePages(ino: InodeId): Pages {
     const { simulation } = this.#cluster;
     const first = simulation.below(PAGES);
-    const count = 1 + simulation.below(Math.min(3, PAGES - first));
+    return this.#pages(ino, first, 1 + simulation.below(Math.min(3, PAGES - first)));
+  }
+
+  #pages(ino: InodeId, first: number, count: number): Pages {
     const data = new Uint8Array(count * PAGE);
     const versions = Array.from({ length: count }, () => this.#workload.nextVersion());
     versions.forEach((version, i) => fill(data.subarray(i * PAGE, (i + 1) * PAGE), ino, first + i, version));
     return { first, versions, data };
   }
 
-  async #write(opened: OpenHandle): Promise<void> {
-    const { handle, ino } = opened;
-    const { first, versions, data } = this.#somePages(ino);
+  /** New files one after the other, as tar makes them. */
+  async #unpack(home: InodeId): Promise<void> {
+    const { simulation } = this.#cluster;
+    for (let files = 3 + simulation.below(5); files > 0; files--) {
+      const name = this.#name(home);
+      await this.#workload.changeNames(() =>
+        this.#attempt("remove", () => this.#fs.names.remove(home, name, false, PATIENT))
+      );
+      const others = this.#open.length;
+      await this.#openNamed(home, name, true);
+      if (this.#open.length === others) return;
+      const opened = this.#open.at(-1)!;
+      await this.#write(opened, this.#pages(opened.ino, 0, 1 + simulation.below(PAGES)));
+      if (simulation.chance(0.1)) await this.#sync(opened);
+      if (simulation.chance(0.9)) await this.#close(opened);
+    }
+  }
+
+  async #write(opened: OpenHandle, pages = this.#somePages(opened.ino)): Promise<void> {
+    const { handle } = opened;
+    const { first, versions, data } = pages;
     await this.#change("write", opened, first, versions, async () => {
       await this.#fs.files.write(handle, first * PAGE, data, WRITING, PATIENT);
       return versions.length;
@@ -568,7 +597,9 @@ class Program {
     const source = this.#source;
     if (source !== undefined) await this.#attempt("release", () => this.#fs.files.close(source));
     const { calls } = this.#fs.session;
-    for (const call of ["defer", "create"]) this.#workload.count(`call ${call}`, calls[call] ?? 0);
+    for (const call of ["defer", "create", "reserveBlocks"]) {
+      this.#workload.count(`call ${call}`, calls[call] ?? 0);
+    }
   }
 
   /** The file of that name, if there is one. */

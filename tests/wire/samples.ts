@@ -158,7 +158,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
       changes: [
         {
           ...{ kind: "make", time, ino: 9, ...entry, uid: 1, gid: 2, mode: 0o100644, umask: 0o22, rdev: 5 },
-          ...{ target: bytesOf("x"), write: true, host: "a" },
+          ...{ target: bytesOf("x"), write: true, host: "a", block: 7 },
         },
         { kind: "remove", time, ino: 9, ...entry, directory: false, told: true, held: true },
         {
@@ -181,6 +181,7 @@ const nameserver: Samples<typeof NAMESERVER> = {
   ],
   claim: [{ inodes: [9, 2 ** 53 - 1] }, { inodes: [acquireReply] }],
   reserveInodes: [{ count: 1000 }, { first: 10, count: 1000 }],
+  reserveBlocks: [{ count: 8, host: "h", unused: [7] }, { blocks: [block] }],
   link: [{ retry, ...entry, ino: 5 }, { ...entryReply, directories }],
   acquire: [{ ino: 5, mode: "write" }, acquireReply],
   blocks: [{ ino: 5, offset: 0, length: 2 ** 53 - 1 }, { blocks: [block], end: 2 ** 53 - 1, inline: body }],

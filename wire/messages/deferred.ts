@@ -4,7 +4,7 @@
  */
 
 import type { Timespec } from "../../base/clock.ts";
-import type { InodeId } from "../ids.ts";
+import type { BlockId, InodeId } from "../ids.ts";
 import type { Block } from "./inode.ts";
 import type { WriteReport } from "./write_report.ts";
 
@@ -12,6 +12,8 @@ import type { WriteReport } from "./write_report.ts";
 export const DEFERRED_MAX = 1_024;
 /** Inode numbers given out at once. */
 export const RESERVED_INODES_MAX = 4_096;
+/** Blocks given out at once. */
+export const RESERVED_BLOCKS_MAX = 64;
 
 interface Deferred {
   /** The time that its author gave it, by the nameserver's clock as far as it knows that. */
@@ -35,6 +37,8 @@ export interface DeferredMake extends Deferred {
   readonly write?: true;
   /** Of a file that is about to be written: as CreateRequest's. */
   readonly host?: string;
+  /** Its first block, of those that reserveBlocks gave: it may have data already. */
+  readonly block?: BlockId;
 }
 
 /** One more name of what is no directory. */
@@ -118,4 +122,17 @@ export interface ReservedInodes {
   /** These and the `count` - 1 after it are the caller's: nobody else ever gets them. */
   readonly first: InodeId;
   readonly count: number;
+}
+
+export interface ReserveBlocksRequest {
+  readonly count: number;
+  /** As CreateRequest's. */
+  readonly host: string;
+  /** Blocks that it was given, never wrote to, and no longer wants. */
+  readonly unused: readonly BlockId[];
+}
+
+export interface ReservedBlocksReply {
+  /** For files of the cluster's replication, and their start; fewer than were asked for, or none, where that is not to be had. */
+  readonly blocks: readonly Block[];
 }

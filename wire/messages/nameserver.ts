@@ -11,7 +11,13 @@ import type { UserIds } from "../../base/user_ids.ts";
 import type { BlockId, Generation, InodeId, SessionId, VolumeId } from "../ids.ts";
 import { defineService, method } from "../service.ts";
 import type { ScrubStatus } from "./dataserver.ts";
-import type { DeferredChange, DeferReply, ReservedInodes } from "./deferred.ts";
+import type {
+  DeferredChange,
+  DeferReply,
+  ReserveBlocksRequest,
+  ReservedBlocksReply,
+  ReservedInodes,
+} from "./deferred.ts";
 import type { WriteReport } from "./write_report.ts";
 import type { Block, DirectoryEntry, InodeReply, LeaseMode, OpenMode } from "./inode.ts";
 
@@ -501,6 +507,8 @@ export const NAMESERVER = defineService("nameserver", {
   claim: method<ClaimRequest, { readonly inodes: readonly InodeReply[] }>(34),
   /** Numbers for inodes that the caller makes. */
   reserveInodes: method<{ readonly count: number }, ReservedInodes>(33),
+  /** Blocks for files that the caller makes. They are its own until it has told of a file that has them, or its session ends. */
+  reserveBlocks: method<ReserveBlocksRequest, ReservedBlocksReply>(35),
 });
 
 /** What a client says to keep its session, and what the leaseserver asks of it. */
