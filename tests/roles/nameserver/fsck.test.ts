@@ -465,6 +465,18 @@ Deno.test("fsck: what volumes do not have as their blocks say is found by path",
   assert.deepEqual(kindsOf(below), ["stale /d/sub/g"]);
 });
 
+Deno.test("fsck: what a client has written for a file that it is still to tell of is no stray", async () => {
+  const tree = await makeTree();
+  const { world, client, f } = tree;
+  const [volume] = world.volumes;
+  const place = () => [volume!.volume];
+  const [reserved] = await world.namespace.reserved.reserve(client.session, 1, [], place);
+  volume!.replicas.set(reserved!.block, replicaOf(extentOf(tree, f)));
+  assert.deepEqual((await runFsck(world)).strays, []);
+  await world.namespace.reserved.reserve(client.session, 1, [reserved!.block], place);
+  assert.deepEqual((await runFsck(world)).strays.map(({ block }) => block), [reserved!.block]);
+});
+
 Deno.test("fsck: too few, too many, none, and two replicas on one host", async () => {
   const tree = await makeTree();
   const { world, f, g } = tree;
