@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { bytesOf } from "../../base/bytes.ts";
 import type { Timespec } from "../../base/clock.ts";
 import { createLogger, type LogFields } from "../../base/log.ts";
+import { BlockStock } from "../../fs/block_stock.ts";
 import { Blocks } from "../../fs/blocks.ts";
 import { AccessTimes, type AtimePolicy } from "../../fs/access_times.ts";
 import type { ClusterSession } from "../../fs/cluster_session.ts";
@@ -27,7 +28,13 @@ import { DeferredChanges } from "../../fs/deferred_changes.ts";
 import { InodeNumbers } from "../../fs/inode_numbers.ts";
 import { LocalChanges } from "../../fs/local_changes.ts";
 import { Recalls } from "../../fs/recalls.ts";
-import type { DeferredChange, DeferReply, ReservedInodes } from "../../wire/messages/deferred.ts";
+import type {
+  DeferredChange,
+  DeferReply,
+  ReserveBlocksRequest,
+  ReservedBlocksReply,
+  ReservedInodes,
+} from "../../wire/messages/deferred.ts";
 import { Releases } from "../../fs/releases.ts";
 import { Writer } from "../../fs/writer.ts";
 import { FsError } from "../../wire/errno.ts";
@@ -296,6 +303,13 @@ export class FakeSession {
     return await Promise.resolve({ first, count });
   }
 
+  /** Blocks that it gives in advance. */
+  readonly reservable: Block[] = [];
+
+  async reserveBlocks({ count }: ReserveBlocksRequest): Promise<ReservedBlocksReply> {
+    return await Promise.resolve({ blocks: this.reservable.splice(0, count) });
+  }
+
   isFull = false;
 
   noteLostChange(): void {
@@ -490,6 +504,7 @@ export interface TestClient {
   readonly kernelCache: KernelCache;
   readonly access: DataAccess;
   readonly releases: Releases;
+  readonly stock: BlockStock;
   readonly readAhead: NameReadAhead;
   readonly recalls: Recalls;
   readonly reader: Reader;
@@ -539,7 +554,8 @@ export function startClient(
   fakeSession.deferred = deferred;
   const numbers = new InodeNumbers(session, log);
   const local = writeBehind ? new LocalChanges({ session, table, deferred, numbers, clock }) : undefined;
-  const blocks = new Blocks({ session, dataservers, host, clock, log, deferred });
+  const stock = new BlockStock({ session, host, clock, log });
+  const blocks = new Blocks({ session, dataservers, host, clock, log, deferred, stock });
   const inline = new InlineData({ session, table, blocks });
   const localReplicas = new LocalReplicas({ dataservers, machine: MACHINE, clock, log });
   const reader = new Reader({ inline, dataservers, localReplicas, blocks, clock, log });
@@ -596,6 +612,7 @@ export function startClient(
     kernelCache,
     access,
     releases,
+    stock,
     readAhead,
     recalls,
     reader,

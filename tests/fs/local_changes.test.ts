@@ -292,6 +292,70 @@ Deno.test("local changes: a new file that needs a block gets it with its making"
   assert.equal(closing.state, "done");
 });
 
+/** Files follow each other, and blocks were given for the next ones. */
+async function stocked(...blocks: number[]) {
+  const client = await startAlone();
+  client.root.attributes = { ...client.root.attributes, replication: 0 };
+  client.session.reservable.push(...blocks.map((id) => blockOf(id, 0, 1 << 20, false)));
+  assert.deepEqual([client.stock.take([]), client.stock.take([])], [undefined, undefined]);
+  await quiet();
+  return client;
+}
+
+Deno.test("local changes: with a block that was given in advance data goes out first, and one call tells all", async () => {
+  const client = await stocked(8, 9);
+  const { files, names, nameserver, dataservers } = client;
+  const handle = create(client, A);
+  await files.write(handle, 0, new Uint8Array(5_000), WRITING, PATIENT);
+  const setting = watch(Promise.resolve(names.setattr({ ino: handle.file.ino, mode: 0o600 }, PATIENT)));
+  await quiet();
+  assert.deepEqual(dataservers.writes, [{ block: 8, offset: 0, length: 5_000 }]);
+  assert.deepEqual([setting.state, nameserver.asked], ["done", []]);
+  const closing = watch(files.flush(handle));
+  const call = await nameserver.next("defer");
+  const { changes } = call.request as DeferRequest;
+  assert.deepEqual(changes.map(textOf), [`make a ${FIRST}`, `report ${FIRST}`, `setattr ${FIRST}`]);
+  const [make, report] = changes;
+  assert.ok(make?.kind === "make" && report?.kind === "report");
+  assert.deepEqual([make.block, make.host, report.size], [8, undefined, 5_000]);
+  assert.deepEqual(report.written.map(({ block, start }) => [block, start]), [[8, 0]]);
+  assert.equal(closing.state, "waits");
+  await call.answer({ applied: 3 });
+  assert.deepEqual([closing.state, nameserver.asked], ["done", ["defer"]]);
+});
+
+Deno.test("local changes: a block that was given in advance is for the start of a file of the usual replication that is not told of yet", async () => {
+  const client = await stocked(8);
+  const { files, nameserver, dataservers, root } = client;
+  root.attributes = { ...root.attributes, replication: 3 };
+  const asks = async (handle: Handle, offset: number) => {
+    await files.write(handle, offset, new Uint8Array(5_000), WRITING, PATIENT);
+    const closing = watch(files.flush(handle));
+    const call = await nameserver.next("defer");
+    const make = (call.request as DeferRequest).changes.find(({ kind }) => kind === "make");
+    assert.ok(make?.kind === "make");
+    assert.deepEqual([make.block, make.host], [undefined, "here"]);
+    const block = blockOf(handle.file.ino, 0, 1 << 20, false);
+    await call.answer({ applied: 1, blocks: [{ ino: handle.file.ino, block }] });
+    await nameserver.answer("commit", inodeReply(handle.file.ino, "write", { size: offset + 5_000 }));
+    assert.equal(closing.state, "done");
+  };
+  await asks(create(client, A), 0);
+  root.attributes = { ...root.attributes, replication: 0 };
+  await asks(create(client, B), 4_096);
+  const late = create(client, C);
+  const telling = watch(client.deferred.settle()!);
+  await (await told(client)).answer();
+  assert.equal(telling.state, "done");
+  await files.write(late, 0, new Uint8Array(5_000), WRITING, PATIENT);
+  const closing = watch(files.flush(late));
+  await nameserver.answer("allocateBlock", { block: blockOf(20, 0, 1 << 20, false) });
+  await nameserver.answer("commit", inodeReply(late.file.ino, "write", { size: 5_000 }));
+  assert.equal(closing.state, "done");
+  assert.ok(dataservers.writes.every(({ block }) => block !== 8));
+  assert.equal(client.stock.take([])?.id, 8);
+});
+
 for (const how of ["its session ends", "the nameserver refuses them"] as const) {
   Deno.test(`local changes: lost as ${how}, the next change, close and sync say so, once`, async () => {
     const client = await startAlone();
