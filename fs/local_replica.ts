@@ -13,6 +13,9 @@ import { bodies } from "../wire/bodies.ts";
 import { ERRNO, errnoName, FsError } from "../wire/errno.ts";
 
 const CRC_BYTES = 4;
+/** So far ahead of who reads in order the disk is, and so much it is told at once. */
+const AHEAD_BYTES = 4 * 1024 * 1024;
+const AHEAD_STEP_BYTES = 1024 * 1024;
 const SEEK_END = 2;
 
 export interface ReplicaFile {
@@ -34,6 +37,10 @@ export class LocalReplica {
   readonly #isProven: Uint8Array;
   #reading = 0;
   #isClosed = false;
+  /** Where the next read begins, if they are in order; whether the disk was waited for in these; what it was told of. */
+  #next = -1;
+  #isCold = false;
+  #toldTo = 0;
 
   private constructor(fd: number, file: ReplicaFile, crcs: Uint8Array) {
     this.#fd = fd;
@@ -73,6 +80,12 @@ export class LocalReplica {
    * has room for it and the chunks around; good until that is used again. Throws EIO as `read`.
    */
   readNow(from: number, to: number, scratch: Uint8Array<ArrayBuffer>): Uint8Array | null {
+    const bytes = this.#readNow(from, to, scratch);
+    if (bytes !== null) this.#readAhead(from, to);
+    return bytes;
+  }
+
+  #readNow(from: number, to: number, scratch: Uint8Array<ArrayBuffer>): Uint8Array | null {
     const chunk = this.#chunkBytes;
     const first = Math.floor(from / chunk);
     const last = Math.floor((to - 1) / chunk);
@@ -96,15 +109,40 @@ export class LocalReplica {
     const start = isProven ? from : first * chunk;
     const end = isProven ? to : Math.min((last + 1) * chunk, this.length);
     const bytes = bodies.take(end - start);
+    this.#isCold = true;
+    this.#readAhead(from, to);
+    await this.#pinned(() => this.#fill(bytes, start));
+    if (!isProven) this.#prove(first, last, bytes);
+    return bytes.subarray(from - start, to - start);
+  }
+
+  /** The descriptor stays open meanwhile. */
+  async #pinned(use: () => Promise<void>): Promise<void> {
     this.#reading++;
     try {
-      await this.#fill(bytes, start);
+      await use();
     } finally {
       this.#reading--;
       if (this.#isClosed && this.#reading === 0) libc.close(this.#fd);
     }
-    if (!isProven) this.#prove(first, last, bytes);
-    return bytes.subarray(from - start, to - start);
+  }
+
+  /** Who reads in order from the disk finds what comes next in the page cache. */
+  #readAhead(from: number, to: number): void {
+    const isInOrder = from === this.#next;
+    this.#next = to;
+    if (!isInOrder) {
+      this.#isCold = false;
+      this.#toldTo = to;
+      return;
+    }
+    if (!this.#isCold) return;
+    const end = Math.min(to + AHEAD_BYTES, this.length);
+    for (let at = Math.max(this.#toldTo, to); at < end; at += AHEAD_STEP_BYTES) {
+      const step = Math.min(AHEAD_STEP_BYTES, this.length - at);
+      this.#toldTo = at + step;
+      void this.#pinned(() => libc.willNeedAsync(this.#fd, at, step));
+    }
   }
 
   async #fill(bytes: Uint8Array<ArrayBuffer>, start: number): Promise<void> {

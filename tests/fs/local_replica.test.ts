@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import * as libc from "../../base/libc.ts";
 import { LocalReplica, type ReplicaFile } from "../../fs/local_replica.ts";
 import { FsError } from "../../wire/errno.ts";
-import { dropFromCache } from "../base/page_cache.ts";
+import { cachedBytes, dropFromCache } from "../base/page_cache.ts";
 import { CHUNK, crcsOf, identityOf } from "./replica_file.ts";
 
 const LENGTH = 3 * CHUNK + 1000;
@@ -20,13 +20,14 @@ async function withFile(
     bytes: Uint8Array<ArrayBuffer>,
     crcs: Uint8Array<ArrayBuffer>,
   ) => Promise<void>,
+  length = LENGTH,
 ): Promise<void> {
   const directory = await Deno.makeTempDir({ dir: "/var/tmp" });
   try {
     const path = `${directory}/7.blk`;
-    const bytes = bytesOfLength(LENGTH);
+    const bytes = bytesOfLength(length);
     await Deno.writeFile(path, bytes);
-    await body({ path, identity: identityOf(path), length: LENGTH, chunkBytes: CHUNK }, bytes, crcsOf(bytes));
+    await body({ path, identity: identityOf(path), length, chunkBytes: CHUNK }, bytes, crcsOf(bytes));
   } finally {
     await Deno.remove(directory, { recursive: true });
   }
@@ -135,3 +136,28 @@ Deno.test("local replica: it is closed when what was being read has come", () =>
     assert.deepEqual(await Promise.all(reading), [bytes.subarray(0, CHUNK), bytes.subarray(CHUNK)]);
     assert.equal(openDescriptors(file.path), 0);
   }));
+
+const MIB = 1024 * 1024;
+const LONG = 8 * MIB;
+
+Deno.test("local replica: who reads in order from the disk finds what comes next in the page cache", () =>
+  withFile(async (file, _bytes, crcs) => {
+    const replica = await LocalReplica.open(file, crcs);
+    const fd = libc.open(file.path, libc.O_RDONLY);
+    assert.ok(await dropFromCache(fd, 0, LONG));
+    // Far behind what the kernel's own read-ahead brings for reads that are so small.
+    const far = (position: number) => cachedBytes(fd, position + 2 * MIB, MIB);
+    for (const at of [5, 0, 3]) await replica.read(at * CHUNK, (at + 1) * CHUNK);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    assert.equal(far(0), 0, "not in order");
+    for (const at of [0, 1]) await replica.read(3 * MIB + at * CHUNK, 3 * MIB + (at + 1) * CHUNK);
+    const deadline = performance.now() + 10_000;
+    while (far(3 * MIB) < MIB) {
+      assert.ok(performance.now() < deadline, `${far(3 * MIB)} bytes within 10 s`);
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    libc.close(fd);
+    replica.close();
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    assert.equal(openDescriptors(file.path), 0);
+  }, LONG));
