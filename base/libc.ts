@@ -13,6 +13,7 @@ const library = Deno.dlopen("libc.so.6", {
   __errno_location: { parameters: [], result: "pointer" },
   open: { parameters: ["buffer", "i32", "u32"], result: "i32" },
   openAsync: { name: "open", parameters: ["buffer", "i32", "u32"], result: "i32", nonblocking: true },
+  syscall: { parameters: ["i64", "i32", "buffer", "buffer", "usize"], result: "i64" },
   close: { parameters: ["i32"], result: "i32" },
   read: { parameters: ["i32", "buffer", "usize"], result: "i32" },
   write: { parameters: ["i32", "buffer", "usize"], result: "i32" },
@@ -156,6 +157,12 @@ export const SEEK_DATA = 3;
 export const SEEK_HOLE = 4;
 export const POLLIN = 1;
 export const RWF_NOWAIT = 8;
+const AT_FDCWD = -100;
+/** asm-generic/unistd.h, x86_64 alike; openat2.h. */
+const SYS_OPENAT2 = 437n;
+const RESOLVE_CACHED = 0x20;
+/** struct open_how: flags, mode, resolve. */
+const openHow = new BigUint64Array(3);
 export const MNT_DETACH = 2;
 
 /** open(2): a descriptor or -errno. O_CLOEXEC is always added. */
@@ -168,6 +175,18 @@ export async function openAsync(path: string, flags: number, mode = 0): Promise<
   const name = cString(path);
   const result = await pinned([name], libc.openAsync(name, flags | O_CLOEXEC, mode));
   return result < 0 ? open(path, flags, mode) : result;
+}
+
+/**
+ * open(2) without waiting for a disk (openat2 with RESOLVE_CACHED): a descriptor, or -EAGAIN where the kernel does not have
+ * all of the path at hand, or -errno, which may only mean that it is not supported. Makes no file.
+ */
+export function openCached(path: string, flags: number): number {
+  openHow[0] = BigInt(flags | O_CLOEXEC);
+  openHow[2] = BigInt(RESOLVE_CACHED);
+  return checked(
+    Number(libc.syscall(SYS_OPENAT2, AT_FDCWD, cString(path), openHow, wide(openHow.byteLength))),
+  );
 }
 
 export function close(fd: number): number {
@@ -335,7 +354,6 @@ export async function lseekAsync(fd: number, offset: number, whence: number): Pr
 
 // linux/stat.h
 const AT_EMPTY_PATH = 0x1000;
-const AT_FDCWD = -100;
 const AT_SYMLINK_NOFOLLOW = 0x100;
 const STATX_BASIC_STATS = 0x7ff;
 const STATX_BLOCKS = 0x400;

@@ -102,13 +102,18 @@ function diskError(negativeErrno: number, op: string, path: string): FsError {
 }
 
 async function openFile(path: string, flags: number): Promise<number> {
-  // What is made anew is made in memory.
-  const isNew = (flags & libc.O_EXCL) !== 0;
-  const fd = isNew && quickly.isAllowed
-    ? quickly.run(() => libc.open(path, flags, FILE_MODE))
-    : await libc.openAsync(path, flags, FILE_MODE);
+  const fd = openQuickly(path, flags) ?? await libc.openAsync(path, flags, FILE_MODE);
   if (fd < 0) throw diskError(fd, "open", path);
   return fd;
+}
+
+/** What is made anew is made in memory, and what the kernel has at hand takes no disk; undefined: a thread is to do it. */
+function openQuickly(path: string, flags: number): number | undefined {
+  if (!quickly.isAllowed) return undefined;
+  if ((flags & libc.O_EXCL) !== 0) return quickly.run(() => libc.open(path, flags, FILE_MODE));
+  if ((flags & libc.O_CREAT) !== 0) return undefined;
+  const fd = quickly.run(() => libc.openCached(path, flags));
+  return fd < 0 ? undefined : fd; // a thread tries again, and tells the failure
 }
 
 function fileSize(fd: number, path: string): number {

@@ -8,6 +8,7 @@ import * as libc from "../../base/libc.ts";
 import { asFsError } from "../../wire/errno.ts";
 import type { Generation } from "../../wire/ids.ts";
 import { chunkCount, ChunkTable, CRC_BYTES } from "./chunk_table.ts";
+import type { Disk } from "./disk.ts";
 import { Replica, type ReplicaHost } from "./replica.ts";
 import type { ReplicaFile } from "./replica_content.ts";
 import type { ReplicaRecord } from "./replica_records.ts";
@@ -60,29 +61,49 @@ async function openNew(
 }
 
 /** The replica that `record` speaks of. */
-export async function openReplica(
+export function openReplica(host: ReplicaHost, paths: ReplicaPaths, record: ReplicaRecord): Promise<Replica> {
+  // Open replicas in state "writing" stay open, so this one was left by a crash: its bytes are all there is.
+  return record.state === "writing" ? openLeft(host, paths, record) : openFinalized(host, paths, record);
+}
+
+async function openLeft(host: ReplicaHost, paths: ReplicaPaths, record: ReplicaRecord): Promise<Replica> {
+  const fd = await openData(host, paths, true);
+  try {
+    const size = host.disk.size(fd, paths.dataPath);
+    host.lengthChanged(size - record.length);
+    return new Replica({ ...paths, fd }, host, ChunkTable.allDirty(size), { ...record, isDurable: false });
+  } catch (error) {
+    host.disk.close(fd);
+    throw error;
+  }
+}
+
+async function openFinalized(
   host: ReplicaHost,
   paths: ReplicaPaths,
   record: ReplicaRecord,
 ): Promise<Replica> {
-  const { block, dataPath } = paths;
-  // Open replicas in state "writing" stay open, so this one was left by a crash: its bytes are all there is.
-  const isLeft = record.state === "writing";
-  const fd = await openData(host, paths, isLeft);
+  const { block, dataPath, crcPath } = paths;
+  // Side by side, as each may be a thread's work. What is wrong with the data file is told first, and then only that.
+  const [opened, crcs] = await Promise.allSettled([
+    openData(host, paths, false),
+    readCrcs(host.disk, crcPath, chunkCount(record.length)),
+  ]);
+  if (opened.status === "rejected") throw opened.reason;
+  const fd = opened.value;
   try {
     const size = host.disk.size(fd, dataPath);
-    let chunks: ChunkTable;
-    if (isLeft) {
-      chunks = ChunkTable.allDirty(size);
-      host.lengthChanged(size - record.length);
-    } else {
-      if (size !== record.length) {
-        const what = size < record.length ? "a truncated block file" : "a block file that is too long";
-        throw host.corrupt(block, `${what}: ${dataPath} has ${size} bytes, not ${record.length}`);
-      }
-      chunks = ChunkTable.fromStored(size, await readCrcs(host, paths, chunkCount(size)));
+    if (size !== record.length) {
+      const what = size < record.length ? "a truncated block file" : "a block file that is too long";
+      throw host.corrupt(block, `${what}: ${dataPath} has ${size} bytes, not ${record.length}`);
     }
-    return new Replica({ ...paths, fd }, host, chunks, { ...record, isDurable: !isLeft });
+    if (crcs.status === "rejected") {
+      const { errno, message } = asFsError(crcs.reason, "open");
+      throw errno === "ENOENT" || errno === "EIO" ? host.corrupt(block, message) : crcs.reason;
+    }
+    if (crcs.value === null) throw host.corrupt(block, `${crcPath} is too short for its block file`);
+    const chunks = ChunkTable.fromStored(size, crcs.value);
+    return new Replica({ ...paths, fd }, host, chunks, { ...record, isDurable: true });
   } catch (error) {
     host.disk.close(fd);
     throw error;
@@ -103,24 +124,14 @@ async function openData(
   }
 }
 
-async function readCrcs(
-  host: ReplicaHost,
-  { block, crcPath }: ReplicaPaths,
-  count: number,
-): Promise<Uint8Array> {
+/** The checksums of `count` chunks; null: the file has fewer. */
+async function readCrcs(disk: Disk, path: string, count: number): Promise<Uint8Array | null> {
   const stored = new Uint8Array(count * CRC_BYTES);
   if (count === 0) return stored;
+  const fd = await disk.open(path, libc.O_RDONLY);
   try {
-    const fd = await host.disk.open(crcPath, libc.O_RDONLY);
-    try {
-      if (await host.disk.read(fd, stored, 0, crcPath) === stored.length) return stored;
-    } finally {
-      host.disk.close(fd);
-    }
-  } catch (error) {
-    const { errno, message } = asFsError(error, "open");
-    if (errno !== "ENOENT" && errno !== "EIO") throw error;
-    throw host.corrupt(block, message);
+    return await disk.read(fd, stored, 0, path) === stored.length ? stored : null;
+  } finally {
+    disk.close(fd);
   }
-  throw host.corrupt(block, `${crcPath} is too short for its block file`);
 }
