@@ -235,13 +235,16 @@ export class DirectoryStream {
     if (cookie === COOKIE_PARENT) this.#whole = { since, position: cookie, count: 0 };
     if (this.#whole?.position !== cookie) this.#whole = null;
     const isNoted = withInodes || (this.#whole?.count ?? Infinity) < COMPLETE_ENTRIES_MAX;
+    const inodes: Inode[] = [];
     const entries = listed.map(({ inode: found, ...entry }) => {
       // Noted before it is handed out, so that a recall finds whatever the kernel may have.
       if (isKept && isNoted) isKept = directory!.setEntry(bytesKey(entry.name), entry.ino);
-      return found === undefined
-        ? entry
-        : { ...entry, inode: this.#options.readAhead.keep(this.ino, found, since) };
+      if (found === undefined) return entry;
+      const inode = this.#options.readAhead.keep(this.ino, found, since);
+      inodes.push(inode);
+      return { ...entry, inode };
     });
+    this.#options.readAhead.listed(inodes);
     if (!isKept) this.#whole = null; // or there is no room to note all of them
     this.#noteRead(entries.at(-1)?.cookie ?? cookie, entries.length, end);
     this.#answer = { parent, entries, end, withInodes, isKept, since, next: 0, cookie };

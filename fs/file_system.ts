@@ -16,6 +16,7 @@ import { DataAccess } from "./data_access.ts";
 import { Dataservers } from "./dataservers.ts";
 import { BlockStock } from "./block_stock.ts";
 import { DeferredChanges } from "./deferred_changes.ts";
+import { FileReadAhead } from "./file_read_ahead.ts";
 import { Files } from "./files.ts";
 import { InlineData } from "./inline_data.ts";
 import { InodeNumbers } from "./inode_numbers.ts";
@@ -148,7 +149,11 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
   const blocks = new Blocks({ session, dataservers, host, clock, log, deferred, stock, ...soft });
   const inline = new InlineData({ session, table, blocks });
   const localReplicas: LocalReplicas = new LocalReplicas({ dataservers, machine: machineRun(), clock, log });
-  const reader: Reader = new Reader({ inline, dataservers, localReplicas, blocks, clock, log, ...soft });
+  const fileAhead = new FileReadAhead({ session, table, dataservers, clock, log });
+  const reader: Reader = new Reader({
+    ...{ inline, dataservers, localReplicas, fileAhead, blocks, clock, log },
+    ...soft,
+  });
   const writer: Writer = new Writer({
     session,
     table,
@@ -167,7 +172,7 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
   });
   const releases = new Releases({ session, table, log, keepsExclusive: writeBehind });
   const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log, deferred, local });
-  const readAhead = new NameReadAhead({ session, table, releases, clock, log });
+  const readAhead = new NameReadAhead({ session, table, releases, fileAhead, clock, log });
   const tellAccesses = (): Promise<unknown> => accessTimes.tell();
   const names = new Names({ session, table, kernelCache, writer, clock, local, readAhead, tellAccesses });
   const files = new Files({
@@ -182,6 +187,7 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
       blocks,
       reader,
       localReplicas,
+      fileAhead,
       writer,
       clock,
       log,

@@ -20,6 +20,7 @@ import { type Access, type Found, type Inode, OpenFile } from "./inode.ts";
 import type { ByteRange } from "./pending_write.ts";
 import { isAppendOnly, refuseOpen, refuseWrite } from "./inode_flags.ts";
 import { type DeferredChanges, refuseAfterLoss } from "./deferred_changes.ts";
+import type { FileReadAhead } from "./file_read_ahead.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { LocalReplicas } from "./local_replicas.ts";
@@ -47,6 +48,7 @@ export interface FilesOptions {
   readonly blocks: Blocks;
   readonly reader: Reader;
   readonly localReplicas?: LocalReplicas;
+  readonly fileAhead?: FileReadAhead;
   readonly writer: Writer;
   readonly clock: Clock;
   readonly log: Logger;
@@ -463,13 +465,14 @@ export class Files {
 
   /** Commits what has been dirty for long and tells releases and the like, about once a second. */
   async run(signal: AbortSignal): Promise<void> {
-    const { clock, releases, readAhead, writer, localReplicas, log } = this.#options;
+    const { clock, releases, readAhead, writer, localReplicas, fileAhead, log } = this.#options;
     while (!signal.aborted) {
       await clock.sleep(BACKGROUND_MS, signal);
       readAhead.sweep();
       releases.send();
       bodies.trim();
       localReplicas?.sweep();
+      fileAhead?.sweep();
       const nowMs = clock.monotonicMs();
       for (const file of this.#openFiles) {
         if (!file.dirty || nowMs - file.dirtySinceMs < DIRTY_MS_MAX) continue;

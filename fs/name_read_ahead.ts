@@ -15,6 +15,7 @@ import type { InodeId } from "../wire/ids.ts";
 import type { InodeReply } from "../wire/messages/inode.ts";
 import { wishesWithin } from "./claims.ts";
 import type { ClusterSession } from "./cluster_session.ts";
+import type { FileReadAhead } from "./file_read_ahead.ts";
 import type { Inode } from "./inode.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { Releases } from "./releases.ts";
@@ -38,6 +39,8 @@ export interface NameReadAheadOptions {
   readonly session: ClusterSession;
   readonly table: InodeTable;
   readonly releases: Releases;
+  /** Told of what was listed together. */
+  readonly fileAhead?: FileReadAhead;
   readonly clock: Clock;
   readonly log: Logger;
 }
@@ -118,11 +121,13 @@ export class NameReadAhead {
       });
       progress.cookie = null;
       if (table.get(ino) !== directory || !table.adoptLease(directory, lease, askedAt)) return;
+      const inodes: Inode[] = [];
       for (const { name, ino: child, inode, cookie: at } of entries) {
         if (!directory.setEntry(bytesKey(name), child)) return;
-        if (inode !== undefined) this.keep(ino, inode, askedAt);
+        if (inode !== undefined) inodes.push(this.keep(ino, inode, askedAt));
         if (!end) progress.cookie = at;
       }
+      this.listed(inodes);
       if (end && !table.isCrossed(ino, progress.since)) directory.isComplete = true;
       progress.fetched = entries.length;
       progress.hits = 0;
@@ -134,6 +139,11 @@ export class NameReadAhead {
       progress.isFetching = false;
       this.sweep();
     }
+  }
+
+  /** What one answer has of a directory, in its order. */
+  listed(inodes: readonly Inode[]): void {
+    this.#options.fileAhead?.listed(inodes);
   }
 
   /** Takes over an inode of which the kernel is told later, or not at all. */

@@ -13,6 +13,7 @@ import type { VolumeId } from "../wire/ids.ts";
 import type { Block } from "../wire/messages/inode.ts";
 import { type Blocks, isDropped } from "./blocks.ts";
 import type { DataserverClient, Dataservers } from "./dataservers.ts";
+import type { FileReadAhead } from "./file_read_ahead.ts";
 import { firstAnswer } from "./hedge.ts";
 import type { InlineData } from "./inline_data.ts";
 import type { OpenFile } from "./inode.ts";
@@ -43,6 +44,8 @@ export interface ReaderOptions {
   readonly dataservers: Dataservers;
   /** Absent: everything is asked of dataservers. */
   readonly localReplicas?: LocalReplicas;
+  /** Absent: nothing is fetched before it is read. */
+  readonly fileAhead?: FileReadAhead;
   readonly blocks: Blocks;
   readonly inline: InlineData;
   readonly clock: Clock;
@@ -54,22 +57,28 @@ export class Reader {
   readonly #options: ReaderOptions;
   readonly #scratch = new Uint8Array(NOW_BYTES_MAX + CHUNKS_AROUND_BYTES);
   /** For the mount's counters: reads of a block, by the way that they went. */
-  readonly counts = { cached: 0, disk: 0, served: 0 };
+  readonly counts = { cached: 0, disk: 0, served: 0, ahead: 0 };
 
   constructor(options: ReaderOptions) {
     this.#options = options;
   }
 
   /**
-   * As `read`, what is in the page cache of this machine, within one block; null when `read` is needed. The bytes are good
-   * until the next call.
+   * As `read`, what was fetched ahead or is in the page cache of this machine, within one block; null when `read` is needed.
+   * The bytes are good until the next call.
    */
   readNow(file: OpenFile, offset: number, size: number): Uint8Array | null {
-    const { localReplicas } = this.#options;
+    const { localReplicas, fileAhead } = this.#options;
     const end = Math.min(offset + size, file.size);
-    if (localReplicas === undefined || file.pending.size > 0 || end <= offset) return null;
+    if (file.pending.size > 0 || end <= offset) return null;
     const block = file.blocks.at(offset);
     if (block === undefined || end > block.start + block.length || !file.hasData(block)) return null;
+    const fetched = this.#take(file, block, offset - block.start, end - block.start);
+    if (fetched !== null) {
+      fileAhead!.reading(file, offset, end);
+      return fetched;
+    }
+    if (localReplicas === undefined) return null;
     const replica = localReplicas.find(file, block);
     if (replica === null || end - block.start > replica.length || end - offset > NOW_BYTES_MAX) return null;
     try {
@@ -82,13 +91,23 @@ export class Reader {
     }
   }
 
+  /** What was fetched ahead of a part of a block. */
+  #take(file: OpenFile, block: Block, from: number, to: number): Uint8Array | null {
+    const bytes = this.#options.fileAhead?.take(file, block, from, to) ?? null;
+    if (bytes !== null) this.counts.ahead++;
+    return bytes;
+  }
+
   /** The bytes of [offset, offset + size) below the end of the file, as views in order. */
   async read(file: OpenFile, offset: number, size: number, interrupt?: Interruptible): Promise<Uint8Array[]> {
     const end = Math.min(offset + size, file.size);
     if (end <= offset) return [];
     if (file.pending.size > 0) await file.settled(offset, end);
     const inline = file.inlineBytes > 0 && await this.#options.inline.read(file, offset, end, interrupt);
-    if (inline) return inline;
+    if (inline) {
+      this.#options.fileAhead?.reading(file, offset, end);
+      return inline;
+    }
     // Again, as a truncate of ours may have cleared the map in the steps until here: what it does not know it has as holes.
     while (!file.blocks.knows(offset, end)) await this.#options.blocks.know(file, offset, end, interrupt);
     const parts: (Uint8Array | Promise<Uint8Array[]>)[] = [];
@@ -105,7 +124,9 @@ export class Reader {
       at = stop;
     }
     // All at once: of several that fail each is waited for.
-    const read = await Promise.all(parts);
+    const reading = Promise.all(parts);
+    this.#options.fileAhead?.reading(file, offset, end); // what is asked for ahead comes behind what is waited for
+    const read = await reading;
     return read.flatMap((part) => part);
   }
 
@@ -123,17 +144,44 @@ export class Reader {
         return (await client.readBlock(request, { timeoutMs: READ_TIMEOUT_MS })).body;
       }, interrupt);
     };
-    const { localReplicas } = this.#options;
+    const { localReplicas, fileAhead } = this.#options;
+    const arrival = fileAhead?.arrival(file, block);
+    const fetched = arrival === undefined ? this.#take(file, block, offset, offset + length) : null;
+    if (fetched !== null) return [fetched];
     const replica = localReplicas?.isBusy === false ? localReplicas.find(file, block) : null;
-    const body = replica === null
-      ? await served()
-      : await this.#readLocal(replica, block, offset, length, served);
+    let body: Uint8Array | undefined;
+    if (replica !== null) body = await this.#readLocal(replica, block, offset, length, served);
+    else if (arrival === undefined) body = await served();
+    else body = await this.#readArriving(arrival, file, block, { offset, length }, served);
     if (body === undefined) return zeros(length);
     interrupt?.onReplied?.(() => bodies.give(body));
     if (body.length === length) return [body];
     const views: Uint8Array[] = body.length === 0 ? [] : [body];
     addZeros(views, length - body.length);
     return views;
+  }
+
+  /** What is just being fetched; if that fails, or takes long, `otherwise` as well. */
+  async #readArriving(
+    arrival: Promise<void>,
+    file: OpenFile,
+    block: Block,
+    { offset, length }: { readonly offset: number; readonly length: number },
+    otherwise: () => Promise<Uint8Array | undefined>,
+  ): Promise<Uint8Array | undefined> {
+    return await firstAnswer([true, false], {
+      ask: async (isFetched) => {
+        if (!isFetched) return await otherwise();
+        await arrival;
+        const bytes = this.#take(file, block, offset, offset + length);
+        if (bytes === null) throw new FsError("EAGAIN", "it can't be used", { op: "read" });
+        return bytes;
+      },
+      onFailure: () => {}, // whoever fetched it has said why
+      onSlow: () => {},
+      clock: this.#options.clock,
+      hedgeMs: HEDGE_MS,
+    });
   }
 
   /** From the replica's file; if that fails, or takes long, `otherwise` as well. */

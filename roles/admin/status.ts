@@ -220,8 +220,8 @@ function sessionRows(sessions: readonly SessionStatus[]): string[][] {
 /** How many of its reads a mount does past the dataservers, from the files of replicas on its machine. */
 function localReads(reads: ReadCounters | undefined): string {
   if (reads === undefined) return "-";
-  const { cached, disk, served, refused } = reads;
-  const all = cached + disk + served;
+  const { cached, disk, served, ahead = 0, refused } = reads;
+  const all = cached + disk + served + ahead;
   const share = all === 0 ? "-" : percent((cached + disk) / all);
   return refused === undefined ? share : `${share} (${refused})`;
 }

@@ -50,6 +50,7 @@ export function mountMetrics(mountpoint: string, figures: MountFigures): readonl
       { labels: { from: "page cache" }, value: reads?.cached ?? 0 },
       { labels: { from: "local disk" }, value: reads?.disk ?? 0 },
       { labels: { from: "dataserver" }, value: reads?.served ?? 0 },
+      { labels: { from: "read ahead" }, value: reads?.ahead ?? 0 },
     ]),
   ].map((metric) => withLabels(metric, { mountpoint }));
 }

@@ -13,6 +13,7 @@ import { AccessTimes, type AtimePolicy } from "../../fs/access_times.ts";
 import type { ClusterSession } from "../../fs/cluster_session.ts";
 import { DataAccess } from "../../fs/data_access.ts";
 import type { Dataservers } from "../../fs/dataservers.ts";
+import { FileReadAhead } from "../../fs/file_read_ahead.ts";
 import { Files, type Handle, type OpenOptions } from "../../fs/files.ts";
 import type { Inode } from "../../fs/inode.ts";
 import { InlineData } from "../../fs/inline_data.ts";
@@ -53,6 +54,7 @@ import type {
   CopyRangeReply,
   CopyRangeRequest,
   LocateReplicaReply,
+  ReadBlockRequest,
   ReplicaRequest,
   SeekBlockRequest,
   WriteRangesRequest,
@@ -406,13 +408,16 @@ interface DataserverCall {
 /** One dataserver that keeps nothing: writes wait if the test says so, reads give bytes of one value. */
 export class FakeDataservers {
   readonly writes: DataserverCall[] = [];
+  readonly reads: DataserverCall[] = [];
   readonly syncs: number[] = [];
   fill = 7;
   /** What becomes of a write; a test may make it wait or fail. */
   onWrite: () => Promise<void> = () => Promise.resolve();
   onSync: (generation: number) => Promise<void> = () => Promise.resolve();
   /** What becomes of a read of a generation at an address: bytes of `fill`, unless the test says otherwise. */
-  onRead: (address: string, generation: number) => Promise<void> = () => Promise.resolve();
+  onRead: (address: string, generation: number, block: number) => Promise<void> = () => Promise.resolve();
+  /** Bytes that a replica has. */
+  replicaBytes = Infinity;
   /** Where a replica lies; a test may say. */
   onLocate: (address: string, request: ReplicaRequest) => Promise<LocateReplicaReply> = () =>
     Promise.resolve({ body: new Uint8Array(0) });
@@ -475,9 +480,12 @@ export class FakeDataservers {
       },
       seekBlock: async ({ offset, data }: SeekBlockRequest) => data ? { offset } : {},
       locateReplica: (request: ReplicaRequest) => this.onLocate(address, request),
-      readBlock: async ({ generation, length }: { generation: number; length: number }) => {
-        await this.onRead(address, generation);
-        return { body: new Uint8Array(length).fill(this.fill) };
+      readBlock: async ({ block, generation, offset, length }: ReadBlockRequest) => {
+        this.reads.push({ block, offset, length });
+        const { fill } = this; // of when it was asked
+        await this.onRead(address, generation, block);
+        const end = Math.min(offset + length, this.replicaBytes);
+        return { body: new Uint8Array(Math.max(0, end - offset)).fill(fill) };
       },
     });
   }
@@ -509,6 +517,7 @@ export interface TestClient {
   readonly recalls: Recalls;
   readonly reader: Reader;
   readonly localReplicas: LocalReplicas;
+  readonly fileAhead: FileReadAhead;
   readonly writer: Writer;
   readonly deferred: DeferredChanges;
   readonly names: Names;
@@ -558,14 +567,15 @@ export function startClient(
   const blocks = new Blocks({ session, dataservers, host, clock, log, deferred, stock });
   const inline = new InlineData({ session, table, blocks });
   const localReplicas = new LocalReplicas({ dataservers, machine: MACHINE, clock, log });
-  const reader = new Reader({ inline, dataservers, localReplicas, blocks, clock, log });
+  const fileAhead = new FileReadAhead({ session, table, dataservers, clock, log });
+  const reader = new Reader({ inline, dataservers, localReplicas, fileAhead, blocks, clock, log });
   const attributesChanged = (inode: Inode) => void kernelCache.dropAttributes(inode);
   const writer = new Writer({ session, table, blocks, inline, local, clock, log, attributesChanged });
   const handOver = (file: OpenFile) => writer.handOver(file);
   const access = new DataAccess({ session, table, kernelCache, handOver });
   const releases = new Releases({ session, table, log, keepsExclusive: writeBehind });
   const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log, deferred, local });
-  const readAhead = new NameReadAhead({ session, table, releases, clock, log });
+  const readAhead = new NameReadAhead({ session, table, releases, fileAhead, clock, log });
   const tellAccesses = (): Promise<unknown> => accessTimes.tell();
   const names = new Names({ session, table, kernelCache, writer, clock, local, readAhead, tellAccesses });
   const files = new Files({
@@ -579,6 +589,7 @@ export function startClient(
     blocks,
     reader,
     localReplicas,
+    fileAhead,
     writer,
     clock,
     log,
@@ -617,6 +628,7 @@ export function startClient(
     recalls,
     reader,
     localReplicas,
+    fileAhead,
     writer,
     deferred,
     names,

@@ -116,7 +116,7 @@ Deno.test("local replicas: the first read goes to the dataserver, those after it
   const now = client.files.readNow(handle, CHUNK - 10, 20, true);
   assert.deepEqual(now, new Uint8Array(20).fill(FILE));
   assert.equal(handle.file.inode.hasPages, true, "by the read before");
-  assert.deepEqual(client.reader.counts, { cached: 1, disk: 1, served: 1 });
+  assert.deepEqual(client.reader.counts, { cached: 1, disk: 1, served: 1, ahead: 0 });
 });
 
 Deno.test("local replicas: what is read at once counts as pages of the kernel's, unless it goes past its cache", async () => {
@@ -256,7 +256,7 @@ Deno.test("local replicas: bytes that are not those that were written come from 
   await readsFrom(client, handle);
   await settled();
   assert.equal(await readsFrom(client, handle), SERVED);
-  assert.deepEqual(client.reader.counts, { cached: 0, disk: 0, served: 2 });
+  assert.deepEqual(client.reader.counts, { cached: 0, disk: 0, served: 2, ahead: 0 });
   // The dataserver finds out what is wrong, and another replica takes its place; meanwhile it is asked.
   assert.equal(await readsFrom(client, handle), SERVED);
   await settled();

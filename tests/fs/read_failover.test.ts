@@ -32,9 +32,9 @@ async function start() {
   const asked: string[] = [];
   const { onRead } = client.dataservers;
   const answers = new Map<string, () => Promise<void>>();
-  client.dataservers.onRead = (address, generation) => {
+  client.dataservers.onRead = (address, generation, block) => {
     asked.push(`${address}.${generation}`);
-    return answers.get(`${address}.${generation}`)?.() ?? onRead(address, generation);
+    return answers.get(`${address}.${generation}`)?.() ?? onRead(address, generation, block);
   };
   const read = () => watch(client.files.read(handle, 0, LENGTH, false, PATIENT));
   return { client, asked, answers, read };

@@ -73,7 +73,7 @@ const volume = {
   failed: "EIO",
 };
 const counters = {
-  reads: { cached: 1, disk: 2, served: 3, refused: "EACCES" },
+  reads: { cached: 1, disk: 2, served: 3, ahead: 9, refused: "EACCES" },
   kernelRequests: 1,
   calls: { lookup: 2, renew: 3 },
   inodes: 4,

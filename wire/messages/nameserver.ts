@@ -363,6 +363,8 @@ export interface ReadCounters {
   readonly disk: number;
   /** From a dataserver, on whatever machine. */
   readonly served: number;
+  /** From memory, as a dataserver was asked before. Absent from older clients. */
+  readonly ahead?: number;
   /** Why replicas on the same machine can't be read from their files, if that was tried in vain. */
   readonly refused?: string;
 }
