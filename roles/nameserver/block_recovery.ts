@@ -413,8 +413,13 @@ export class BlockRecovery {
     const unheard = failed.length > 0
       ? []
       : candidates.filter((volume) => !took.includes(volume) && this.#registry.isAlive(volume));
+    const connections = took.map((volume) => this.#registry.connection(volume));
     const heard = await this.#takers(unheard, { ...extent, written }, to);
-    const survivors = candidates.filter((volume) => took.includes(volume) || heard.includes(volume));
+    const isThere = (volume: VolumeId) =>
+      this.#registry.connection(volume) === connections[took.indexOf(volume)];
+    const survivors = candidates.filter((volume) =>
+      took.includes(volume) ? isThere(volume) : heard.includes(volume)
+    );
     if (survivors.length === 0) {
       // Who did not answer may have taken it, and then refuses what has the old one.
       this.onUnsettled(ino, start, block);
@@ -434,15 +439,19 @@ export class BlockRecovery {
     return changed;
   }
 
-  /** Those of `volumes` that took the generation. */
+  /**
+   * Those of `volumes` that took the generation, and have been there since: while one is waited for, another's machine may
+   * stop, and come back without what was not on its disk.
+   */
   async #takers(
     volumes: readonly VolumeId[],
     extent: Extent,
     to: Generation,
     chosen = false,
   ): Promise<VolumeId[]> {
+    const connections = volumes.map((volume) => this.#registry.connection(volume));
     const took = await Promise.all(volumes.map((volume) => this.#setGeneration(volume, extent, to, chosen)));
-    return volumes.filter((_, i) => took[i]);
+    return volumes.filter((volume, i) => took[i] && this.#registry.connection(volume) === connections[i]);
   }
 
   /**

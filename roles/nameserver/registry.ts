@@ -367,6 +367,14 @@ export class Registry {
     return peer && createClient(DATASERVER_PUSHES, (op, request, options) => peer.push(op, request, options));
   }
 
+  /**
+   * Stands for the connection that the volume's dataserver registered on; null when it is away. By another one its machine
+   * may have stopped in between.
+   */
+  connection(volumeId: VolumeId): unknown {
+    return this.#peerOf(volumeId);
+  }
+
   #peerOf(volumeId: VolumeId): Peer | null {
     const volume = this.#volumes.get(volumeId);
     return volume === undefined ? null : this.#nodes.get(volume.node)?.peer ?? null;

@@ -21,7 +21,7 @@ import {
 import { RESERVED_BLOCKS_MAX } from "../../wire/messages/deferred.ts";
 import { ANY_GENERATION, leaveDeletion } from "./block_operations.ts";
 import { getU64, reservedKey, TABLE_RESERVED, tableRange } from "./keys.ts";
-import type { Namespace } from "./namespace.ts";
+import type { Journal } from "./journal.ts";
 import { decodeNumbers, encodeNumbers } from "./records.ts";
 import type { Transaction } from "./transaction.ts";
 
@@ -34,13 +34,19 @@ export interface ReservedBlock {
   readonly volumes: readonly VolumeId[];
 }
 
+/** Of the namespace. */
+interface Changes {
+  readonly journal: Journal;
+  change<T>(operation: (tx: Transaction) => T, durable?: boolean): Promise<T>;
+}
+
 export class ReservedBlocks {
-  readonly #namespace: Namespace;
+  readonly #namespace: Changes;
   /** Mirrors TABLE_RESERVED. */
   readonly #sessions = new Map<SessionId, Set<BlockId>>();
   readonly #all = new Set<BlockId>();
 
-  constructor(namespace: Namespace) {
+  constructor(namespace: Changes) {
     this.#namespace = namespace;
   }
 
