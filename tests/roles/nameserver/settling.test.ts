@@ -11,6 +11,7 @@ import { setReplication } from "../../../roles/nameserver/operations.ts";
 import { decodeNumbers } from "../../../roles/nameserver/records.ts";
 import { FsError, isErrno } from "../../../wire/errno.ts";
 import { asGeneration, type VolumeId } from "../../../wire/ids.ts";
+import { settle } from "../../base/fake_clock.ts";
 import { passLooking } from "../leaseserver/harness.ts";
 import { FakePeer } from "./fake_peer.ts";
 import { ServiceClient } from "./service.ts";
@@ -106,6 +107,32 @@ Deno.test("settling: a replica whose answer was lost is not left behind, when no
   await recovery.settle(ino, 0, id, generation);
   assert.deepEqual([lost, world.listed], [2, [first, second]]);
 });
+
+for (const when of ["the first", "the second"] as const) {
+  Deno.test(`settling: a replica has the new generation, and its machine stops while ${when} answer of the other is waited for: the other, which has all, is not left behind`, async () => {
+    const world = await World.make("a", "b");
+    const [first, second] = world.volumes;
+    for (const volume of world.volumes) world.hold(volume, 8, "same");
+    let asked = 0;
+    world.onGeneration = async (volume) => {
+      if (volume !== second) return;
+      await settle(); // the other has answered
+      if (++asked === (when === "the first" ? 1 : 2)) {
+        world.stop(first);
+        Object.assign(world.replicas.get(first)!, { isDoubtful: true, length: 0, digest: "" });
+        await world.start(world.hostOf(first));
+      }
+      throw new FsError("ETIMEDOUT", "no answer");
+    };
+    const { service: { recovery }, ino, block: { id, generation } } = world;
+    await assert.rejects(recovery.settle(ino, 0, id, generation), (error) => isErrno(error, "EAGAIN"));
+    assert.deepEqual(world.listed, [first, second]);
+    world.onGeneration = () => Promise.resolve();
+    await world.report(first);
+    await world.repairFor(2_000);
+    assert.ok(world.listed.includes(second) && !world.listed.includes(first), `${world.listed}`);
+  });
+}
 
 Deno.test("settling: what most replicas hold counts, not what is longest", async () => {
   const world = await World.make("a", "b", "c");
