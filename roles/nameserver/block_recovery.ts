@@ -67,6 +67,15 @@ export interface Adoption {
   readonly isNewest: () => boolean;
 }
 
+/** Of what replicas hold. */
+interface Comparison {
+  readonly alike: readonly VolumeId[];
+  readonly others: readonly VolumeId[];
+  readonly cutOff: readonly VolumeId[];
+  /** Of some nobody knows, as they did not answer. */
+  readonly isSilent: boolean;
+}
+
 export class BlockRecovery {
   readonly #namespace: Namespace;
   readonly #registry: Registry;
@@ -105,14 +114,24 @@ export class BlockRecovery {
 
   /**
    * All replicas that answer get a new generation, and those that hold something else than most are taken off. EAGAIN when
-   * none answers.
+   * none answers. False: somebody has gone away meanwhile who may be back soon, and nobody knows what it holds. Then none is
+   * taken off, unless somebody waits for it (`mayLeave`): when dataservers are stopped, or started again, one after the other
+   * a block would be left with the replicas of those that are there just then, though all of them hold the same.
    */
-  async settle(ino: InodeId, start: number, block: BlockId, generation: Generation): Promise<void> {
+  async settle(
+    ino: InodeId,
+    start: number,
+    block: BlockId,
+    generation: Generation,
+    { mayLeave = false }: { readonly mayLeave?: boolean } = {},
+  ): Promise<boolean> {
     const fenced = await this.replicasFailed(ino, start, block, generation, []);
-    const { others } = await this.#alike(fenced, fenced.volumes);
-    if (others.length === 0) return;
+    const { others, cutOff } = await this.#alike(fenced, fenced.volumes);
+    if (!mayLeave && cutOff.some((volume) => !this.#registry.isLost(volume))) return false;
+    if (others.length === 0) return true;
     this.#log.warn("replicas of a block differ, as its writer has gone", { ino, block, others });
     await this.replicasFailed(ino, start, block, fenced.generation, others);
+    return true;
   }
 
   /**
@@ -226,17 +245,17 @@ export class BlockRecovery {
   }
 
   /**
-   * Those of `volumes` whose replicas hold the same, as many as possible, and those that hold something else. `next`: some
-   * may have taken this generation, which nobody has heard of.
+   * Those of `volumes` whose replicas hold the same, as many as possible, and those that hold something else, or do not say
+   * what. `cutOff`: the connection to these has ended, or there is none. `next`: some may have taken this generation, which
+   * nobody has heard of.
    */
   async #alike(
     { block, generation }: Extent,
     volumes: readonly VolumeId[],
     next?: Generation,
-  ): Promise<
-    { readonly alike: readonly VolumeId[]; readonly others: readonly VolumeId[]; readonly isSilent: boolean }
-  > {
+  ): Promise<Comparison> {
     let isSilent = false;
+    const cutOff: VolumeId[] = [];
     const ask = async (volume: VolumeId, generation: Generation) => {
       const request = { volume, block, generation, digest: true };
       const dataserver = this.#registry.dataserver(volume);
@@ -251,6 +270,7 @@ export class BlockRecovery {
         });
       } catch (error) {
         isSilent ||= isTransportError(error);
+        if (isTransportError(error) && !isErrno(error, "ETIMEDOUT")) cutOff.push(volume);
         if (!isErrno(error, "ENOENT")) {
           this.#log.warn("replica does not say what it holds", { volume, block, error });
         }
@@ -267,9 +287,9 @@ export class BlockRecovery {
     const [best] = [...groups.values()].sort((a, b) =>
       b.volumes.length - a.volumes.length || b.length - a.length
     );
-    if (best === undefined) return { alike: [], others: [], isSilent }; // nobody knows: as it was
+    if (best === undefined) return { alike: [], others: [], cutOff, isSilent }; // nobody knows: as it was
     const others = volumes.filter((volume) => !best.volumes.includes(volume));
-    return { alike: best.volumes, others, isSilent };
+    return { alike: best.volumes, others, cutOff, isSilent };
   }
 
   /**
@@ -372,14 +392,13 @@ export class BlockRecovery {
     const { clock } = this.#namespace;
     const untilMs = clock.monotonicMs() + FENCE_MS_MAX;
     const completeMs = clock.monotonicMs() + FENCE_COMPLETE_MS;
-    // Who is coming back just now, as after a restart of ours, is not left behind.
-    const isAway = (volume: VolumeId) =>
-      this.#registry.dataserver(volume) === null && this.#registry.isAwaited(volume);
+    // Who is coming back just now, as after a restart of ours, is not left behind; nor who goes meanwhile.
+    const isAway = (volume: VolumeId) => this.#registry.isAwaited(volume);
     while (extent.volumes.some(isAway) && clock.monotonicMs() < completeMs) await clock.sleep(FENCE_RETRY_MS);
     for (;;) {
+      const mayLeave = clock.monotonicMs() >= completeMs;
       try {
-        await this.settle(ino, extent.start, extent.block, extent.generation);
-        return;
+        if (await this.settle(ino, extent.start, extent.block, extent.generation, { mayLeave })) return;
       } catch (error) {
         if (isErrno(error, "ENOENT")) return; // dropped meanwhile
         if (!isErrno(error, "EAGAIN") || clock.monotonicMs() > untilMs) {
@@ -387,8 +406,8 @@ export class BlockRecovery {
           this.onUnsettled(ino, extent.start, extent.block);
           return;
         }
-        await clock.sleep(FENCE_RETRY_MS);
       }
+      await clock.sleep(FENCE_RETRY_MS);
     }
   }
 

@@ -39,8 +39,7 @@ export function dataserverHandlers(
     // Whoever may write knows more, and its end will be seen to. Who is away for a moment is not left behind.
     if (leases.hasWriter(ino) || volumes.some((one) => registry.isAwaited(one))) return false;
     try {
-      await leases.withoutWriters(ino, () => recovery.settle(ino, start, block, generation));
-      return true;
+      return await leases.withoutWriters(ino, () => recovery.settle(ino, start, block, generation));
     } catch (error) {
       log.debug("replicas could not be compared", { block, ino, error });
       return false;

@@ -540,14 +540,16 @@ export class Repair {
     // Who does not answer is left behind, and has nothing that the others lack: who may be back soon is waited for.
     if (extent.volumes.some((volume) => registry.isAwaited(volume))) return "later";
     this.#ahead.delete(block); // before, so that what is heard meanwhile stays
+    let isSettled = false;
     try {
-      await recovery.settle(ino, start, block, generation);
+      isSettled = await recovery.settle(ino, start, block, generation);
     } catch (error) {
-      if (!this.#ahead.has(block)) this.#ahead.set(block, ahead);
       if (isErrno(error, "EAGAIN") && this.#doubtful.has(block)) return undefined;
       throw error;
+    } finally {
+      if (!isSettled && !this.#ahead.has(block)) this.#ahead.set(block, ahead);
     }
-    return "again";
+    return isSettled ? "again" : "later";
   }
 
   /** Everybody is there: who comes later with a newer one finds that the block has gone on without it. */

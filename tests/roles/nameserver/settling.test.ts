@@ -198,6 +198,97 @@ Deno.test("settling: nobody may write while replicas are compared, and one that 
   assert.deepEqual([await telling, world.listed], [[world.block.id], [second]]);
 });
 
+/** The dataserver of `volume` goes the next time that it is asked for what it holds; it can be started again. */
+function goWhenAsked(world: World, volume: VolumeId): void {
+  world.onState = async (asked) => {
+    if (asked !== volume) return;
+    world.onState = () => Promise.resolve();
+    world.stop(volume);
+    throw new FsError("ECONNRESET", "the connection has ended");
+  };
+}
+
+Deno.test("settling: a dataserver that goes while its replica is compared has not lost it, and is asked again when it is back", async () => {
+  const world = await World.make("a", "b");
+  const [first, second] = world.volumes;
+  for (const volume of world.volumes) world.hold(volume, 8, "same");
+  await world.client.release(world.ino);
+  const tell = async () => {
+    const replicas = [{ block: world.block.id, generation: world.extent!.generation }];
+    return (await world.handlers.replicasDiffer({ volume: first, replicas }, new FakePeer().context))
+      .compared;
+  };
+  goWhenAsked(world, second);
+  assert.deepEqual([await tell(), world.listed], [[], world.volumes]);
+  const host = world.hostOf(second);
+  // Back before the others have answered.
+  goWhenAsked(world, await world.start(host));
+  const { onState } = world;
+  world.onState = async (volume) => {
+    if (volume === second) return await onState(volume).finally(() => world.start(host));
+  };
+  assert.deepEqual([await tell(), world.listed], [[], world.volumes]);
+  world.onState = () => Promise.resolve();
+  assert.deepEqual([await tell(), world.listed], [[world.block.id], world.volumes]);
+  // Nor is anything compared when all have gone.
+  world.onState = async (volume) => {
+    world.stop(volume);
+    throw new FsError("ECONNRESET", "the connection has ended");
+  };
+  assert.deepEqual([await tell(), world.listed], [[], world.volumes]);
+});
+
+Deno.test("settling: a writer died, and a dataserver goes while its replica is compared: it is waited for, but not for long", async () => {
+  for (const isBack of [true, false]) {
+    const world = await World.make("a", "b");
+    const [first, second] = world.volumes;
+    for (const volume of world.volumes) world.hold(volume, 8, "same");
+    goWhenAsked(world, second);
+    await endWriter(world, await ServiceClient.connect(world.service, "d"));
+    assert.deepEqual([world.extent!.generation, world.listed], [world.block.generation + 1, world.volumes]);
+    if (isBack) await world.start(world.hostOf(second));
+    await world.service.clock.advance(8_000);
+    assert.deepEqual(world.listed, isBack ? world.volumes : [first]);
+  }
+});
+
+Deno.test("settling: a writer died while a dataserver that stops had said so: its replica is not left behind", async () => {
+  const world = await World.make("a", "b");
+  const [, second] = world.volumes;
+  for (const volume of world.volumes) world.hold(volume, 8, "same");
+  world.onGeneration = async (volume) => {
+    if (volume === second) throw new FsError("ESHUTDOWN", "the dataserver stops");
+  };
+  world.leave(second);
+  await endWriter(world, await ServiceClient.connect(world.service, "d"));
+  assert.deepEqual([world.extent!.generation, world.listed], [world.block.generation, world.volumes]);
+  world.onGeneration = () => Promise.resolve();
+  await world.start(world.hostOf(second));
+  await world.service.clock.advance(1_000);
+  assert.deepEqual([world.extent!.generation, world.listed], [world.block.generation + 1, world.volumes]);
+});
+
+Deno.test("repair: replicas that are ahead of their block are settled once more, when a dataserver goes meanwhile", async () => {
+  const world = await World.make("a", "b");
+  const [, second] = world.volumes;
+  for (const volume of world.volumes) world.hold(volume, 8, "same");
+  const { service: { recovery, clock }, block, ino } = world;
+  world.afterGeneration = async () => {
+    throw new FsError("ETIMEDOUT", "the answer is lost");
+  };
+  await assert.rejects(recovery.replicasFailed(ino, 0, block.id, block.generation, []));
+  world.afterGeneration = () => Promise.resolve();
+  goWhenAsked(world, second);
+  await world.repairFor(2_000);
+  assert.deepEqual([world.extent!.generation, world.listed], [block.generation + 1, world.volumes]);
+  await world.start(world.hostOf(second));
+  await clock.advance(1_000);
+  let asked = 0;
+  world.onState = async () => void asked++;
+  await world.repairFor(20_000);
+  assert.deepEqual([asked, world.listed], [2, world.volumes]);
+});
+
 Deno.test("settling: an only replica that is behind its block is not held to be bad", async () => {
   const world = await World.make("a", "b");
   const [first, second] = world.volumes;

@@ -101,6 +101,11 @@ export class World {
     this.#servers.delete(volume);
   }
 
+  /** Its dataserver stops in order: it has said so, and is still connected. */
+  leave(volume: VolumeId): void {
+    this.service.registry.leave(this.#servers.get(volume)!.node);
+  }
+
   /** Its disk fails to write from now on. */
   fail(volume: VolumeId): void {
     const stats = { volume, totalBytes: 1e9, freeBytes: 1e9, usedBytes: 0, blocks: 0, failed: "I/O error" };
