@@ -142,11 +142,15 @@ export class Files {
     const { write, truncate, killSuidGid } = options;
     if (truncate) {
       const kill = killSuidGid ? { killSuidGid } : {};
+      // The server takes it for open by that, also if nobody waits for the answer any more.
+      const known = this.#table.get(ino);
+      if (write && known !== undefined) known.isRegistered = true;
       await this.#names.setattr({ ino, size: 0, ...write ? { write } : {}, ...kill }, interrupt);
     }
     const inode = this.#table.get(ino) ?? await this.#names.refresh(ino, interrupt);
     // Counted first: asked meanwhile whether it is open here, we say yes.
     const file = this.#addHandle(inode, write);
+    if (truncate && write) inode.isRegistered = true; // it may have been told to be closed meanwhile
     try {
       const needed = LEASE_RANK[write ? "write" : "read"];
       const isHeld = LEASE_RANK[inode.lease] >= needed && !inode.mayVanish && this.#session.isValid;

@@ -542,6 +542,37 @@ Deno.test("remove: says when another process may have looked the name up to open
   assert.equal(await told(), false, "of two, one was long ago");
 });
 
+Deno.test("remove: of a file that was opened with O_TRUNC, and is not told to be closed yet: that it is is told nevertheless", async () => {
+  const client = startWithName();
+  const { files, names, nameserver, session } = client;
+  const opening = files.open(INO, { ...WRITING, truncate: true }, PATIENT);
+  await nameserver.answer("setattr", inodeReply(INO, "write", { version: 2 }));
+  await files.close(await opening);
+  const removing = names.remove(ROOT, A, false, PATIENT);
+  const call = await nameserver.next("remove");
+  assert.deepEqual(call.request.removed, { ino: INO, open: false });
+  await call.answer({ ino: INO, nlink: 0, directory: "read" });
+  await removing;
+  files.forget(INO, client.inode.lookups);
+  await files.finish();
+  assert.deepEqual(session.told, [{ held: [{ ino: INO, lease: "none", open: "no" }], unused: [] }]);
+});
+
+Deno.test("remove: of a file whose truncating open was interrupted: that it is not open is told", async () => {
+  const client = startWithName();
+  const { files, session } = client;
+  client.inode.lease = "none";
+  const giveUp = new AbortController();
+  const opening = watch(files.open(INO, { ...WRITING, truncate: true }, giveUp) as Promise<unknown>);
+  await quiet();
+  giveUp.abort();
+  await quiet();
+  assert.ok(isErrno(opening.error, "EINTR"));
+  files.forget(INO, client.inode.lookups);
+  await files.finish();
+  assert.deepEqual(session.told.map(({ held }) => held), [[{ ino: INO, lease: "none", open: "no" }]]);
+});
+
 Deno.test("remove: says whether the inode is open here, where it knows what is under the name", async () => {
   const client = startWithName();
   const { names, root, inode, nameserver } = client;
