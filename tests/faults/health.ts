@@ -46,18 +46,19 @@ function isHealthy(cluster: RoleCluster, status: StatusReply): boolean {
 
 /**
  * Resolves when all blocks have all their replicas; `idle`: and nothing is left to delete, but from volumes that are gone
- * for good, which nobody can. Rejects after the limit.
+ * for good, which nobody can. Tells how much that is; `left` is what was told before: so much need not be seen to stay.
+ * Rejects after the limit.
  */
 export async function healthy(
   cluster: RoleCluster,
   limitMs: number,
-  { idle = false }: { readonly idle?: boolean } = {},
-): Promise<void> {
+  { idle = false, left = 0 }: { readonly idle?: boolean; readonly left?: number } = {},
+): Promise<number> {
   let last: StatusReply | undefined;
   // Twice, and not from one count: what is wrong may be noticed after it has happened.
   let times = 0;
   let countedMs = -Infinity;
-  let deletions = 0;
+  let deletions = left;
   try {
     await eventually(limitMs, "all blocks repaired", async () => {
       last = await statusOf(cluster);
@@ -69,11 +70,12 @@ export async function healthy(
         countedMs = nowMs;
       }
       deletions = pendingDeletions;
-      return times >= (!idle ? 1 : deletions === 0 ? 2 : STEADY_TIMES);
+      return times >= (!idle ? 1 : deletions <= left ? 2 : STEADY_TIMES);
     });
   } catch (error) {
     const { underReplicated, missing, pendingDeletions, repair } = last ?? {};
     const figures = JSON.stringify({ underReplicated, missing, pendingDeletions, repair });
     throw new Error(`${(error as Error).message}: ${figures}`);
   }
+  return deletions;
 }

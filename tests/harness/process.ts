@@ -126,6 +126,27 @@ export function residentMib(pid: number): number {
   return Number(match?.[1] ?? 0) / 1024;
 }
 
+/** What each thread of a process is at: its name, its state and where in the kernel it waits. */
+export function threadsOf(pid: number): string {
+  const read = (path: string): string => {
+    try {
+      return Deno.readTextFileSync(`/proc/${pid}/${path}`);
+    } catch {
+      return "?"; // it has ended, or is nobody's to look at
+    }
+  };
+  try {
+    return [...Deno.readDirSync(`/proc/${pid}/task`)].map(({ name: tid }) => {
+      const status = read(`task/${tid}/status`);
+      const [, name] = /^Name:\s+(.*)/m.exec(status) ?? [];
+      const [, state] = /^State:\s+(\S)/m.exec(status) ?? [];
+      return `${name} ${state} ${read(`task/${tid}/wchan`)}`;
+    }).join(", ");
+  } catch {
+    return "none";
+  }
+}
+
 /** The processes that `pid` started, and whose command line has each of `words`. */
 export function childrenOf(pid: number, ...words: string[]): number[] {
   const children = Deno.readTextFileSync(`/proc/${pid}/task/${pid}/children`).trim();

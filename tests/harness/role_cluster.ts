@@ -5,7 +5,7 @@
  */
 
 import { killGroup, run } from "./command.ts";
-import { MFS, MfsProcess } from "./process.ts";
+import { MFS, MfsProcess, threadsOf } from "./process.ts";
 import { clearMounts, makeScratch, removeScratch } from "./scratch.ts";
 import { freePort } from "../../roles/singlenode/supervisor.ts";
 import { Networks } from "./networks.ts";
@@ -27,6 +27,8 @@ export interface RoleClusterOptions {
 
 const LOG_FLAGS = ["--log-level", "info"];
 const LOG_BYTES_MAX = 4 * 1024 * 1024;
+/** A process that is killed ends when the system call that each of its threads is in has: on a busy disk, an fsync of others. */
+const KILLED_MS = 30_000;
 /** In a namespace of their own, all ports are free. */
 const NAMESERVER_PORT = 7400;
 
@@ -165,7 +167,9 @@ export class RoleCluster {
   async kill(name: string): Promise<void> {
     const { process } = this.#role(name);
     process.kill();
-    await process.ended(5_000);
+    await process.ended(KILLED_MS).catch((error) => {
+      throw new Error(`${name}, killed: ${error.message}; its threads: ${threadsOf(process.pid)}`);
+    });
   }
 
   /** Starts a role that has ended again, with the same arguments. Resolves at its `ready`. */
@@ -223,6 +227,13 @@ export class RoleCluster {
   /** The ends of all logs. */
   log(bytesOfEach = 4000): string {
     return this.#roles.map(({ name }) => `--- ${name}\n${this.logOf(name).slice(-bytesOfEach)}`).join("\n");
+  }
+
+  /** As stop, of the mounts alone. */
+  async stopMounts(): Promise<void> {
+    for (const { name, process } of [...this.#roles].reverse()) {
+      if (name.startsWith("mount")) await process.stop();
+    }
   }
 
   /** A clean stop, mounts first; rejects when a process needs more than 5 s or fails. */
