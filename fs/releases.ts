@@ -71,7 +71,11 @@ export class Releases {
           if (inode !== undefined) inode.isRegistered = true; // the server takes it for open
         }
         if (this.#creating > 0) return;
-        for (const supposed of this.#supposed) this.#add(supposed);
+        for (const supposed of this.#supposed) {
+          const inode = this.#options.table.get(supposed);
+          if (inode !== undefined) inode.isRegistered = true; // it was looked up meanwhile
+          this.#add(supposed);
+        }
         this.#supposed.clear();
       },
     };

@@ -273,3 +273,23 @@ Deno.test("releases: said to be open for a creation that opened something else, 
   await releases.send();
   assert.deepEqual(session.told, [{ held: [{ ino: OTHER, lease: "none", open: "no" }], unused: [] }]);
 });
+
+Deno.test("releases: said to be open for a creation, and looked up before that ends, it is released, or when it is closed", async () => {
+  for (const isOpen of [false, true]) {
+    const client = startClient();
+    const { files, releases, session } = client;
+    const creating = releases.beginCreate();
+    const asked = recall(client, { keep: "read" });
+    await quiet();
+    assert.deepEqual(asked.value, { open: ["write"] });
+    know(client, INO);
+    const handle = isOpen ? await opened(client, READ_ONLY) : undefined;
+    creating.end(OTHER);
+    await releases.send();
+    const told = [{ held: [{ ino: INO, lease: "read", open: "no" }], unused: [] }];
+    assert.deepEqual(session.told, isOpen ? [] : told);
+    if (handle !== undefined) await files.close(handle);
+    await releases.send();
+    assert.deepEqual(session.told, told);
+  }
+});
