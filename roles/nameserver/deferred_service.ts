@@ -54,6 +54,13 @@ interface Batch {
   /** What is to be done beside the namespace, once all is known to be applied; in order. */
   readonly after: (() => void)[];
   readonly blocks: { readonly ino: InodeId; readonly block: Block }[];
+  /** What holds data for the first time. */
+  readonly written: Written[];
+}
+
+interface Written {
+  readonly inode: InodeRecord;
+  readonly extent: Extent;
 }
 
 export function deferredHandlers(
@@ -200,9 +207,7 @@ export function deferredHandlers(
       case "report": {
         checkOwn(batch, [change.ino]);
         const { inode, written } = applyReport(batch.tx, change, inlineLimit);
-        batch.after.push(() => {
-          for (const extent of written) repair.blockWritten(inode, extent);
-        });
+        batch.written.push(...written.map((extent) => ({ inode, extent })));
         return;
       }
       case "access":
@@ -235,8 +240,9 @@ export function deferredHandlers(
     let refusal: string | undefined;
     for (;;) {
       try {
-        return await namespace.change((tx) => {
-          const batch: Batch = { tx, session, made: new Set(), after: [], blocks: [] };
+        const written: Written[] = [];
+        const reply = await namespace.change<DeferReply>((tx) => {
+          const batch: Batch = { tx, session, made: new Set(), after: [], blocks: [], written };
           for (let i = 0; i < count; i++) {
             try {
               apply(batch, changes[i]!);
@@ -253,6 +259,9 @@ export function deferredHandlers(
             ...room?.isNearlyFull === true ? { isFull: true } : {},
           };
         });
+        // A file that was made in the batch is not there before.
+        for (const { inode, extent } of written) repair.blockWritten(inode, extent);
+        return reply;
       } catch (error) {
         if (!(error instanceof Refused)) throw error;
         // What comes before it is applied by itself.

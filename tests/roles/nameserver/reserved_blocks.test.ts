@@ -14,6 +14,7 @@ import {
   TABLE_RESERVED,
   tableRange,
 } from "../../../roles/nameserver/keys.ts";
+import type { ReservedBlock } from "../../../roles/nameserver/reserved_blocks.ts";
 import { asInodeId, type BlockId, ROOT_INODE } from "../../../wire/ids.ts";
 import type { DeferredChange, DeferredMake } from "../../../wire/messages/deferred.ts";
 import type { Block } from "../../../wire/messages/inode.ts";
@@ -91,6 +92,17 @@ Deno.test("reserved blocks: a file that is told of later has what was written be
   ]);
   const { blocks } = await a.call("blocks", { ino: inode(1), offset: 0, length: 1 });
   assert.deepEqual(blocks.map(({ id }) => id), [block]);
+});
+
+Deno.test("reserved blocks: one that was given while there were too few servers gets its other replicas", async () => {
+  const { service, a, make, tell, inode } = await start();
+  const { registry, namespace, repair } = service;
+  const [volume] = registry.volumes;
+  const [{ block }] = await namespace.reserved.reserve(a.session, 1, [], () => [volume!]) as [ReservedBlock];
+  assert.equal(repair.status().waiting, 0);
+  const report = { size: 10, mtime: TIME, killSuidGid: false, written: [{ block, start: 0 }] };
+  const reply = await tell(make(1, block), { kind: "report", time: TIME, ino: inode(1), ...report });
+  assert.deepEqual([reply, repair.status().waiting], [{ applied: 2 }, 1]);
 });
 
 Deno.test("reserved blocks: given to one session, for one file", async () => {
