@@ -303,12 +303,12 @@ export class Blocks {
   }
 
   /**
-   * Runs an operation on each replica that can be reached. False when one of them failed, or none can: then it is the
-   * chain's to find out more.
+   * Runs an operation on each replica that can be reached, which gives whether the others may be passed over. False when one of
+   * them failed, none can be reached, or one of the others may not be passed over: then it is the chain's.
    */
   async onReachable(
     block: Block,
-    call: (client: Awaited<ReturnType<Dataservers["client"]>>, volume: VolumeId) => Promise<unknown>,
+    call: (client: Awaited<ReturnType<Dataservers["client"]>>, volume: VolumeId) => Promise<boolean>,
   ): Promise<boolean> {
     const { dataservers } = this.#options;
     const results = await Promise.allSettled(
@@ -316,7 +316,9 @@ export class Blocks {
         await call(await dataservers.client(address), volume)
       ),
     );
-    return results.some(({ status }) => status === "fulfilled") &&
+    const done = results.filter((result) => result.status === "fulfilled");
+    if (done.length === results.length) return true;
+    return done.length > 0 && done.every(({ value: mayPassOthers }) => mayPassOthers) &&
       results.every((result) => result.status === "fulfilled" || isTransportError(result.reason));
   }
 

@@ -96,18 +96,17 @@ export class Syncer {
     return this.#options.blocks.sync(file, block, file.tenure);
   }
 
-  /** A block that we have not changed: a replica that can't be reached has nothing of ours to lose. */
+  /**
+   * A block that we have not changed. A replica that can't be reached stays the block's only if all others are finalized: else
+   * these may be doubtful after a power cut, as that one may, and it would not be known which of them was synced.
+   */
   async #syncOfOthers(file: OpenFile, block: Block): Promise<void> {
-    const { blocks } = this.#options;
-    if (
-      !await blocks.onReachable(block, (client, volume) =>
-        client.syncBlock(
-          { block: block.id, generation: block.generation, volume, chain: [] },
-          { timeoutMs: SYNC_TIMEOUT_MS },
-        ))
-    ) {
-      await unlessDropped(this.#syncBlock(file, block));
-    }
+    const { id, generation } = block;
+    const isDone = await this.#options.blocks.onReachable(block, async (client, volume) => {
+      const request = { block: id, generation, volume, chain: [] };
+      return (await client.syncBlock(request, { timeoutMs: SYNC_TIMEOUT_MS })).isFinalized === true;
+    });
+    if (!isDone) await unlessDropped(this.#syncBlock(file, block));
   }
 
   /** The file's blocks that hold data, some at a time. */

@@ -9,6 +9,7 @@ import {
   DATASERVER,
   type ReadBlockReply,
   type ReadBlockRequest,
+  type SyncBlockReply,
   type TruncateBlockRequest,
   WRITE_RANGES_MAX,
   type WriteBlockRequest,
@@ -76,10 +77,10 @@ export function blockHandlers(findVolume: (id: VolumeId) => Volume, pool: Channe
         own.chainOptions(block),
       );
     },
-    syncBlock: (request) => {
+    syncBlock: async (request): Promise<SyncBlockReply> => {
       const { block, generation } = checkChained(request);
       const local = findVolume(request.volume).sync(block, generation);
-      return withChain(
+      const reply = await withChain(
         local,
         pool,
         request.chain,
@@ -87,6 +88,7 @@ export function blockHandlers(findVolume: (id: VolumeId) => Volume, pool: Channe
         (client, { volume }, chain, options) =>
           client.syncBlock({ block, generation, volume, chain }, options),
       );
+      return await local ? { ...reply, isFinalized: true } : reply;
     },
     truncateBlock: (request) => {
       const { block, generation, length } = checkTruncate(request);

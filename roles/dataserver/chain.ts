@@ -43,7 +43,7 @@ export interface ChainOptions {
  * is thrown.
  */
 export async function withChain(
-  local: Promise<void>,
+  local: Promise<unknown>,
   pool: ChannelPool,
   chain: readonly ChainTarget[],
   stepMs: number,

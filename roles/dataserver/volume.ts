@@ -283,11 +283,17 @@ export class Volume implements ReplicaHost {
     return await this.#with(block, null, (replica) => replica.seek(generation, offset, wantsData));
   }
 
-  async sync(block: BlockId, generation: Generation): Promise<void> {
+  /** Gives whether the replica is finalized. */
+  async sync(block: BlockId, generation: Generation): Promise<boolean> {
     this.#checkWritable(block);
-    if (await this.#isOnDisk(block, generation)) return;
-    await this.#with(block, null, (replica) => replica.sync(generation));
+    if (await this.#isOnDisk(block, generation)) return true;
+    const state = await this.#with(block, null, async (replica) => {
+      const { state } = replica;
+      await replica.sync(generation);
+      return state;
+    });
     this.#checkWritable(block); // a group that failed before ours began
+    return state === "finalized";
   }
 
   /** Nobody has it open, and it was finalized: whoever syncs a whole file need not open all of its replicas. */

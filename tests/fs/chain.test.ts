@@ -165,6 +165,27 @@ Deno.test("chain: fsync fails once when all machines that had what was written h
   assert.equal((await sync()).state, "done", "it was written again");
 });
 
+for (const isFinalized of [true, false]) {
+  Deno.test(`chain: fsync of what others have written: a replica that can't be reached ${isFinalized ? "stays where the others are finalized" : "is left behind where another is still being written"}`, async () => {
+    const { client, handle } = await start();
+    const { dataservers, nameserver } = client;
+    const connect = dataservers.client.bind(dataservers);
+    dataservers.client = (address) =>
+      address === "d2:1" ? Promise.reject(new FsError("ECONNREFUSED", "it is away")) : connect(address);
+    dataservers.onChain = () => [{ volume: asVolumeId(2), errno: "ECONNREFUSED", message: "it is away" }];
+    dataservers.isFinalized = isFinalized;
+    const syncing = watch(client.files.fsync(handle));
+    if (!isFinalized) {
+      const report = await nameserver.next("replicaFailed");
+      assert.deepEqual([report.request.failed, syncing.state], [[2], "waits"]);
+      await report.answer({ block: on(BLOCK, 2, 1, 3) });
+    }
+    await nameserver.answer("sync", { ok: true });
+    assert.equal(syncing.state, "done", String(syncing.error));
+    assert.equal(dataservers.syncs.length, isFinalized ? 2 : 3);
+  });
+}
+
 Deno.test("chain: what was said of a block before it grew does not make it end there again", async () => {
   const { client, handle } = await start();
   const { dataservers, nameserver } = client;

@@ -57,6 +57,7 @@ import type {
   ReadBlockRequest,
   ReplicaRequest,
   SeekBlockRequest,
+  SyncBlockRequest,
   WriteRangesRequest,
 } from "../../wire/messages/dataserver.ts";
 import type { Attributes, Block, InodeReply, LeaseMode } from "../../wire/messages/inode.ts";
@@ -422,6 +423,8 @@ export class FakeDataservers {
   onLocate: (address: string, request: ReplicaRequest) => Promise<LocateReplicaReply> = () =>
     Promise.resolve({ body: new Uint8Array(0) });
   onCopy: () => CopyRangeReply = () => ({ failed: [] });
+  /** Its replicas are, as far as syncs tell. */
+  isFinalized = false;
   /** Replicas further down the chain that fail. */
   onChain: () => ChainReply["failed"] = () => [];
   readonly #events: string[];
@@ -458,11 +461,12 @@ export class FakeDataservers {
         }
         return { failed: this.onChain() };
       },
-      syncBlock: async ({ block, generation }: { block: number; generation: number }) => {
+      syncBlock: async ({ block, generation, chain }: SyncBlockRequest) => {
         this.syncs.push(block);
         this.#events.push(`sync ${block}`);
         await this.onSync(generation);
-        return none;
+        const failed = chain.length === 0 ? [] : this.onChain();
+        return this.isFinalized ? { failed, isFinalized: true } : { failed };
       },
       truncateBlock: async ({ block, length }: { block: number; length: number }) => {
         this.#events.push(`cut ${block} to ${length}`);

@@ -324,8 +324,9 @@ Deno.test("fsync: what another mount has made the file larger by since this one 
   assert.deepEqual(dataservers.syncs, [1]);
 });
 
-Deno.test("fsync: of what others wrote needs one replica; one that says no is taken off the block", async () => {
+Deno.test("fsync: of what others wrote, and has come to rest, needs one replica; one that says no is taken off the block", async () => {
   const client = startClient();
+  client.dataservers.isFinalized = true;
   const block = blockOf(1, 0, PAGE);
   const [replica] = block.replicas;
   const away = { ...replica!, volume: 77 as never, address: "away" };

@@ -326,7 +326,11 @@ const dataserver: Samples<typeof DATASERVER> = {
     { failed: [], allocatedBytes: 8192 },
   ],
   readBlock: [{ block: 7, generation: 3, volume: 2, offset: 0, length: 100 }, { body }],
-  syncBlock: [{ block: 7, generation: 3, volume: 2, chain }, { failed: [], allocatedBytes: 0 }],
+  syncBlock: [{ block: 7, generation: 3, volume: 2, chain }, {
+    failed: [],
+    allocatedBytes: 0,
+    isFinalized: true,
+  }],
   truncateBlock: [
     { block: 7, generation: 3, volume: 2, chain, length: 10 },
     { failed: [], allocatedBytes: 4096 },

@@ -42,6 +42,14 @@ export interface ChainReply {
   readonly allocatedBytes?: number;
 }
 
+export interface SyncBlockReply extends ChainReply {
+  /**
+   * The receiver's replica is finalized: whatever happens to its machine, it is not taken for one that may lack something. Absent
+   * where that is not so, and from older dataservers.
+   */
+  readonly isFinalized?: true;
+}
+
 export interface ReadBlockRequest {
   readonly block: BlockId;
   readonly generation: Generation;
@@ -165,7 +173,7 @@ export const DATASERVER = defineService("dataserver", {
   writeBlock: method<WriteBlockRequest, ChainReply>(100),
   readBlock: method<ReadBlockRequest, ReadBlockReply>(101),
   /** fdatasync of data and checksums on every replica of the chain. */
-  syncBlock: method<SyncBlockRequest, ChainReply>(102),
+  syncBlock: method<SyncBlockRequest, SyncBlockReply>(102),
   truncateBlock: method<TruncateBlockRequest, ChainReply>(103),
   replicaState: method<ReplicaStateRequest, ReplicaStateReply>(104),
   replicaChanges: method<ReplicaChangesRequest, ReplicaChangesReply>(105),

@@ -408,12 +408,14 @@ Deno.test("a replica is located for others of its machine once it is at rest, wi
       await write();
     }
     equal((await busy).file, undefined, "it was being changed");
+    equal((await client.call.syncBlock(at)).isFinalized, undefined, "and may be taken for doubtful");
     // At once when nobody writes, and reading it changes nothing about that.
     await client.call.readBlock({ ...at, offset: 0, length: 10 });
     const sinceMs = performance.now();
     const { file, body } = await locate();
     ok(performance.now() - sinceMs < 1_500, "it is not waited for until it is finalized by itself");
     equal(file?.length, bytes.length);
+    equal((await client.call.syncBlock(at)).isFinalized, true);
     const replica = await LocalReplica.open(file!, body);
     ok(bytesEqual(await replica.read(0, bytes.length), bytes));
     replica.close();
