@@ -14,6 +14,7 @@ import type { CacheCounts } from "./cache_counts.ts";
 import { ClusterSession } from "./cluster_session.ts";
 import { DataAccess } from "./data_access.ts";
 import { Dataservers } from "./dataservers.ts";
+import { AskedChanges } from "./asked_changes.ts";
 import { BlockStock } from "./block_stock.ts";
 import { DeferredChanges } from "./deferred_changes.ts";
 import { FileReadAhead } from "./file_read_ahead.ts";
@@ -174,11 +175,15 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
   const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log, deferred, local });
   const readAhead = new NameReadAhead({ session, table, releases, fileAhead, clock, log });
   const tellAccesses = (): Promise<unknown> => accessTimes.tell();
-  const names = new Names({ session, table, kernelCache, writer, clock, local, readAhead, tellAccesses });
+  const asked = new AskedChanges({ table, kernelCache, clock, local });
+  const names = new Names({
+    ...{ session, table, kernelCache, asked, writer, clock, local, readAhead, tellAccesses },
+  });
   const files = new Files({
     ...{
       session,
       names,
+      asked,
       table,
       kernelCache,
       access,

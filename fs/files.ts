@@ -13,6 +13,7 @@ import { FsError } from "../wire/errno.ts";
 import { type InodeId, ROOT_INODE } from "../wire/ids.ts";
 import { LEASE_RANK } from "../wire/messages/inode.ts";
 import type { CreateRequest, CreateUnnamedRequest } from "../wire/messages/nameserver.ts";
+import type { AskedChanges } from "./asked_changes.ts";
 import type { Blocks } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import { type DataAccess, pagesOf } from "./data_access.ts";
@@ -40,6 +41,7 @@ const DIRTY_MS_MAX = 3_000;
 export interface FilesOptions {
   readonly session: ClusterSession;
   readonly names: Names;
+  readonly asked: AskedChanges;
   readonly table: InodeTable;
   readonly kernelCache: KernelCache;
   readonly access: DataAccess;
@@ -205,7 +207,7 @@ export class Files {
     const creating = this.#create(request, options, interrupt);
     // Who gives up waiting leaves us to close what may be made all the same.
     const { parent } = request;
-    return await this.#names.untilAnswered(
+    return await this.#options.asked.untilAnswered(
       creating,
       [parent],
       interrupt,
@@ -225,7 +227,7 @@ export class Files {
     const create = () =>
       session.change((retry) => session.create({ ...request, retry, ...write ? { host } : {} }, interrupt));
     try {
-      const made = await this.#names.changeNames([[parent, name]], create, (reply, askedAt) => {
+      const made = await this.#options.asked.names([[parent, name]], create, (reply, askedAt) => {
         const inode = this.#table.adopt(reply, askedAt);
         const found = this.#names.madeEntry(parent, name, inode, reply, askedAt);
         if (!reply.created) inode.isShared = reply.isShared;

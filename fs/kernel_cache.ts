@@ -198,6 +198,11 @@ export class KernelCache {
     await this.dropAllNames();
   }
 
+  /** What is noted of absent names of a directory goes when there is no room for more. */
+  boundNames(directory: Inode | undefined): void {
+    if (directory?.forgetAbsent() === true) void this.dropAllNames();
+  }
+
   /** Every name of the mount is looked up again. */
   async dropAllNames(): Promise<void> {
     this.#epoch++;

@@ -29,6 +29,7 @@ import type {
   SetAttributesRequest,
   StatfsReply,
 } from "../wire/messages/nameserver.ts";
+import type { AskedChanges } from "./asked_changes.ts";
 import { type EntryName, wishesWithin } from "./claims.ts";
 import { CacheCount } from "./cache_counts.ts";
 import type { ClusterSession } from "./cluster_session.ts";
@@ -52,6 +53,7 @@ export interface NamesOptions {
   readonly session: ClusterSession;
   readonly table: InodeTable;
   readonly kernelCache: KernelCache;
+  readonly asked: AskedChanges;
   readonly writer: Writer;
   readonly clock: Clock;
   /** Changes that need not be asked for; absent: all are. */
@@ -63,6 +65,7 @@ export interface NamesOptions {
 
 export class Names {
   readonly #options: NamesOptions;
+  readonly #asked: AskedChanges;
   /** What the kernel asked for. */
   readonly caches = {
     names: new CacheCount(),
@@ -73,6 +76,7 @@ export class Names {
 
   constructor(options: NamesOptions) {
     this.#options = options;
+    this.#asked = options.asked;
   }
 
   get #session(): ClusterSession {
@@ -149,7 +153,7 @@ export class Names {
     }, interrupt);
     const inode = reply.inode === undefined ? null : this.#table.adopt(reply.inode, askedAt);
     const ino = inode?.ino ?? ABSENT;
-    this.#boundNames(parent);
+    this.#options.kernelCache.boundNames(this.#table.get(parent));
     return { inode, isKept: this.#table.adoptEntry(parent, name, ino, reply.directory, askedAt) };
   }
 
@@ -167,11 +171,6 @@ export class Names {
     const reply = await this.#session.nameserver.lookup({ parent: ino, name }, interrupt);
     const inode = reply.inode === undefined ? null : this.#table.adopt(reply.inode, askedAt);
     return { inode, isKept: false };
-  }
-
-  /** What is noted of absent names goes when there is no room for more. */
-  #boundNames(parent: InodeId): void {
-    if (this.#table.get(parent)?.forgetAbsent()) void this.#options.kernelCache.dropAllNames();
   }
 
   getattr(ino: InodeId, interrupt: Interruptible): Inode | Promise<Inode> {
@@ -240,7 +239,7 @@ export class Names {
       await withSignal(this.#options.tellAccesses?.() ?? Promise.resolve(), interrupt);
     }
     try {
-      return await this.#changing([known], async () => {
+      return await this.#asked.attributes([known], async () => {
         const askedAt = this.#table.moment;
         if (file !== null && file !== undefined) file.unsyncedReports++;
         const reply = await this.#session.change((retry) =>
@@ -274,34 +273,17 @@ export class Names {
     return inode;
   }
 
-  /**
-   * Runs a change of attributes of `inodes` that the nameserver is asked for, and takes its answer over. Other mounts may see it
-   * before the answer is here, and tell of it: until then nothing is shown of how it was, by this mount's kernel neither.
-   */
-  async #changing<T>(inodes: readonly (Inode | undefined)[], change: () => Promise<T>): Promise<T> {
-    const known = [...new Set(inodes)].filter((inode) => inode !== undefined);
-    const shown = known.filter(({ isFresh }) => isFresh);
-    for (const inode of known) inode.changesAsked++;
-    try {
-      if (shown.length > 0) {
-        await Promise.all(shown.map((inode) => this.#options.kernelCache.dropAttributes(inode)));
-      }
-      return await change();
-    } catch (error) {
-      const mayBeMade = isErrno(error, "EINTR") || isErrno(error, "EIO");
-      if (mayBeMade) { for (const { ino } of known) this.#changed(ino); }
-      throw error;
-    } finally {
-      for (const inode of known) inode.changesAsked--;
-    }
-  }
-
   make(request: Omit<MakeRequest, "retry">, interrupt: Interruptible): Found | Promise<Found> {
     refuseAfterLoss(this.#table.get(request.parent));
     const inode = this.#options.local?.make(request);
     if (inode !== undefined) return { inode, isKept: true };
     const { parent } = request;
-    return this.untilAnswered(this.#make(request, interrupt), [parent], interrupt, this.#untold(parent));
+    return this.#asked.untilAnswered(
+      this.#make(request, interrupt),
+      [parent],
+      interrupt,
+      this.#untold(parent),
+    );
   }
 
   /** What was made for somebody who gave up waiting: the kernel was not told of it. */
@@ -320,103 +302,12 @@ export class Names {
     };
     const make = () =>
       this.#session.change((retry) => this.#session.nameserver.make({ ...request, retry }, interrupt));
-    return await this.changeNames([[request.parent, request.name]], make, (reply, askedAt) => {
+    return await this.#asked.names([[request.parent, request.name]], make, (reply, askedAt) => {
       const inode = this.#table.adopt(reply, askedAt);
       // A directory that nobody else can have seen.
       if (inode.lease !== "none" && inode.entries === null) inode.isComplete = true;
       return this.madeEntry(request.parent, request.name, inode, reply, askedAt);
     });
-  }
-
-  /**
-   * Asks for a change of names, and takes the answer over, with the moment of the request. Others may see the change before the
-   * answer is here, and tell of it: until then nothing is shown of where the names led before, by this mount's kernel neither,
-   * which holds the directory's lock but passes over that for names it has. They can't go one by one as long as it does
-   * (kernel_cache.ts), so that all have to; that the next change finds none is cheaper than doing so each time.
-   */
-  async changeNames<T, U>(
-    names: readonly EntryName[],
-    ask: () => Promise<T>,
-    adopt: (reply: T, askedAt: number) => U,
-  ): Promise<U> {
-    const { kernelCache, clock, local } = this.#options;
-    // What is known of all other names here would have to be asked for again: better have the directory to ourselves first.
-    const told = names.flatMap(([parent]) => this.#table.get(parent) ?? []).filter((it) => this.#isTold(it));
-    if (told.length > 0) await local?.claimDirectories(told);
-    const changing: { readonly directory: Inode; readonly key: string }[] = [];
-    let isTold = false;
-    for (const [parent, name] of names) {
-      this.#boundNames(parent);
-      const directory = this.#table.get(parent);
-      if (directory === undefined) continue;
-      isTold ||= this.#isTold(directory);
-      directory.namesAskedMs = clock.monotonicMs();
-      const key = bytesKey(name);
-      directory.beginChange(key);
-      changing.push({ directory, key });
-    }
-    let askedAt: number;
-    let reply: T;
-    try {
-      if (isTold) {
-        // It has taken all listings of these directories, as it holds their locks.
-        for (const { directory } of changing) directory.namesListed = false;
-        await kernelCache.dropAllNames();
-      }
-      askedAt = this.#table.moment;
-      reply = await ask();
-    } catch (error) {
-      if (isErrno(error, "EIO")) { // it may have been made
-        for (const { directory } of changing) this.#changed(directory.ino);
-        await this.#dropDirectories(names.map(([parent]) => parent));
-      }
-      throw error;
-    } finally {
-      for (const { directory, key } of changing) directory.endChange(key);
-    }
-    return adopt(reply, askedAt);
-  }
-
-  /** The kernel may have names of it that others may change, or see changed, before we hear of it. */
-  #isTold({ namesToldIn, namesListed, lease }: Inode): boolean {
-    const mayHaveNames = namesListed || namesToldIn === this.#options.kernelCache.epoch;
-    return mayHaveNames && lease !== "none" && !isExclusive(lease);
-  }
-
-  /**
-   * Waits for a change of names in `parents`. Who gives up waiting leaves it to go on, as the nameserver may make it: nothing of
-   * these names is kept until its answer is here, and taken over. The kernel is told of no change then, and lets others look at
-   * the directories: what it has of them goes, and once more when the change was made, which `unwanted` gets.
-   */
-  async untilAnswered<T>(
-    changing: Promise<T>,
-    parents: readonly InodeId[],
-    interrupt: Interruptible,
-    unwanted: (made: T) => unknown = () => {},
-  ): Promise<T> {
-    try {
-      return await withSignal(changing, interrupt);
-    } catch (error) {
-      if (interrupt.signal.aborted) {
-        changing.then(async (made) => {
-          await this.#dropDirectories(parents);
-          // It has not moved what was renamed.
-          await this.#options.kernelCache.dropAllNames();
-          await unwanted(made);
-        }).catch(() => {}); // `error` says why, or nobody waits for it
-        await this.#dropDirectories(parents);
-      }
-      throw error;
-    }
-  }
-
-  /** What the kernel has of these directories goes, but names. */
-  async #dropDirectories(inodes: readonly InodeId[]): Promise<void> {
-    const { kernelCache } = this.#options;
-    await Promise.all([...new Set(inodes)].map((ino) => {
-      const directory = this.#table.get(ino);
-      return directory === undefined ? undefined : kernelCache.dropAll(directory);
-    }));
   }
 
   /** We put a name into a directory. */
@@ -448,7 +339,7 @@ export class Names {
         inode.attributes = { ...inode.attributes, version, nlink, mtime, ctime: mtime };
         this.#table.noteRecall(parent);
       } else {
-        this.#changed(parent);
+        this.#asked.noteChanged(parent);
       }
     }
   }
@@ -466,15 +357,6 @@ export class Names {
     return isKept;
   }
 
-  /**
-   * We changed an inode by a reply that does not tell its attributes. Answers that were on their way meanwhile may be from
-   * before, so this is a recall like any other.
-   */
-  #changed(ino: InodeId): void {
-    this.#table.get(ino)?.forgetAttributes();
-    this.#table.noteRecall(ino);
-  }
-
   link(
     ino: InodeId,
     parent: InodeId,
@@ -485,7 +367,7 @@ export class Names {
     const inode = this.#options.local?.link(ino, parent, name);
     if (inode !== undefined) return { inode, isKept: true };
     const linking = this.#link(ino, parent, name, interrupt);
-    return this.untilAnswered(linking, [parent], interrupt, this.#untold(parent));
+    return this.#asked.untilAnswered(linking, [parent], interrupt, this.#untold(parent));
   }
 
   async #link(
@@ -498,9 +380,9 @@ export class Names {
       this.#session.change((retry) => this.#session.nameserver.link({ retry, ino, parent, name }, interrupt));
     const linked = (reply: InodeReply & EntryReply, askedAt: number) =>
       this.madeEntry(parent, name, this.#table.adopt(reply, askedAt), reply, askedAt);
-    return await this.#changing(
+    return await this.#asked.attributes(
       [this.#table.get(ino)],
-      () => this.changeNames([[parent, name]], link, linked),
+      () => this.#asked.names([[parent, name]], link, linked),
     );
   }
 
@@ -513,7 +395,7 @@ export class Names {
     const { local } = this.#options;
     return this.#changeNames(
       () => local?.remove(parent, name, directory) === true,
-      () => this.untilAnswered(this.#remove(parent, name, directory, interrupt), [parent], interrupt),
+      () => this.#asked.untilAnswered(this.#remove(parent, name, directory, interrupt), [parent], interrupt),
       [[parent, name]],
       interrupt,
     );
@@ -554,12 +436,15 @@ export class Names {
             interrupt,
           )
         );
-      await this.#changing([known], () =>
-        this.changeNames([[parent, name]], remove, (reply, askedAt) => {
-          this.#lostName(reply.ino, reply.nlink);
-          this.#keepChange(parent, name, ABSENT, reply.directory, askedAt);
-          this.#directoriesChanged([parent], reply.directories, askedAt);
-        }));
+      await this.#asked.attributes(
+        [known],
+        () =>
+          this.#asked.names([[parent, name]], remove, (reply, askedAt) => {
+            this.#lostName(reply.ino, reply.nlink);
+            this.#keepChange(parent, name, ABSENT, reply.directory, askedAt);
+            this.#directoriesChanged([parent], reply.directories, askedAt);
+          }),
+      );
     } finally {
       if (known !== undefined) known.removing--;
     }
@@ -579,7 +464,7 @@ export class Names {
     return this.#changeNames(
       () => local?.rename(parent, name, newParent, newName, flags) === true,
       () =>
-        this.untilAnswered(
+        this.#asked.untilAnswered(
           this.#rename(parent, name, newParent, newName, flags, interrupt, owner),
           [parent, newParent],
           interrupt,
@@ -617,17 +502,20 @@ export class Names {
     // The kernel moves its entry, and its time-out with it, whatever our answer lets it keep.
     const names: EntryName[] = [[newParent, newName], [parent, name]];
     try {
-      reply = await this.#changing([moved, known], () =>
-        this.changeNames(names, rename, (reply, askedAt) => {
-          this.#changed(reply.ino);
-          if (reply.replaced !== undefined) this.#lostName(reply.replaced.ino, reply.replaced.nlink);
-          // What else has the old name is asked; of two names of one file the answer lets us keep none.
-          const directory = (flags & (RENAME_EXCHANGE | RENAME_WHITEOUT)) === 0 ? reply.directory : "none";
-          isKept = this.#keepChange(newParent, newName, reply.ino, directory, askedAt);
-          isKept = this.#keepChange(parent, name, ABSENT, directory, askedAt) && isKept;
-          this.#directoriesChanged([parent, newParent], reply.directories, askedAt);
-          return reply;
-        }));
+      reply = await this.#asked.attributes(
+        [moved, known],
+        () =>
+          this.#asked.names(names, rename, (reply, askedAt) => {
+            this.#asked.noteChanged(reply.ino);
+            if (reply.replaced !== undefined) this.#lostName(reply.replaced.ino, reply.replaced.nlink);
+            // What else has the old name is asked; of two names of one file the answer lets us keep none.
+            const directory = (flags & (RENAME_EXCHANGE | RENAME_WHITEOUT)) === 0 ? reply.directory : "none";
+            isKept = this.#keepChange(newParent, newName, reply.ino, directory, askedAt);
+            isKept = this.#keepChange(parent, name, ABSENT, directory, askedAt) && isKept;
+            this.#directoriesChanged([parent, newParent], reply.directories, askedAt);
+            return reply;
+          }),
+      );
     } finally {
       if (known !== undefined) known.removing--;
     }
@@ -651,7 +539,7 @@ export class Names {
   }
 
   #lostName(ino: InodeId, nlink: number): void {
-    this.#changed(ino);
+    this.#asked.noteChanged(ino);
     const inode = this.#table.get(ino);
     if (inode === undefined || nlink > 0) return;
     inode.isUnlinked = true;
@@ -746,7 +634,7 @@ export class Names {
     ino: InodeId,
     send: Parameters<typeof ClusterSession.prototype.change<InodeReply>>[0],
   ): Promise<void> {
-    await this.#changing([this.#table.get(ino)], async () => {
+    await this.#asked.attributes([this.#table.get(ino)], async () => {
       const askedAt = this.#table.moment;
       const reply = await this.#session.change(send);
       this.#table.get(ino)?.forgetAttributes();

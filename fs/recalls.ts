@@ -120,7 +120,7 @@ export class Recalls {
 
   /**
    * Others may see from now on what is asked for here, or was made here and answered: what the kernel has from before that, as
-   * nobody could (Names.changeNames) or it has not taken the answer yet, goes.
+   * nobody could (AskedChanges.names) or it has not taken the answer yet, goes.
    */
   async #dropBefore(inode: Inode): Promise<void> {
     const { kernelCache, clock } = this.#options;

@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { bytesOf } from "../../base/bytes.ts";
 import type { Timespec } from "../../base/clock.ts";
 import { createLogger, type LogFields } from "../../base/log.ts";
+import { AskedChanges } from "../../fs/asked_changes.ts";
 import { BlockStock } from "../../fs/block_stock.ts";
 import { Blocks } from "../../fs/blocks.ts";
 import { AccessTimes, type AtimePolicy } from "../../fs/access_times.ts";
@@ -581,10 +582,14 @@ export function startClient(
   const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log, deferred, local });
   const readAhead = new NameReadAhead({ session, table, releases, fileAhead, clock, log });
   const tellAccesses = (): Promise<unknown> => accessTimes.tell();
-  const names = new Names({ session, table, kernelCache, writer, clock, local, readAhead, tellAccesses });
+  const asked = new AskedChanges({ table, kernelCache, clock, local });
+  const names = new Names({
+    ...{ session, table, kernelCache, asked, writer, clock, local, readAhead, tellAccesses },
+  });
   const files = new Files({
     session,
     names,
+    asked,
     table,
     kernelCache,
     access,
