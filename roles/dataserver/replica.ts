@@ -4,6 +4,8 @@
  * Invariant: no byte of the data file changes before the database says "writing" durably, unless the replica is
  * new; so a finalized record always has the right length and crcs.
  * Invariant: a doubtful replica is neither read nor written nor finalized before the nameserver has chosen it.
+ * Invariant: what a change leaves of the chunks that it touches is compared with its checksums before the replica is in state
+ * "writing": a crash in that state has all checksums computed anew, and rot that was found would get good ones.
  */
 
 import { randomHexId } from "../../base/random.ts";
@@ -201,6 +203,7 @@ export class Replica {
       const hold = await this.lock.acquire(offset, offset + length, true);
       try {
         this.#check(generation);
+        await this.#prove(offset, offset + length);
         if (this.#state !== "writing") await this.#startWriting();
         await this.#write(offset, body.subarray(at, at + length));
       } finally {
@@ -210,10 +213,14 @@ export class Replica {
     }
   }
 
+  /** What stays of the chunks at the edges of a range is what was written. With the range held. */
+  #prove(offset: number, end: number): Promise<void> | undefined {
+    return this.#content.mustProveEdges(offset, end) ? this.#content.proveEdges(offset, end) : undefined;
+  }
+
   /** With the range held. */
   async #write(offset: number, bytes: Uint8Array): Promise<void> {
     const end = offset + bytes.length;
-    if (this.#content.mustProveEdges(offset, end)) await this.#content.proveEdges(offset, end);
     // What lies between the old end and `offset` comes as zeros.
     this.#changed.note(
       Math.floor(Math.min(offset, this.length) / CHUNK_BYTES),
@@ -232,10 +239,11 @@ export class Replica {
     const hold = await this.lock.acquire(offset, end, true);
     try {
       this.#check(generation);
-      if (this.#state !== "writing") await this.#startWriting();
       const stop = Math.min(end, this.length);
-      if (change !== "reserve" && stop > offset) {
-        if (this.#content.mustProveEdges(offset, stop)) await this.#content.proveEdges(offset, stop);
+      const changesBytes = change !== "reserve" && stop > offset;
+      if (changesBytes) await this.#prove(offset, stop);
+      if (this.#state !== "writing") await this.#startWriting();
+      if (changesBytes) {
         this.#changed.note(Math.floor(offset / CHUNK_BYTES), chunkCount(stop), ++this.#version);
       }
       try {
@@ -275,8 +283,8 @@ export class Replica {
     try {
       this.#check(generation);
       if (length >= this.length) return;
-      if (this.#state !== "writing") await this.#startWriting();
       if (length % CHUNK_BYTES !== 0) await this.#content.proveEdges(length, length + 1);
+      if (this.#state !== "writing") await this.#startWriting();
       this.#changed.note(Math.floor(length / CHUNK_BYTES), chunkCount(this.length), ++this.#version);
       try {
         await this.#content.cut(length);

@@ -112,6 +112,41 @@ Deno.test("a partial write does not give a new checksum to bytes that had rotted
     equal(registry.corrupt.length, 1);
   }));
 
+type At = Parameters<BlockClient["call"]["syncBlock"]>[0];
+for (
+  const [what, change] of [
+    [
+      "a write",
+      ({ call }, at) => call.writeBlock({ ...at, offset: 70_000, create: false, body: pattern(10, 1) }),
+    ],
+    [
+      "a hole",
+      ({ call }, at) =>
+        call.changeRange({ ...at, create: false, change: "punch", offset: 80_000, length: 10 }),
+    ],
+    ["a truncate", ({ call }, at) => call.truncateBlock({ ...at, length: 90_000 })],
+  ] satisfies readonly (readonly [string, (client: BlockClient, at: At) => Promise<unknown>])[]
+) {
+  Deno.test(`bytes that had rotted, and are found by ${what} in their chunk, get no new checksum by a crash either`, () =>
+    withDirectory(async (directory) => {
+      await using registry = new FakeRegistry();
+      const path = `${directory}/v`;
+      await prepared(registry, path, 100_000);
+      flipByte(`${path}/${FILE}`, 89_000);
+      {
+        await using server = await start(registry, [path]);
+        using client = await connectTo(server);
+        const at = { block: BLOCK, generation: GENERATION, volume: server.volumes[0]!.volume, chain: [] };
+        await rejects(change(client, at), errno("EIO"));
+      }
+      // As it is found after a crash: what is in state "writing" has its checksums computed anew.
+      const { label } = JSON.parse(Deno.readTextFileSync(`${path}/volume.json`));
+      const records = await LevelRecords.open(`${path}/meta`, label, 1);
+      equal((await records.get(BLOCK))!.state, "finalized");
+      await records.close();
+    }));
+}
+
 for (
   const [what, length] of [["shorter", 90_000], ["longer", 110_000], [
     "cut to nothing, so shorter,",
