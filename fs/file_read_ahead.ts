@@ -32,7 +32,7 @@ const WINDOW = 8;
 /** Listed files among which those are looked for. */
 const SPAN = 64;
 /** Larger ones are worth a question of their own. */
-export const FILE_BYTES_MAX = 64 * 1024;
+const SMALL_BYTES_MAX = 64 * 1024;
 /** 16 MiB. */
 const KEPT_MAX = 256;
 const KEPT_MS = 3_000;
@@ -105,7 +105,7 @@ export class FileReadAhead {
   /** [offset, end) of the file is being read: fetches those behind it, if that goes on in order. */
   reading(file: OpenFile, offset: number, end: number): void {
     const { size, inode } = file;
-    if (size > FILE_BYTES_MAX) return;
+    if (size > SMALL_BYTES_MAX) return;
     const place = this.#places.get(inode);
     if (place === undefined) return;
     const { listing, index } = place;
@@ -162,7 +162,7 @@ export class FileReadAhead {
     // What is known of blocks without a lease may be old.
     if (inode.lease === "none" || inode.yielding > 0 || inode.deferred > 0) return undefined;
     if (inode.hasPages || (file !== null && file.revocation !== null)) return undefined;
-    if (size === 0 || size > FILE_BYTES_MAX || inlineBytes > 0) return undefined;
+    if (size === 0 || size > SMALL_BYTES_MAX || inlineBytes > 0) return undefined;
     const block = inode.blocks?.at(0);
     return block?.written === true && block.length >= size ? block : undefined;
   }
@@ -243,5 +243,5 @@ export class FileReadAhead {
 }
 
 function isSmallFile({ attributes: { mode, size } }: Inode): boolean {
-  return (mode & S_IFMT) === S_IFREG && size > 0 && size <= FILE_BYTES_MAX;
+  return (mode & S_IFMT) === S_IFREG && size > 0 && size <= SMALL_BYTES_MAX;
 }

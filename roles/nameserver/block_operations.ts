@@ -25,6 +25,7 @@ import {
 } from "./extents.ts";
 import { deletionKey, replicaKey } from "./keys.ts";
 import { encodeNumbers, encodeReplica, type Extent, type InodeRecord } from "./records.ts";
+import type { IdAllocator } from "./id_allocator.ts";
 import type { Transaction } from "./transaction.ts";
 
 export const ANY_GENERATION = asGeneration(Number.MAX_SAFE_INTEGER);
@@ -75,6 +76,18 @@ export function giveBlock(
   insertBlock(tx, inode, block, 0, blockBytes, volumes);
 }
 
+/** Of a block that nobody has written to. */
+export function newExtent(
+  ids: IdAllocator,
+  block: BlockId,
+  start: number,
+  length: number,
+  volumes: readonly VolumeId[],
+): Extent {
+  const generation = ids.generationAfter(0);
+  return { block, start, length, generation, written: false, allocated: 0, volumes };
+}
+
 function insertBlock(
   tx: Transaction,
   inode: InodeRecord,
@@ -83,8 +96,7 @@ function insertBlock(
   length: number,
   volumes: readonly VolumeId[],
 ): Extent {
-  const generation = tx.ids.generationAfter(0);
-  const extent: Extent = { block, start, length, generation, written: false, allocated: 0, volumes };
+  const extent = newExtent(tx.ids, block, start, length, volumes);
   tx.change(inode);
   insertExtent(tx, inode, extent);
   tx.count("blocks", 1);

@@ -432,12 +432,12 @@ export class BlockRecovery {
     const unheard = failed.length > 0
       ? []
       : candidates.filter((volume) => !took.includes(volume) && this.#registry.isAlive(volume));
-    const connections = took.map((volume) => this.#registry.connection(volume));
+    const connections = new Map(took.map((volume) => [volume, this.#registry.connection(volume)]));
     const heard = await this.#takers(unheard, { ...extent, written }, to);
-    const isThere = (volume: VolumeId) =>
-      this.#registry.connection(volume) === connections[took.indexOf(volume)];
     const survivors = candidates.filter((volume) =>
-      took.includes(volume) ? isThere(volume) : heard.includes(volume)
+      took.includes(volume)
+        ? this.#registry.connection(volume) === connections.get(volume)
+        : heard.includes(volume)
     );
     if (survivors.length === 0) {
       // Who did not answer may have taken it, and then refuses what has the old one.

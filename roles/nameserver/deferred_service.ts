@@ -25,13 +25,12 @@ import { type Block, S_IFMT, S_IFREG } from "../../wire/messages/inode.ts";
 import type { DeferRequest, NAMESERVER } from "../../wire/messages/nameserver.ts";
 import type { Handlers } from "../../wire/service.ts";
 import { TOLD_LATELY } from "../leaseserver/leases.ts";
-import { allocateBlock, giveBlock } from "./block_operations.ts";
+import { allocateBlock, giveBlock, newExtent } from "./block_operations.ts";
 import type { ClientServiceParts } from "./client_parts.ts";
 import { extentAt } from "./extents.ts";
 import { writerKey } from "./keys.ts";
 import * as operations from "./operations.ts";
 import { type Extent, type InodeRecord, isDirectory } from "./records.ts";
-import type { ReservedBlock } from "./reserved_blocks.ts";
 import type { Transaction } from "./transaction.ts";
 import { applyReport } from "./write_reports.ts";
 
@@ -300,11 +299,10 @@ export function deferredHandlers(
       }
       if (!Array.isArray(unused)) throw new FsError("EPROTO", "unused blocks are no list");
       const given = await reserved.reserve(session, count, unused, () => placed(replication, host));
-      const generation = namespace.ids.generationAfter(0);
-      const extentOf = ({ block, volumes }: ReservedBlock): Extent => ({
-        ...{ block, volumes, generation, start: 0, length: blockBytes, written: false, allocated: 0 },
-      });
-      return { blocks: given.map((one) => replies.block(extentOf(one))) };
+      const extents = given.map(({ block, volumes }) =>
+        newExtent(namespace.ids, block, 0, blockBytes, volumes)
+      );
+      return { blocks: extents.map((extent) => replies.block(extent)) };
     },
   };
 }

@@ -1,8 +1,8 @@
 /** Disks that are full: ENOSPC, nothing that was acknowledged is lost, and all goes on once something is removed. */
 
 import { assert, assertEquals } from "@std/assert";
-import { eventually, run, sh, within } from "../harness/command.ts";
-import { RoleCluster } from "../harness/role_cluster.ts";
+import { eventually, run, sh } from "../harness/command.ts";
+import { RoleCluster, type RoleClusterOptions } from "../harness/role_cluster.ts";
 
 /** A mount is told with its next renewal that the nameserver has hardly any room, once a second. */
 const HEARD_S = 1.5;
@@ -13,19 +13,11 @@ const tmpfs = (size: string) => async (path: string) => {
   await sh(`mount -t tmpfs -o size=${size} mfs-test ${path}`);
 };
 
-async function withCluster(
-  options: Parameters<typeof RoleCluster.start>[0],
+function withCluster(
+  options: RoleClusterOptions,
   body: (cluster: RoleCluster) => Promise<void>,
 ): Promise<void> {
-  const cluster = await RoleCluster.start({ mounts: 1, dataservers: 2, replication: 2, ...options });
-  try {
-    await within(120_000, "test of full disks", body(cluster));
-  } catch (error) {
-    console.error(cluster.log(3000));
-    throw error;
-  } finally {
-    await cluster.discard();
-  }
+  return RoleCluster.with({ mounts: 1, dataservers: 2, replication: 2, ...options }, 120_000, body);
 }
 
 Deno.test({

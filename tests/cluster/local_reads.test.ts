@@ -4,9 +4,9 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
-import { eventually, run, within } from "../harness/command.ts";
+import { eventually, run } from "../harness/command.ts";
 import { RoleCluster } from "../harness/role_cluster.ts";
-import type { ReadCounters, StatusReply } from "../../wire/messages/nameserver.ts";
+import type { ReadCounters } from "../../wire/messages/nameserver.ts";
 
 const SIZE = 4_000_000;
 
@@ -62,17 +62,7 @@ Deno.test({
   name: "local reads: a replica's file is read while it is the block's, and what others do is seen at once",
   sanitizeOps: false,
   sanitizeResources: false,
-  fn: async () => {
-    const cluster = await RoleCluster.start({ mounts: 2, dataservers: 3, replication: 2 });
-    try {
-      await within(100_000, "the test", body(cluster));
-    } catch (error) {
-      console.log(cluster.log());
-      throw error;
-    } finally {
-      await cluster.discard();
-    }
-  },
+  fn: () => RoleCluster.with({ mounts: 2, dataservers: 3, replication: 2 }, 100_000, body),
 });
 
 async function body(cluster: RoleCluster): Promise<void> {
@@ -85,8 +75,7 @@ async function body(cluster: RoleCluster): Promise<void> {
     write(`head -c ${SIZE} /dev/zero | tr '\\0' ${letter} | dd of=${file} bs=1M conv=notrunc status=none`);
   /** As of the mount's last renewal. */
   const counted = async (): Promise<ReadCounters> => {
-    const { stdout } = await cluster.mfs(["status", "--nameserver", cluster.nameserver, "--json"]);
-    const { sessions } = JSON.parse(stdout) as StatusReply;
+    const { sessions } = await cluster.status();
     return sessions.find(({ mountpoint }) => mountpoint === here)?.counters?.reads ??
       { cached: 0, disk: 0, served: 0 };
   };

@@ -56,13 +56,8 @@ Deno.test({
           assert.equal(await waiting.answer, "ok");
           assert.equal(await holder.do("close f"), "ok");
           assert.equal(await other.do("flock ex f wait"), "ok");
-          const { sessions } = JSON.parse(
-            (await cluster.mfs(["status", "--nameserver", cluster.nameserver, "--json"])).stdout,
-          );
-          const counts = (sessions as { locks: number; lockWaits: number }[]).map(({ locks, lockWaits }) => [
-            locks,
-            lockWaits,
-          ]);
+          const { sessions } = await cluster.status();
+          const counts = sessions.map(({ locks, lockWaits }) => [locks, lockWaits]);
           assert.deepEqual(counts.sort(), [[0, 0], [3, 0]]);
         },
       );

@@ -1,9 +1,8 @@
 /** Small files that are read one after the other, while another mount writes to those that were fetched ahead. */
 
 import { assertEquals } from "@std/assert";
-import { eventually, run, within } from "../harness/command.ts";
+import { eventually, run } from "../harness/command.ts";
 import { RoleCluster } from "../harness/role_cluster.ts";
-import type { StatusReply } from "../../wire/messages/nameserver.ts";
 
 const FILES = 60;
 const SIZE = 20_000;
@@ -13,17 +12,7 @@ Deno.test({
     "read-ahead: small files are read before they are asked for, and what others do to them is seen at once",
   sanitizeOps: false,
   sanitizeResources: false,
-  fn: async () => {
-    const cluster = await RoleCluster.start({ mounts: 2, dataservers: 3, replication: 2 });
-    try {
-      await within(100_000, "the test", body(cluster));
-    } catch (error) {
-      console.log(cluster.log());
-      throw error;
-    } finally {
-      await cluster.discard();
-    }
-  },
+  fn: () => RoleCluster.with({ mounts: 2, dataservers: 3, replication: 2 }, 100_000, body),
 });
 
 async function body(cluster: RoleCluster): Promise<void> {
@@ -60,8 +49,7 @@ async function body(cluster: RoleCluster): Promise<void> {
     ...new Array(FILES - 10).fill(unchanged),
   ]);
   await eventually(20_000, "the mount's counters", async () => {
-    const { stdout } = await cluster.mfs(["status", "--nameserver", cluster.nameserver, "--json"]);
-    const { sessions } = JSON.parse(stdout) as StatusReply;
+    const { sessions } = await cluster.status();
     const reads = sessions.find(({ mountpoint }) => mountpoint === here)?.counters?.reads;
     return (reads?.ahead ?? 0) > FILES / 4;
   });

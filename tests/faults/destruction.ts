@@ -12,7 +12,7 @@ import {
   tearReplicas,
   wipe,
 } from "./damage.ts";
-import { COUNTED_MS, healthy, statusOf } from "./health.ts";
+import { COUNTED_MS, healthy } from "./health.ts";
 import type { Injected } from "./faults.ts";
 
 export type Destruction = "readonly" | "wipe" | "tear";
@@ -61,7 +61,7 @@ export async function destroy(kind: Destruction, options: DestructionOptions): P
 /** Without the dataserver that is dead, a block has no replica. */
 async function isOnlyOne(cluster: RoleCluster): Promise<boolean> {
   await sleep(COUNTED_MS + 500);
-  return (await statusOf(cluster)).missing > 0;
+  return (await cluster.status()).missing > 0;
 }
 
 async function tear(role: string, volume: string, options: DestructionOptions): Promise<void> {

@@ -10,23 +10,12 @@ export const COUNTED_MS = 2_000;
 const STEADY_TIMES = 5;
 const NAMESERVER_BACK_MS = 60_000;
 
-export async function statusOf(cluster: RoleCluster): Promise<StatusReply> {
-  const { code, stdout, stderr } = await cluster.mfs([
-    "status",
-    "--nameserver",
-    cluster.nameserver,
-    "--json",
-  ]);
-  if (code !== 0) throw new Error(`mfs status: ${stderr}`);
-  return JSON.parse(stdout);
-}
-
 /** As far as the nameserver says so, which may be away just now. */
 export async function hasFailed(cluster: RoleCluster, path: string): Promise<boolean> {
   let failed: string | undefined;
   await eventually(NAMESERVER_BACK_MS, "mfs status", async () => {
     try {
-      const { dataservers } = await statusOf(cluster);
+      const { dataservers } = await cluster.status();
       failed = dataservers.flatMap(({ volumes }) => volumes).find((volume) => volume.path === path)?.failed;
       return true;
     } catch {
@@ -61,7 +50,7 @@ export async function healthy(
   let deletions = left;
   try {
     await eventually(limitMs, "all blocks repaired", async () => {
-      last = await statusOf(cluster);
+      last = await cluster.status();
       const nowMs = performance.now();
       const { pendingDeletions } = last;
       if (!isHealthy(cluster, last) || (idle && pendingDeletions !== deletions)) times = 0;

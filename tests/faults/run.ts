@@ -8,7 +8,7 @@ import { checkFileSystem } from "./check.ts";
 import { prepareVolume } from "./damage.ts";
 import { isAllowed } from "./errors.ts";
 import { type FaultKind, type Injected, Injector } from "./faults.ts";
-import { healthy, statusOf } from "./health.ts";
+import { healthy } from "./health.ts";
 import { type LongestPauses, longestPauses, worstPauses } from "./pauses.ts";
 import { compareReplicas } from "./replicas.ts";
 import { buildWorker, type WorkerCounts, Workers } from "./workers.ts";
@@ -92,7 +92,7 @@ export async function runOnce(options: RunOptions): Promise<RunResult> {
     );
     files = await workers.verify(mountpoint, VERIFIED_MS);
     const names = Number(await sh(`find ${mountpoint} | wc -l`, { timeoutMs: VERIFIED_MS }));
-    const { inodes } = await statusOf(cluster);
+    const { inodes } = await cluster.status();
     // Some kernel still knows them, or a mount has not told that they are closed.
     tell(`${files} files verified${inodes > names ? `; ${inodes - names} without a name are left` : ""}`);
     await fresh.stop();

@@ -264,13 +264,19 @@ Deno.test("file read-ahead: a recall takes what was fetched; under the next leas
   assert.equal((await read(client, 4)).value, BEFORE, "of others it stays");
 });
 
-Deno.test("file read-ahead: what comes after a recall is not used", async () => {
+/** As started, but file 3 comes when the gate opens. */
+async function startedAwaiting(): Promise<{ client: TestClient; coming: ReturnType<typeof gate> }> {
   const client = startClient();
   list(client, 0, 20);
   const coming = gate();
   client.dataservers.onRead = (_address, _generation, block) =>
     block === 3 ? coming.opened : Promise.resolve();
   for (let i = 0; i < 3; i++) await read(client, i);
+  return { client, coming };
+}
+
+Deno.test("file read-ahead: what comes after a recall is not used", async () => {
+  const { client, coming } = await startedAwaiting();
   await recall(client, { ino: inoOf(3), keep: "none" }).promise;
   client.table.adopt(fileReply(3), client.table.moment); // a lease again, with the same block
   await coming.open();
@@ -280,12 +286,7 @@ Deno.test("file read-ahead: what comes after a recall is not used", async () => 
 });
 
 Deno.test("file read-ahead: a recall while who reads waits for what is on its way", async () => {
-  const client = startClient();
-  list(client, 0, 20);
-  const coming = gate();
-  client.dataservers.onRead = (_address, _generation, block) =>
-    block === 3 ? coming.opened : Promise.resolve();
-  for (let i = 0; i < 3; i++) await read(client, i);
+  const { client, coming } = await startedAwaiting();
   const reading = watch(readOpen(client, openFile(client, 3)));
   await quiet();
   const taking = recall(client, { ino: inoOf(3), keep: "none" });

@@ -4,7 +4,8 @@
  * `discard`. The process that runs this never touches a mount.
  */
 
-import { killGroup, run } from "./command.ts";
+import type { StatusReply } from "../../wire/messages/nameserver.ts";
+import { killGroup, run, within } from "./command.ts";
 import { MFS, MfsProcess, threadsOf } from "./process.ts";
 import { clearMounts, makeScratch, removeScratch } from "./scratch.ts";
 import { freePort } from "../../roles/singlenode/supervisor.ts";
@@ -72,6 +73,23 @@ export class RoleCluster {
     }
   }
 
+  /** Runs `body` on a cluster that is discarded after it; when it fails or takes longer than `limitMs`, the logs are shown. */
+  static async with(
+    options: RoleClusterOptions,
+    limitMs: number,
+    body: (cluster: RoleCluster) => Promise<void>,
+  ): Promise<void> {
+    const cluster = await RoleCluster.start(options);
+    try {
+      await within(limitMs, "the test", body(cluster));
+    } catch (error) {
+      console.error(cluster.log());
+      throw error;
+    } finally {
+      await cluster.discard();
+    }
+  }
+
   async #start(): Promise<void> {
     const { networks = "none", replication = 2, dataservers = 3, prepareVolume } = this.#options;
     const mounts = this.mountpoints.length;
@@ -132,6 +150,13 @@ export class RoleCluster {
   mfs(args: readonly string[], timeoutMs = 30_000): ReturnType<typeof run> {
     const [program, ...before] = [...this.#networks?.enter(0) ?? [], this.program];
     return run(program!, [...before, ...args], { timeoutMs, env: { DENO: Deno.execPath(), NO_COLOR: "1" } });
+  }
+
+  /** What `mfs status` says. */
+  async status(): Promise<StatusReply> {
+    const { code, stdout, stderr } = await this.mfs(["status", "--nameserver", this.nameserver, "--json"]);
+    if (code !== 0) throw new Error(`mfs status: ${stderr}`);
+    return JSON.parse(stdout);
   }
 
   /** "nameserver", "dataserver1" ..., "mount1" ... */

@@ -119,9 +119,7 @@ Deno.test({
     const holders: Holder[] = [];
     try {
       const [here, there] = cluster.mountpoints as [string, string];
-      const inodes = async () =>
-        JSON.parse((await cluster.mfs(["status", "--nameserver", cluster.nameserver, "--json"])).stdout)
-          .inodes;
+      const inodes = async () => (await cluster.status()).inodes;
       await sh(`timeout 20 bash -c 'echo shared > ${here}/shared; mkdir ${here}/dir'`);
       for (const [i, mountpoint] of [here, there].entries()) {
         holders.push(new Holder(mountpoint, `holder${i}`));
