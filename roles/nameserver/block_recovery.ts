@@ -101,7 +101,7 @@ export class BlockRecovery {
   }
 
   /** The block as it is after `failed` were taken off it, or as it is now when the report is out of date. */
-  replicasFailed(
+  async replicasFailed(
     ino: InodeId,
     start: number,
     block: BlockId,
@@ -109,7 +109,11 @@ export class BlockRecovery {
     failed: readonly VolumeId[],
     hasData = false,
   ): Promise<Extent> {
-    return this.#alone(block, () => this.#change(ino, start, block, generation, failed, hasData));
+    const changed = await this.#alone(
+      block,
+      () => this.#change(ino, start, block, generation, failed, { hasData, mayLeave: true }),
+    );
+    return changed!;
   }
 
   /**
@@ -125,7 +129,11 @@ export class BlockRecovery {
     generation: Generation,
     { mayLeave = false }: { readonly mayLeave?: boolean } = {},
   ): Promise<boolean> {
-    const fenced = await this.replicasFailed(ino, start, block, generation, []);
+    const fenced = await this.#alone(
+      block,
+      () => this.#change(ino, start, block, generation, [], { hasData: false, mayLeave }),
+    );
+    if (fenced === null) return false;
     const { others, cutOff } = await this.#alike(fenced, fenced.volumes);
     if (!mayLeave && cutOff.some((volume) => !this.#registry.isLost(volume))) return false;
     if (others.length === 0) return true;
@@ -411,14 +419,15 @@ export class BlockRecovery {
     }
   }
 
+  /** Null, and nothing has changed: somebody who may be back soon has gone away meanwhile, and may not be left behind. */
   async #change(
     ino: InodeId,
     start: number,
     block: BlockId,
     generation: Generation,
     failed: readonly VolumeId[],
-    hasData: boolean,
-  ): Promise<Extent> {
+    { hasData, mayLeave }: { readonly hasData: boolean; readonly mayLeave: boolean },
+  ): Promise<Extent | null> {
     const extent = await this.#namespace.look((tx) => currentExtent(tx, ino, start, block));
     if (extent.generation !== generation) return extent;
     if (this.mayBeBehind(extent)) {
@@ -427,6 +436,7 @@ export class BlockRecovery {
     const candidates = extent.volumes.filter((volume) => !failed.includes(volume));
     const to = this.#namespace.ids.generationAfter(extent.generation);
     const written = extent.written || hasData;
+    const before = new Map(candidates.map((volume) => [volume, this.#registry.connection(volume)]));
     const took = await this.#takers(candidates, { ...extent, written }, to);
     // Where nobody says that one has failed, who is there and was not heard is asked once more before it is left behind.
     const unheard = failed.length > 0
@@ -443,6 +453,13 @@ export class BlockRecovery {
       // Who did not answer may have taken it, and then refuses what has the old one.
       this.onUnsettled(ino, start, block);
       throw new FsError("EAGAIN", `block ${block}: no replica answers`, { op: "replicaFailed" });
+    }
+    // Whoever has gone may be the one that has all on its disk, when the machines of those that have answered stop next.
+    const isCutOff = (volume: VolumeId) =>
+      before.get(volume) !== this.#registry.connection(volume) && !this.#registry.isLost(volume);
+    if (!mayLeave && candidates.some((volume) => isCutOff(volume) && !survivors.includes(volume))) {
+      this.onUnsettled(ino, start, block);
+      return null;
     }
     const changed = await this.#namespace.change((tx) => {
       const now = currentExtent(tx, ino, start, block);

@@ -134,6 +134,31 @@ for (const when of ["the first", "the second"] as const) {
   });
 }
 
+Deno.test("settling: who has taken the new generation and goes while another is waited for is not left behind", async () => {
+  const world = await World.make("a", "b");
+  const [first, second] = world.volumes;
+  for (const volume of world.volumes) world.hold(volume, 8, "same");
+  await world.client.release(world.ino);
+  const { service: { recovery, clock }, ino, block: { id, generation } } = world;
+  world.onGeneration = async (volume) => {
+    if (volume !== second) return;
+    await settle(); // the other has answered
+    world.stop(first);
+  };
+  assert.equal(await recovery.settle(ino, 0, id, generation), false);
+  assert.deepEqual([world.listed, world.extent!.generation], [[first, second], generation]);
+  assert.deepEqual([first, second].map((volume) => world.replicas.get(volume)!.generation), [
+    ...[generation + 1, generation + 1],
+  ]);
+  world.onGeneration = () => Promise.resolve();
+  await world.repairFor(5_000);
+  assert.equal(world.extent!.generation, generation, "it is waited for");
+  await world.start(world.hostOf(first));
+  await clock.advance(1_000);
+  await world.repairFor(20_000);
+  assert.deepEqual([world.listed, world.extent!.generation], [[first, second], generation + 1]);
+});
+
 Deno.test("settling: what most replicas hold counts, not what is longest", async () => {
   const world = await World.make("a", "b", "c");
   for (const volume of world.volumes) world.hold(volume, 8, "same");
