@@ -23,9 +23,9 @@ import {
   removeExtent,
   replaceExtent,
 } from "./extents.ts";
+import type { IdAllocator } from "./id_allocator.ts";
 import { deletionKey, replicaKey } from "./keys.ts";
 import { encodeNumbers, encodeReplica, type Extent, type InodeRecord } from "./records.ts";
-import type { IdAllocator } from "./id_allocator.ts";
 import type { Transaction } from "./transaction.ts";
 
 export const ANY_GENERATION = asGeneration(Number.MAX_SAFE_INTEGER);

@@ -442,12 +442,10 @@ export class BlockRecovery {
     const unheard = failed.length > 0
       ? []
       : candidates.filter((volume) => !took.includes(volume) && this.#registry.isAlive(volume));
-    const connections = new Map(took.map((volume) => [volume, this.#registry.connection(volume)]));
     const heard = await this.#takers(unheard, { ...extent, written }, to);
+    const isCutOff = (volume: VolumeId) => before.get(volume) !== this.#registry.connection(volume);
     const survivors = candidates.filter((volume) =>
-      took.includes(volume)
-        ? this.#registry.connection(volume) === connections.get(volume)
-        : heard.includes(volume)
+      took.includes(volume) ? !isCutOff(volume) : heard.includes(volume)
     );
     if (survivors.length === 0) {
       // Who did not answer may have taken it, and then refuses what has the old one.
@@ -455,9 +453,8 @@ export class BlockRecovery {
       throw new FsError("EAGAIN", `block ${block}: no replica answers`, { op: "replicaFailed" });
     }
     // Whoever has gone may be the one that has all on its disk, when the machines of those that have answered stop next.
-    const isCutOff = (volume: VolumeId) =>
-      before.get(volume) !== this.#registry.connection(volume) && !this.#registry.isLost(volume);
-    if (!mayLeave && candidates.some((volume) => isCutOff(volume) && !survivors.includes(volume))) {
+    const mayBeBack = (volume: VolumeId) => isCutOff(volume) && !this.#registry.isLost(volume);
+    if (!mayLeave && candidates.some((volume) => !survivors.includes(volume) && mayBeBack(volume))) {
       this.onUnsettled(ino, start, block);
       return null;
     }
