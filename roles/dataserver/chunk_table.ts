@@ -52,22 +52,30 @@ export class ChunkTable {
     return chunkCount(this.#length);
   }
 
-  /** Of a replica whose crcs were stored (`stored` is the side file), none of them verified yet. */
+  /** Of a replica whose crcs were stored (`stored` is the side file, or a part of it), none of them verified yet. */
   static fromStored(length: number, stored: Uint8Array): ChunkTable {
     const table = new ChunkTable();
     table.#reserve(chunkCount(length));
     table.#length = length;
     const view = new DataView(stored.buffer, stored.byteOffset, stored.byteLength);
-    for (let i = 0; i < table.count; i++) table.#crcs[i] = view.getUint32(i * CRC_BYTES, true);
+    const count = Math.min(table.count, Math.floor(stored.length / CRC_BYTES));
+    for (let i = 0; i < count; i++) table.#crcs[i] = view.getUint32(i * CRC_BYTES, true);
     return table;
   }
 
-  /** Of a replica whose bytes are all there is to go by: every crc is to be computed. */
-  static allDirty(length: number): ChunkTable {
-    const table = new ChunkTable();
-    table.#reserve(chunkCount(length));
-    table.#length = length;
-    table.#flags.fill(DIRTY);
+  /**
+   * Of a replica whose bytes are all there is to go by: every crc is to be computed, but those of `stored`, as many as it has, that
+   * `isKnown` says are its chunks'.
+   */
+  static allDirty(
+    length: number,
+    stored: Uint8Array = new Uint8Array(0),
+    isKnown: (index: number) => boolean = () => false,
+  ): ChunkTable {
+    const table = ChunkTable.fromStored(length, stored);
+    for (let i = 0; i < table.count; i++) {
+      if ((i + 1) * CRC_BYTES > stored.length || !isKnown(i)) table.#flags[i] = DIRTY;
+    }
     return table;
   }
 

@@ -5,7 +5,8 @@
  * new; so a finalized record always has the right length and crcs.
  * Invariant: a doubtful replica is neither read nor written nor finalized before the nameserver has chosen it.
  * Invariant: what a change leaves of the chunks that it touches is compared with its checksums before the replica is in state
- * "writing": a crash in that state has all checksums computed anew, and rot that was found would get good ones.
+ * "writing": a crash in that state has the checksums of what may have changed computed anew, and rot that was found would get
+ * good ones. What may have changed is recorded before it does (touched.ts).
  */
 
 import { randomHexId } from "../../base/random.ts";
@@ -24,6 +25,7 @@ import { type Hold, RangeLock, WHOLE } from "./range_lock.ts";
 import { type ContentHost, ReplicaContent, type ReplicaFile } from "./replica_content.ts";
 import type { ReplicaRecord, ReplicaRecords, ReplicaState } from "./replica_records.ts";
 import { all, SharedSync } from "./shared_sync.ts";
+import { Touched } from "./touched.ts";
 
 const SETTLE_CHUNKS = 16;
 
@@ -53,6 +55,11 @@ export class Replica {
   #nameDurable: boolean;
   #closed = false;
   #startingToWrite: Promise<void> | null = null;
+  /** In state "writing": what may have no good checksum in the crc file, as it is recorded. Null: nothing has one. */
+  #touched: Touched | null;
+  /** The same with what is still to be recorded. */
+  #toTouch: Touched | null;
+  readonly #touching = new SharedSync(() => this.#touchOnce());
   // Changes begun and changes done, and how many of those were done before the last fdatasync began.
   #version = 0;
   readonly #changed = new ChangeLog();
@@ -74,6 +81,8 @@ export class Replica {
     this.#isDoubtful = record.isDoubtful === true;
     this.#recordDurable = record.isDurable;
     this.#nameDurable = record.state === "finalized";
+    this.#touched = record.touched === undefined ? null : Touched.fromStored(record.touched);
+    this.#toTouch = this.#touched?.copy() ?? null;
   }
 
   get state(): ReplicaState {
@@ -147,7 +156,8 @@ export class Replica {
   }
 
   get record(): ReplicaRecord {
-    return { generation: this.#generation, state: this.#state, length: this.length };
+    const record = { generation: this.#generation, state: this.#state, length: this.length };
+    return this.#touched === null ? record : { ...record, touched: this.#touched.toStored() };
   }
 
   /** Bytes from `offset`, fewer at the replica's end. At once when they are proven and cached. */
@@ -204,7 +214,8 @@ export class Replica {
       try {
         this.#check(generation);
         await this.#prove(offset, offset + length);
-        if (this.#state !== "writing") await this.#startWriting();
+        // What lies between the old end and `offset` comes as zeros.
+        await this.#begin(Math.min(offset, this.length), offset + length);
         await this.#write(offset, body.subarray(at, at + length));
       } finally {
         this.lock.release(hold);
@@ -242,7 +253,7 @@ export class Replica {
       const stop = Math.min(end, this.length);
       const changesBytes = change !== "reserve" && stop > offset;
       if (changesBytes) await this.#prove(offset, stop);
-      if (this.#state !== "writing") await this.#startWriting();
+      await this.#begin(offset, changesBytes ? stop : offset);
       if (changesBytes) {
         this.#changed.note(Math.floor(offset / CHUNK_BYTES), chunkCount(stop), ++this.#version);
       }
@@ -284,7 +295,7 @@ export class Replica {
       this.#check(generation);
       if (length >= this.length) return;
       if (length % CHUNK_BYTES !== 0) await this.#content.proveEdges(length, length + 1);
-      if (this.#state !== "writing") await this.#startWriting();
+      await this.#begin(length, this.length);
       this.#changed.note(Math.floor(length / CHUNK_BYTES), chunkCount(this.length), ++this.#version);
       try {
         await this.#content.cut(length);
@@ -414,6 +425,7 @@ export class Replica {
   /** Third step, under a hold of everything and after its record was written durably. */
   becomeFinalized(): void {
     this.#state = "finalized";
+    this.#touched = this.#toTouch = null;
     this.#recordDurable = true;
     this.#nameDurable = true;
     this.#syncedChanges = this.#changes;
@@ -441,18 +453,44 @@ export class Replica {
     if (generation !== this.#generation) throw staleError(this.block, this.#generation, generation);
   }
 
-  #startWriting(): Promise<void> {
+  /** [offset, end), which is held, may change from then on. */
+  #begin(offset: number, end: number): Promise<void> | undefined {
+    if (this.#state !== "writing") return this.#startWriting(offset, end);
+    return this.#touch(offset, end);
+  }
+
+  #touch(offset: number, end: number): Promise<void> | undefined {
+    if (this.#touched === null || this.#touched.covers(offset, end)) return undefined;
+    this.#toTouch!.note(offset, end);
+    return this.#touching.run();
+  }
+
+  async #touchOnce(): Promise<void> {
+    const touched = this.#toTouch!.copy();
+    const record = { ...this.record, touched: touched.toStored() };
+    // Not durably: after a power cut it is doubtful in any case.
+    await this.#writing(this.#host.records.put([{ block: this.block, record }], false));
+    this.#touched = touched;
+  }
+
+  async #startWriting(offset: number, end: number): Promise<void> {
     // Writers of disjoint ranges share it; whatever makes the state finalized again holds everything.
-    return this.#startingToWrite ??= (async () => {
+    await (this.#startingToWrite ??= (async () => {
       try {
-        const record = { ...this.record, state: "writing" } as const;
+        const touched = this.length === 0 ? null : new Touched(this.length);
+        touched?.note(offset, end);
+        const stored = touched === null ? {} : { touched: touched.toStored() };
+        const record = { ...this.record, ...stored, state: "writing" } as const;
         await this.#writing(this.#host.records.put([{ block: this.block, record }], true));
         this.#state = "writing";
+        this.#touched = touched;
+        this.#toTouch = touched?.copy() ?? null;
         this.#recordDurable = true;
       } finally {
         this.#startingToWrite = null;
       }
-    })();
+    })());
+    await this.#touch(offset, end);
   }
 
   async #writing(operation: Promise<void>): Promise<void> {

@@ -313,12 +313,16 @@ export class ReplicaContent {
     return `${this.length}.${crc32(this.#chunks.toStored()).toString(16)}`;
   }
 
-  /** Writes the crc file, with everything held and no chunk dirty. */
+  /** Writes the crc file, with everything held and no chunk dirty. In place: a crash leaves it what it says of what was not touched. */
   async storeCrcs(): Promise<void> {
     const { crcPath } = this.#file;
-    const fd = await this.#disk.open(crcPath, libc.O_WRONLY | libc.O_CREAT | libc.O_TRUNC);
+    const stored = this.#chunks.toStored();
+    const fd = await this.#disk.open(crcPath, libc.O_WRONLY | libc.O_CREAT);
     try {
-      await this.#disk.write(fd, this.#chunks.toStored(), 0, crcPath);
+      await this.#disk.write(fd, stored, 0, crcPath);
+      if (this.#disk.size(fd, crcPath) > stored.length) {
+        await this.#disk.truncate(fd, stored.length, crcPath);
+      }
     } finally {
       this.#disk.close(fd);
     }

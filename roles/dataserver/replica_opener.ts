@@ -7,11 +7,12 @@
 import * as libc from "../../base/libc.ts";
 import { asFsError } from "../../wire/errno.ts";
 import type { Generation } from "../../wire/ids.ts";
-import { chunkCount, ChunkTable, CRC_BYTES } from "./chunk_table.ts";
+import { CHUNK_BYTES, chunkCount, ChunkTable, CRC_BYTES } from "./chunk_table.ts";
 import type { Disk } from "./disk.ts";
 import { Replica, type ReplicaHost } from "./replica.ts";
 import type { ReplicaFile } from "./replica_content.ts";
 import type { ReplicaRecord } from "./replica_records.ts";
+import { Touched } from "./touched.ts";
 import type { Trash } from "./trash.ts";
 
 export type ReplicaPaths = Omit<ReplicaFile, "fd">;
@@ -62,16 +63,28 @@ async function openNew(
 
 /** The replica that `record` speaks of. */
 export function openReplica(host: ReplicaHost, paths: ReplicaPaths, record: ReplicaRecord): Promise<Replica> {
-  // Open replicas in state "writing" stay open, so this one was left by a crash: its bytes are all there is.
+  // Open replicas in state "writing" stay open, so this one was left by a crash: what it was changed in has no checksums.
   return record.state === "writing" ? openLeft(host, paths, record) : openFinalized(host, paths, record);
 }
 
 async function openLeft(host: ReplicaHost, paths: ReplicaPaths, record: ReplicaRecord): Promise<Replica> {
+  const { block, dataPath, crcPath } = paths;
   const fd = await openData(host, paths, true);
   try {
-    const size = host.disk.size(fd, paths.dataPath);
+    const size = host.disk.size(fd, dataPath);
+    const touched = record.touched && Touched.fromStored(record.touched);
+    // A crash may have left any part of it, or none: what is there is right.
+    const stored = touched === undefined
+      ? undefined
+      : await readCrcs(host.disk, crcPath, chunkCount(touched.length)).catch(() => undefined);
+    for (let i = 0; touched !== undefined && i < chunkCount(touched.length); i++) {
+      const end = Math.min((i + 1) * CHUNK_BYTES, touched.length);
+      if (end <= size || !touched.isUntouched(i)) continue;
+      throw host.corrupt(block, `a truncated block file: ${dataPath} has ${size} bytes, and had ${end}`);
+    }
     host.lengthChanged(size - record.length);
-    return new Replica({ ...paths, fd }, host, ChunkTable.allDirty(size), { ...record, isDurable: false });
+    const chunks = ChunkTable.allDirty(size, stored, (index) => touched!.isUntouched(index));
+    return new Replica({ ...paths, fd }, host, chunks, { ...record, isDurable: false });
   } catch (error) {
     host.disk.close(fd);
     throw error;
@@ -101,7 +114,9 @@ async function openFinalized(
       const { errno, message } = asFsError(crcs.reason, "open");
       throw errno === "ENOENT" || errno === "EIO" ? host.corrupt(block, message) : crcs.reason;
     }
-    if (crcs.value === null) throw host.corrupt(block, `${crcPath} is too short for its block file`);
+    if (crcs.value.length < chunkCount(record.length) * CRC_BYTES) {
+      throw host.corrupt(block, `${crcPath} is too short for its block file`);
+    }
     const chunks = ChunkTable.fromStored(size, crcs.value);
     return new Replica({ ...paths, fd }, host, chunks, { ...record, isDurable: true });
   } catch (error) {
@@ -124,13 +139,13 @@ async function openData(
   }
 }
 
-/** The checksums of `count` chunks; null: the file has fewer. */
-async function readCrcs(disk: Disk, path: string, count: number): Promise<Uint8Array | null> {
+/** The checksums of `count` chunks, or as many as the file has. */
+async function readCrcs(disk: Disk, path: string, count: number): Promise<Uint8Array> {
   const stored = new Uint8Array(count * CRC_BYTES);
   if (count === 0) return stored;
   const fd = await disk.open(path, libc.O_RDONLY);
   try {
-    return await disk.read(fd, stored, 0, path) === stored.length ? stored : null;
+    return stored.subarray(0, await disk.read(fd, stored, 0, path));
   } finally {
     disk.close(fd);
   }

@@ -21,6 +21,7 @@ import * as libc from "../../base/libc.ts";
 import { ERRNO, errnoName, FsError } from "../../wire/errno.ts";
 import { asBlockId, asGeneration, type BlockId, type Generation } from "../../wire/ids.ts";
 import { all, SharedSync } from "./shared_sync.ts";
+import { PARTS_BYTES, type StoredTouched } from "./touched.ts";
 
 export type ReplicaState = "writing" | "finalized";
 
@@ -31,6 +32,8 @@ export interface ReplicaRecord {
   readonly length: number;
   /** Its machine stopped, or its disk failed, while it was being written: what was not synced may be gone. Of what is read, not put. */
   readonly isDoubtful?: boolean;
+  /** In state "writing": of what the crc file still says the truth. Absent: of nothing. Not of a doubtful one. */
+  readonly touched?: StoredTouched;
 }
 
 export interface ReplicaEntry {
@@ -45,12 +48,17 @@ const LOG_FILE = /^\d+\.log$/;
 const CACHE_BYTES = 1024 * 1024;
 
 // Value: u8 format | u8 state | u48 life (0 when finalized) | f64 generation | f64 length, little-endian.
+// In another format after that: f64 length | 8 bytes of parts, what was touched.
 const VALUE_FORMAT = 1;
+const VALUE_FORMAT_TOUCHED = 2;
 const VALUE_BYTES = 24;
 const VALUE_STATE_AT = 1;
 const VALUE_LIFE_AT = 2;
 const VALUE_GENERATION_AT = 8;
 const VALUE_LENGTH_AT = 16;
+const VALUE_TOUCHED_AT = 24;
+const VALUE_PARTS_AT = 32;
+const VALUE_TOUCHED_BYTES = VALUE_PARTS_AT + PARTS_BYTES;
 
 function keyOf(prefix: number, block: number): Uint8Array {
   const key = new Uint8Array(9);
@@ -67,9 +75,10 @@ function blockOf(key: Uint8Array): BlockId {
 const RECORDS = { gte: keyOf(RECORD, 0), lt: Uint8Array.of(RECORD + 1) };
 
 function encodeRecord(record: ReplicaRecord, life: number): Uint8Array {
-  const value = new Uint8Array(VALUE_BYTES);
+  const touched = record.state === "writing" ? record.touched : undefined;
+  const value = new Uint8Array(touched === undefined ? VALUE_BYTES : VALUE_TOUCHED_BYTES);
   const view = new DataView(value.buffer);
-  value[0] = VALUE_FORMAT;
+  value[0] = touched === undefined ? VALUE_FORMAT : VALUE_FORMAT_TOUCHED;
   value[VALUE_STATE_AT] = record.state === "finalized" ? 1 : 0;
   if (record.state === "writing") {
     view.setUint16(VALUE_LIFE_AT, life % 0x10000, true);
@@ -77,21 +86,38 @@ function encodeRecord(record: ReplicaRecord, life: number): Uint8Array {
   }
   view.setFloat64(VALUE_GENERATION_AT, record.generation, true);
   view.setFloat64(VALUE_LENGTH_AT, record.length, true);
+  if (touched !== undefined) {
+    view.setFloat64(VALUE_TOUCHED_AT, touched.length, true);
+    value.set(touched.parts, VALUE_PARTS_AT);
+  }
   return value;
 }
 
 function decodeRecord(value: Uint8Array, life: number): ReplicaRecord {
-  if (value.length !== VALUE_BYTES || value[0] !== VALUE_FORMAT) {
+  const hasTouched = value[0] === VALUE_FORMAT_TOUCHED;
+  if (
+    value.length !== (hasTouched ? VALUE_TOUCHED_BYTES : VALUE_BYTES) ||
+    !hasTouched && value[0] !== VALUE_FORMAT
+  ) {
     throw new FsError("EIO", "a replica record has an unknown format");
   }
   const view = new DataView(value.buffer, value.byteOffset, value.byteLength);
   const state = value[VALUE_STATE_AT] === 1 ? "finalized" : "writing";
   const itsLife = view.getUint16(VALUE_LIFE_AT, true) + view.getUint32(VALUE_LIFE_AT + 2, true) * 0x10000;
+  const isDoubtful = state === "writing" && itsLife !== life;
   return {
     generation: asGeneration(view.getFloat64(VALUE_GENERATION_AT, true)),
     state,
     length: view.getFloat64(VALUE_LENGTH_AT, true),
-    ...(state === "writing" && itsLife !== life ? { isDoubtful: true } : {}),
+    ...isDoubtful ? { isDoubtful } : {},
+    ...hasTouched && !isDoubtful
+      ? {
+        touched: {
+          length: view.getFloat64(VALUE_TOUCHED_AT, true),
+          parts: value.slice(VALUE_PARTS_AT, VALUE_PARTS_AT + PARTS_BYTES),
+        },
+      }
+      : {},
   };
 }
 
