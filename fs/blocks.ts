@@ -5,7 +5,7 @@
 
 import { FsError, isErrno, isTransportError } from "../wire/errno.ts";
 import { decodeError } from "../wire/error_message.ts";
-import type { NodeId, VolumeId } from "../wire/ids.ts";
+import type { BlockId, Generation, NodeId, VolumeId } from "../wire/ids.ts";
 import type { ChainReply, ChainTarget } from "../wire/messages/dataserver.ts";
 import type { Block } from "../wire/messages/inode.ts";
 import type { Clock } from "../base/clock.ts";
@@ -28,6 +28,8 @@ const UNSETTLED_MS = 3_000;
 const SETTLED_MS_MAX = 120_000;
 /** Tries of a replica operation that fail for another reason than reachability. */
 const ATTEMPTS_MAX = 20;
+/** Blocks that are remembered because something may still arrive. */
+const STRAYS_MAX = 10_000;
 
 export interface BlocksOptions {
   readonly session: ClusterSession;
@@ -52,6 +54,11 @@ export function isDropped(error: unknown): boolean {
 /** What a write comes to that was accepted in a session that is over: others may have changed the file since. */
 export function leaseLost(): FsError {
   return new FsError("EIO", "written data could not be stored before its lease ended", { op: "lease" });
+}
+
+/** Whoever failed so may get what was sent all the same, and later than what is sent next. */
+function mayStillArrive(error: unknown): boolean {
+  return isTransportError(error) && !isErrno(error, "ECONNREFUSED");
 }
 
 function messageOf(error: unknown): string {
@@ -82,6 +89,11 @@ export class Blocks {
   readonly #options: BlocksOptions;
   /** Nodes that failed a moment ago; new blocks avoid them until the nameserver knows better. */
   readonly #suspects = new Map<NodeId, number>();
+  /**
+   * Blocks of which a replica may still get, of an operation that has failed, what was sent to it under this generation: the
+   * end of a connection is no end of it, as the kernel goes on sending, and a server that hung has it in its socket.
+   */
+  readonly #strays = new Map<BlockId, Generation>();
 
   constructor(options: BlocksOptions) {
     this.#options = options;
@@ -224,10 +236,14 @@ export class Blocks {
     options: ChainOptions,
   ): Promise<Block> {
     const { inode } = file;
+    const stray = { generation: this.#strays.get(block.id) };
     inode.changes++;
     inode.changing++;
     try {
-      return await this.#onChain(file, block, call, options);
+      return await this.#onChain(file, block, call, options, stray);
+    } catch (error) {
+      if (stray.generation !== undefined) this.#noteStray(block.id, stray.generation);
+      throw error;
     } finally {
       inode.changing--;
     }
@@ -238,9 +254,11 @@ export class Blocks {
     block: Block,
     call: ChainCall,
     { tenure, headOn = [] }: ChainOptions,
+    stray: { generation: Generation | undefined },
   ): Promise<Block> {
     const { clock, dataservers, softTimeoutMs, session } = this.#options;
     const startMs = clock.monotonicMs();
+    const isLate = () => softTimeoutMs !== undefined && clock.monotonicMs() - startMs > softTimeoutMs;
     let current = block;
     let refetched: Block | undefined;
     let refusals = 0;
@@ -248,6 +266,16 @@ export class Blocks {
       // Invariant: nothing is sent to a replica after the lease may have been given to another.
       if (!session.isValid) await session.untilValid();
       if (file.tenure !== tenure) throw leaseLost();
+      // Invariant: an operation is done when nothing of it can arrive any more. Else it might undo what is done next.
+      if (stray.generation === current.generation) {
+        const fenced = await this.#fence(file, current);
+        if (fenced.generation === current.generation) {
+          if (isLate()) throw new FsError("EIO", `no replica of block ${current.id} can be reached`);
+          await clock.sleep(RETRY_MS);
+        }
+        current = fenced;
+        continue;
+      }
       const nearest = dataservers.nearestFirst(current.replicas);
       const preferred = nearest.filter(({ node, alive }) => alive && headOn.includes(node));
       const [head, ...rest] = headOn.length === 0 ? nearest : [...new Set([...preferred, ...nearest])];
@@ -256,28 +284,33 @@ export class Blocks {
       let failure: unknown;
       /** Replicas that have it. */
       let holders: readonly VolumeId[] = [];
+      let isSent = false;
       try {
         const client = await dataservers.client(head.address);
         if (!session.isValid || file.tenure !== tenure) continue; // while it was dialled
         const chain = rest.map(({ node, volume, address }) => ({ node, volume, address }));
+        isSent = true;
         const reply = await call(client, head.volume, chain, current);
         const [first] = reply.failed;
         if (first === undefined) return current;
+        if (reply.failed.some((one) => mayStillArrive(decodeError(one)))) {
+          stray.generation = current.generation;
+        }
         failure = decodeError(first);
         failed.push(...reply.failed.map(({ volume }) => volume));
         holders = current.replicas.map(({ volume }) => volume).filter((volume) => !failed.includes(volume));
       } catch (error) {
         failure = error;
+        if (isSent && mayStillArrive(error)) stray.generation = current.generation;
         const isOutOfDate = isErrno(error, "ESTALE") || isErrno(error, "ENOENT");
         // Out of date: our picture of the block, at first; if that was right, the replica.
         const isUnsettled = isErrno(error, "ESTALE") && clock.monotonicMs() - startMs < UNSETTLED_MS;
         if (!isOutOfDate || (current === refetched && !isUnsettled)) failed.push(head.volume);
       }
       const isReachability = isTransportError(failure);
-      const isLate = softTimeoutMs !== undefined && clock.monotonicMs() - startMs > softTimeoutMs;
       const isUnsettled = isErrno(failure, "ESTALE") && clock.monotonicMs() - startMs < SETTLED_MS_MAX;
       if (!isReachability && !isUnsettled) refusals++;
-      if (isLate || refusals >= ATTEMPTS_MAX) {
+      if (isLate() || refusals >= ATTEMPTS_MAX) {
         throw isErrno(failure, "ENOSPC")
           ? failure
           : new FsError("EIO", messageOf(failure), { cause: failure });
@@ -322,12 +355,43 @@ export class Blocks {
       results.every((result) => result.status === "fulfilled" || isTransportError(result.reason));
   }
 
-  async #takeOff(file: OpenFile, block: Block, failed: readonly VolumeId[], why: string): Promise<Block> {
-    const { session, log, clock } = this.#options;
+  #noteStray(id: BlockId, generation: Generation): void {
+    this.#strays.delete(id);
+    this.#strays.set(id, generation);
+    if (this.#strays.size <= STRAYS_MAX) return;
+    const [oldest] = this.#strays.keys();
+    this.#strays.delete(oldest!);
+  }
+
+  /**
+   * The block's replicas refuse from now on what was sent to them before; those that don't answer are taken off. As it was when
+   * none does.
+   */
+  async #fence(file: OpenFile, block: Block): Promise<Block> {
+    try {
+      const fenced = await this.#report(file, block, []);
+      this.#options.log.info("replicas got another generation, as what was sent to them may still arrive", {
+        ...{ ino: file.ino, block: block.id, generation: fenced.generation },
+      });
+      return fenced;
+    } catch (error) {
+      if (isTransportError(error) || isErrno(error, "EAGAIN")) return block;
+      throw error;
+    }
+  }
+
+  #takeOff(file: OpenFile, block: Block, failed: readonly VolumeId[], why: string): Promise<Block> {
+    const { log, clock } = this.#options;
     log.warn("replicas failed", { ino: file.ino, block: block.id, volumes: failed, why });
     for (const replica of block.replicas) {
       if (failed.includes(replica.volume)) this.#suspects.set(replica.node, clock.monotonicMs() + 10_000);
     }
+    return this.#report(file, block, failed);
+  }
+
+  /** All but `failed` of the block's replicas get a new generation, and stay if they do. */
+  async #report(file: OpenFile, block: Block, failed: readonly VolumeId[]): Promise<Block> {
+    const { session } = this.#options;
     const { version } = file.blocks;
     // Not a tagged change: the generation makes a repetition harmless.
     const reply = await session.nameserver.replicaFailed({

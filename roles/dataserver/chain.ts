@@ -2,8 +2,9 @@
  * The replication chain: hands an operation on to the next dataservers while the own disk works on it, and
  * collects who did not take it.
  * When the next one fails, the rest of the chain is asked from here, so that one dead machine costs one replica.
- * Sound because a caller issues no operation that overlaps one in flight, and a failed replica is fenced by a new
- * generation before the caller goes on: a late copy that the failed one still forwards is the same bytes or stale.
+ * Sound because a caller issues no operation that overlaps one in flight, and has the replicas fenced by a new generation
+ * before it goes on after a failure, also where it goes on with all of them: a late copy, which the failed one still forwards
+ * or a closed connection still delivers, is the same bytes or stale.
  */
 
 import { asFsError } from "../../wire/errno.ts";

@@ -311,3 +311,61 @@ Deno.test("chain: the memory of a large write is given back once it was sent, on
   await client.clock.advance(1_000);
   assert.equal(given, 1, "it may still be on its way to the one that failed");
 });
+
+for (const how of ["by the caller", "down the chain"]) {
+  Deno.test(`chain: what was given up ${how} may still arrive: nothing is sent again before the replicas refuse it`, async () => {
+    const { client, handle } = await start();
+    const { dataservers, nameserver, clock } = client;
+    const generations: number[] = [];
+    const lost = new FsError("ENOTCONN", "silent for 2000 ms");
+    if (how === "by the caller") dataservers.onWrite = () => Promise.reject(lost);
+    else {dataservers.onChain =
+        () => [{ volume: asVolumeId(2), errno: "ENOTCONN", message: "silent for 2000 ms" }];}
+    dataservers.onGeneration = (generation) => generations.push(generation);
+    await write(client, handle, 0, 10);
+    await (await nameserver.next("replicaFailed")).fail(NONE_ANSWERS);
+    dataservers.onWrite = () => Promise.resolve();
+    dataservers.onChain = () => [];
+    for (let tries = 0; tries < 3; tries++) {
+      await clock.advance(1_000);
+      const fencing = await nameserver.next("replicaFailed");
+      assert.deepEqual([fencing.request.failed, fencing.request.generation, generations], [[], 1, [1]]);
+      if (tries < 2) await fencing.fail(tries === 0 ? NONE_ANSWERS : lost);
+      else await fencing.answer({ block: on(BLOCK, 3, 2, 3) });
+    }
+    await clock.advance(1_000);
+    assert.deepEqual([generations, handle.file.pendingBytes, nameserver.calls.length], [[1, 3], 0, 0]);
+  });
+}
+
+Deno.test("chain: what nobody can have got is sent again as it is", async () => {
+  const { client, handle } = await start();
+  const { dataservers, nameserver, clock } = client;
+  dataservers.onWrite = () => Promise.reject(new FsError("ECONNREFUSED", "is it running?"));
+  await write(client, handle, 0, 10);
+  const report = await nameserver.next("replicaFailed");
+  dataservers.onWrite = () => Promise.resolve();
+  await report.fail(NONE_ANSWERS);
+  await clock.advance(1_000);
+  assert.deepEqual([nameserver.calls.length, dataservers.writes.length, handle.file.pendingBytes], [0, 2, 0]);
+});
+
+Deno.test("chain: what may still arrive of an operation that has failed, the next one to its block sees to", async () => {
+  const { client, handle } = await start();
+  const { dataservers, nameserver, clock } = client;
+  dataservers.onWrite = () => Promise.reject(new FsError("ETIMEDOUT", "no answer"));
+  await write(client, handle, 0, 10);
+  const report = await nameserver.next("replicaFailed");
+  dataservers.onWrite = () => Promise.resolve();
+  await report.fail(new FsError("EIO", "on purpose"));
+  assert.ok(isErrno(handle.file.writeError, "EIO"));
+  await write(client, handle, 0, 10);
+  const fencing = await nameserver.next("replicaFailed");
+  assert.deepEqual([fencing.request.failed, dataservers.writes.length], [[], 1]);
+  await fencing.answer({ block: on(BLOCK, 2, 1, 2, 3) });
+  await clock.advance(1_000);
+  assert.deepEqual([dataservers.writes.length, handle.file.pendingBytes], [2, 0]);
+  await write(client, handle, 0, 10);
+  await quiet();
+  assert.deepEqual([dataservers.writes.length, nameserver.calls.length], [3, 0], "once");
+});

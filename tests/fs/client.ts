@@ -415,6 +415,8 @@ export class FakeDataservers {
   fill = 7;
   /** What becomes of a write; a test may make it wait or fail. */
   onWrite: () => Promise<void> = () => Promise.resolve();
+  /** Told of each small write. */
+  onGeneration: (generation: number) => void = () => {};
   onSync: (generation: number) => Promise<void> = () => Promise.resolve();
   /** What becomes of a read of a generation at an address: bytes of `fill`, unless the test says otherwise. */
   onRead: (address: string, generation: number, block: number) => Promise<void> = () => Promise.resolve();
@@ -454,6 +456,7 @@ export class FakeDataservers {
           this.writes.push({ block, offset, length });
           this.#events.push(`data ${block} ${offset}+${length}`);
         }
+        this.onGeneration(generation);
         await this.onWrite();
         if (durable) {
           this.syncs.push(block);

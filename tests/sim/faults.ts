@@ -303,6 +303,11 @@ export class Faults {
     const from = simulation.chance(0.5) ? others : [simulation.pick(others)];
     this.#cluster.trace(`${one} is cut off from ${from}`);
     for (const other of from) network.cut(one, other);
+    // Then no replica that is left can be given another generation, either.
+    if (one !== "n" && simulation.chance(0.2)) {
+      this.#cluster.trace("and the nameserver from all dataservers");
+      for (const { host } of this.#cluster.dataservers) network.cut("n", host);
+    }
     this.#later(simulation.between(200, simulation.chance(0.6) ? 2_000 : 10_000), () => {
       this.#cluster.trace("the network is whole again");
       network.mend();

@@ -1,7 +1,9 @@
 /**
  * The simulated network: connections between hosts that deliver in order, late, or break. Messages of one connection keep
  * their order; those of two don't. What was on its way when a connection breaks is lost, so that a request may have been
- * carried out though its sender hears an error. Behind a cut nothing arrives until it is mended; nobody is told of it.
+ * carried out though its sender hears an error. Behind a cut nothing arrives until it is mended; nobody is told of it, but a
+ * caller that has set a limit to its peer's silence closes its end. What it had sent arrives all the same, when the cut is
+ * mended, long after what it sends by another connection then: the kernel goes on trying, more and more seldom.
  */
 
 import { CALL_TIMEOUT_MS_DEFAULT, PUSH_TIMEOUT_MS_DEFAULT } from "../../wire/limits.ts";
@@ -11,6 +13,9 @@ import { checkHello, HELLO_TIMEOUT_MS } from "../../wire/hello.ts";
 import type { RunningServer, serve, ServerOptions } from "../../wire/server.ts";
 import type { CallContext, CallOptions, Channel, Peer, PushHandler, Role } from "../../wire/service.ts";
 import type { Life, Simulation } from "./simulation.ts";
+
+/** So late comes what was sent by a connection that its sender has closed since. */
+const LATE_MS_MAX = 3_000;
 
 interface Listener {
   readonly life: Life;
@@ -204,6 +209,10 @@ class End implements Channel {
     return pending;
   }
 
+  get isWaiting(): boolean {
+    return this.#pending.size > 0;
+  }
+
   receive(message: Message): void {
     switch (message.kind) {
       case "request":
@@ -296,6 +305,8 @@ export class Connection {
   readonly client: End;
   readonly server: End;
   readonly #directions: readonly Direction[];
+  readonly #silenceMs: number | undefined;
+  #isWatched = false;
   #isBroken = false;
   /** The end of a process that has died: the connection breaks when what it had sent has arrived. */
   #drained: End | null = null;
@@ -303,6 +314,7 @@ export class Connection {
   constructor(network: Network, life: Life, listener: Listener, options: DialOptions) {
     this.#network = network;
     const { onPush } = options;
+    this.#silenceMs = options.silenceMs;
     this.client = new End(
       this,
       life,
@@ -327,6 +339,26 @@ export class Connection {
     const direction = this.#directions.find((one) => one.from === from)!;
     direction.queue.push(message);
     this.#move(direction);
+    if (from === this.client && !this.#isWatched && this.#silenceMs !== undefined) {
+      this.#watch(this.#silenceMs);
+    }
+  }
+
+  /** As SilenceWatch: whoever can be reached is heard of, whatever it is busy with. */
+  #watch(silenceMs: number): void {
+    const { client, server } = this;
+    const { simulation } = this.#network;
+    let heardMs = simulation.nowMs;
+    this.#isWatched = true;
+    const look = () => {
+      if (!this.#network.isCut(client.name, server.name)) heardMs = simulation.nowMs;
+      if (!client.isClosed && !client.life.isOver && client.isWaiting) {
+        if (simulation.nowMs < heardMs + silenceMs) return void simulation.after(silenceMs / 4, look);
+        this.closeBy(client);
+      }
+      this.#isWatched = false;
+    };
+    simulation.after(silenceMs / 4, look);
   }
 
   /** What waited behind a cut goes on. */
@@ -339,7 +371,8 @@ export class Connection {
     if (direction.isMoving || queue.length === 0 || this.#network.isCut(from.name, to.name)) return;
     const { simulation } = this.#network;
     direction.isMoving = true;
-    simulation.after(this.#network.delayMs(from.name, to.name), () => {
+    const triedMs = from.isClosed ? simulation.between(0, LATE_MS_MAX) : 0;
+    simulation.after(triedMs + this.#network.delayMs(from.name, to.name), () => {
       direction.isMoving = false;
       if (this.#isBroken) return;
       if (this.#network.isCut(from.name, to.name)) return;
@@ -384,7 +417,8 @@ export class Connection {
     const other = end === this.client ? this.server : this.client;
     const tell = () => {
       if (this.#isBroken) return;
-      if (this.#network.isCut(end.name, other.name)) {
+      const { queue } = this.#directions.find(({ from }) => from === end)!;
+      if (queue.length > 0 || this.#network.isCut(end.name, other.name)) {
         simulation.after(500, tell);
         return;
       }
