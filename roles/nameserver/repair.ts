@@ -372,11 +372,12 @@ export class Repair {
     const { ino, block } = task;
     const extent = await namespace.look((tx) => extentOf(tx, task));
     if (extent === undefined || !extent.written) {
-      this.#ahead.delete(block);
+      // One that is written under the old generation by those who have that still has others that have not.
       if (extent !== undefined) {
         if (await this.#isAllDoubtful(extent)) return await this.#choose(task, extent);
         return await this.#moveUnwritten(task, extent);
       }
+      this.#ahead.delete(block);
       this.#doubtful.delete(block);
       for (const volume of registry.volumes) this.#bad.delete(badKey(volume, block));
       return "done";

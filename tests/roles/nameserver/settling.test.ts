@@ -314,6 +314,27 @@ Deno.test("repair: replicas that are ahead of their block are settled once more,
   assert.deepEqual([asked, world.listed], [2, world.volumes]);
 });
 
+Deno.test("repair: a replica that was ahead of its block before that had data is so afterwards", async () => {
+  const world = await World.makeUnwritten("a", "b");
+  const [first, second] = world.volumes;
+  for (const volume of world.volumes) world.hold(volume, 8, "same");
+  const { service: { recovery }, block, ino } = world;
+  world.onGeneration = (volume) =>
+    volume === second ? Promise.reject(new FsError("ETIMEDOUT", "cut")) : Promise.resolve();
+  world.afterGeneration = () => Promise.reject(new FsError("ETIMEDOUT", "the answer is lost"));
+  await assert.rejects(recovery.replicasFailed(ino, 0, block.id, block.generation, []));
+  world.onGeneration = world.afterGeneration = () => Promise.resolve();
+  await world.repairFor(5_000);
+  // Both had it before the first took the generation that nobody has heard of.
+  await world.commit();
+  await world.repairFor(20_000);
+  const { generation } = world.extent!;
+  assert.deepEqual(
+    [world.listed, world.replicas.get(first)!.generation, world.replicas.get(second)!.generation],
+    [world.volumes, generation, generation],
+  );
+});
+
 Deno.test("settling: an only replica that is behind its block is not held to be bad", async () => {
   const world = await World.make("a", "b");
   const [first, second] = world.volumes;

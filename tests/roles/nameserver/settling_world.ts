@@ -114,17 +114,21 @@ export class World {
 
   static async make(...hosts: string[]): Promise<World> {
     const world = await World.makeUnwritten(...hosts);
-    const { client, ino } = world;
-    await client.call("commit", {
-      retry: client.tag(),
-      ino,
+    await world.commit();
+    return world;
+  }
+
+  /** Its client tells that it has written to it. */
+  async commit(): Promise<void> {
+    await this.client.call("commit", {
+      retry: this.client.tag(),
+      ino: this.ino,
       size: 8,
       mtime: { seconds: 9, nanoseconds: 0 },
-      written: [{ block: world.block.id, start: 0 }],
+      written: [{ block: this.block.id, start: 0 }],
       durable: false,
       killSuidGid: false,
     });
-    return world;
   }
 
   /** The block's volumes as it was made. */
