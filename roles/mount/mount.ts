@@ -10,6 +10,7 @@ import type { Metric } from "../../base/metrics.ts";
 import { randomHexId } from "../../base/random.ts";
 import { makeFileSystem } from "../../fs/file_system.ts";
 import { kernelHandlers } from "../../fs/kernel_handlers.ts";
+import { guardMount } from "../../fs/kernel/guard.ts";
 import {
   abortConnection,
   clearDeadMount,
@@ -149,6 +150,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
   });
   kernelSession = kernel;
   const notifier = new KernelNotifier({ fd: mount.fd });
+  const endGuard = guardMount(mount, log);
   kernelCache.attach(notifier);
   const stopping = new AbortController();
   const background = files.run(stopping.signal);
@@ -177,6 +179,7 @@ export async function startMount(start: MountStartOptions): Promise<Mount> {
     await session.close();
     dataservers.close();
     libc.close(mount.fd);
+    endGuard();
     log.info("unmounted", { mountpoint: mount.mountpoint });
   };
   try {
