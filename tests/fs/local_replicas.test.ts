@@ -355,6 +355,7 @@ Deno.test("local replicas: what is not used for 5 s, or open for a minute, is cl
   let s = 0;
   for (; s < 100 && client.files.readNow(handle, 0, 10, false) !== null; s++) await pass(1);
   assert.ok(s >= 55 && s <= 65, `closed after ${s} s`);
+  await settled(); // it is found again
   ending.abort();
   await pass(1);
   await background;
