@@ -6,6 +6,7 @@
  * mapping) in flight holds. So while they go, such accesses are still served, under the lease that is held until the
  * acknowledgement; their pages go in the next round. After ROUNDS_FREE rounds new ones wait for the next lease, but
  * those that the kernel waits for; pages of an access that waits are locked and not readable, so they need no round.
+ * When the session is lost meanwhile, the revocation is over: what it waited for may get its lease in the next one only.
  *
  * Invariants:
  * - An acknowledgement leaves when no access is under way, nothing written is uncommitted, and the kernel has no page.
@@ -241,15 +242,21 @@ export class DataAccess {
     };
     file.revocation = revocation;
     file.wake();
-    const { tenure } = file;
+    // `lose` ends it as well: what it waits for then may need a lease of the next session.
+    await Promise.race([this.#giveBack(file, revocation), ended]);
+  }
+
+  async #giveBack(file: OpenFile, revocation: Revocation): Promise<void> {
+    const { inode } = file;
+    const { keep } = revocation;
     try {
       do {
         if (keep === "none") await this.#dropPages(file, revocation);
-        await this.#flush(file);
+        await this.#flush(file, revocation);
+        // The session was lost meanwhile, and all leases with it: none is kept.
+        if (file.revocation !== revocation) return;
         // Again, as accesses that are allowed still may have begun in the steps until here.
       } while (isUsed(file, revocation));
-      // The session was lost meanwhile, and all leases with it: none is kept.
-      if (file.tenure !== tenure) return;
       inode.lease = keep;
       // The answer to what was reported may still speak of the lease.
       this.#options.table.noteRecall(inode.ino);
@@ -258,10 +265,14 @@ export class DataAccess {
         await this.#options.kernelCache.dropAttributes(inode);
       }
     } finally {
-      file.revocation = null;
-      end();
-      file.wake();
+      if (file.revocation === revocation) this.#end(file, revocation);
     }
+  }
+
+  #end(file: OpenFile, revocation: Revocation): void {
+    file.revocation = null;
+    revocation.end();
+    file.wake();
   }
 
   async #revokeClosed(inode: Inode, keep: LeaseMode): Promise<void> {
@@ -272,10 +283,11 @@ export class DataAccess {
   }
 
   /** Waits for the accesses that are under way now, then reports until nothing is left to, nor being written. */
-  async #flush(file: OpenFile): Promise<void> {
+  async #flush(file: OpenFile, revocation: Revocation): Promise<void> {
     do {
       const before = [...file.accesses];
       while (before.some((access) => file.accesses.has(access))) {
+        if (file.revocation !== revocation) return;
         await new Promise<void>((resolve) => {
           const wake = () => {
             file.waiters.delete(wake);
@@ -284,6 +296,7 @@ export class DataAccess {
           file.waiters.add(wake);
         });
       }
+      if (file.revocation !== revocation) return;
       if (file.isUnflushed) await this.#options.handOver(file);
       // The writeback of a mapping may have come meanwhile.
     } while (file.isUnflushed || [...file.accesses].some(({ isWrite }) => isWrite));
@@ -299,8 +312,8 @@ export class DataAccess {
       revocation.touched = [];
       file.wake(); // those that the kernel waits for now
       await this.#options.kernelCache.dropRanges(inode, ranges);
-      await this.#flush(file);
-      if (revocation.touched.length === 0) return;
+      await this.#flush(file, revocation);
+      if (file.revocation !== revocation || revocation.touched.length === 0) return;
       inode.hasPages = false;
       ranges = revocation.touched;
     }
@@ -320,6 +333,11 @@ export class DataAccess {
   /** The session is lost, and with it every lease: what was accepted is not sent any more, what waits asks anew. */
   lose(file: OpenFile): void {
     file.tenure++;
+    const { revocation } = file;
+    if (revocation !== null) {
+      if (revocation.keep === "none") file.inode.hasPages = true; // it may not have come to all
+      this.#end(file, revocation);
+    }
     file.gathered?.send(); // nothing of the next one is added to it
     file.wake();
   }
