@@ -10,19 +10,24 @@ export const COUNTED_MS = 2_000;
 const STEADY_TIMES = 5;
 const NAMESERVER_BACK_MS = 60_000;
 
-/** As far as the nameserver says so, which may be away just now. */
+/**
+ * As far as the nameserver says so, which may be away just now. Of a volume that was wiped, also the one that was there before
+ * counts, which has the same path.
+ */
 export async function hasFailed(cluster: RoleCluster, path: string): Promise<boolean> {
-  let failed: string | undefined;
+  let failed = false;
   await eventually(NAMESERVER_BACK_MS, "mfs status", async () => {
     try {
       const { dataservers } = await cluster.status();
-      failed = dataservers.flatMap(({ volumes }) => volumes).find((volume) => volume.path === path)?.failed;
+      failed = dataservers.some(({ volumes }) =>
+        volumes.some((volume) => volume.path === path && volume.failed !== undefined)
+      );
       return true;
     } catch {
       return false;
     }
   });
-  return failed !== undefined;
+  return failed;
 }
 
 /** Every block has all its replicas, and all dataservers live; one that got a new disk is another from then on. */
