@@ -35,8 +35,11 @@
 #define MOUNTS_MAX 8
 #define PATH_MAX_BYTES 512
 #define PAUSE_MS 300
-/* So long two looks are apart that must agree before what an interrupted change has come to is believed. */
-#define AGREE_MS 2500
+/*
+ * So long after it was interrupted, what an interrupted change has come to is believed: longer than the session of a killed
+ * mount lives on. What was asked for in it may wait at the nameserver for another killed mount, and be done meanwhile.
+ */
+#define AGREE_MS 6000
 
 enum kind { OPEN, READ, WRITE, FSYNC, CLOSE, META, KINDS };
 static const char *const kind_names[KINDS] = {"open", "read", "write", "fsync", "close", "meta"};
@@ -241,6 +244,7 @@ static void settle_content(uint64_t *random, struct file *file) {
   uint8_t *bytes = allocate(WINDOW_BYTES), *others = allocate(WINDOW_BYTES);
   char path[PATH_MAX_BYTES];
   set_unsure(file, true);
+  nap(AGREE_MS);
   ssize_t count;
   size_t size;
   int which;
