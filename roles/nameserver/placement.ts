@@ -20,6 +20,8 @@ export interface Place {
   /** Volumes with the same one share its space. */
   readonly disk: string;
   readonly isAlive: boolean;
+  /** It is away, may be back soon, and may have room then. */
+  readonly mayBringRoom: boolean;
   /** Its node is being decommissioned: it gets nothing any more, and what it has does not count. */
   readonly isDraining: boolean;
   readonly freeBytes: number;
@@ -46,8 +48,8 @@ export class Placement {
 
   /**
    * Volumes for the replicas of a new block: the writer's own host first, the second in another rack, the third in the
-   * rack of the second. Fewer than `count` when there are not enough hosts. ENOSPC when all that live are full;
-   * EHOSTUNREACH when none lives (the caller tries again).
+   * rack of the second. Fewer than `count` when there are not enough hosts. ENOSPC when all that live, or may
+   * be back soon, are full; EHOSTUNREACH when none lives, or one that may be back may have room (the caller tries again).
    */
   place(count: number, writerHost: string, avoid: readonly number[]): VolumeId[] {
     if (this.#open.length === 0) throw this.#noPlace();
@@ -73,9 +75,13 @@ export class Placement {
     if (all.length > 0 && staying.length === 0) {
       return new FsError("ENOSPC", "every dataserver is being decommissioned", { op: "allocate" });
     }
-    return staying.some(({ isAlive }) => isAlive)
-      ? new FsError("ENOSPC", "every volume is full", { op: "allocate" })
-      : new FsError("EHOSTUNREACH", "no dataserver is up", { op: "allocate" });
+    if (!staying.some(({ isAlive }) => isAlive)) {
+      return new FsError("EHOSTUNREACH", "no dataserver is up", { op: "allocate" });
+    }
+    // As after a restart of ours, when a full one is the first that is back.
+    return staying.some(({ mayBringRoom }) => mayBringRoom)
+      ? new FsError("EHOSTUNREACH", "no dataserver that is up has room", { op: "allocate" })
+      : new FsError("ENOSPC", "every volume is full", { op: "allocate" });
   }
 
   /**

@@ -327,6 +327,7 @@ export class Registry {
 
   /** Where replicas can go, as it is now. */
   placement(): Placement {
+    const { random, reserveBytes } = this.#options;
     const places = [...this.#volumes.values()].map((volume): Place => {
       const node = this.#nodes.get(volume.node)!;
       return {
@@ -336,11 +337,12 @@ export class Registry {
         rack: node.rack,
         disk: volume.disk,
         isAlive: this.isAlive(volume.id),
+        mayBringRoom: this.isAwaited(volume.id) && (volume.stats?.freeBytes ?? Infinity) > reserveBytes,
         isDraining: node.isDecommissioning,
         freeBytes: volume.stats?.freeBytes ?? 0,
       };
     });
-    return new Placement(places, this.#options.random, this.#options.reserveBytes);
+    return new Placement(places, random, reserveBytes);
   }
 
   /** As Placement.place, as it is now. */

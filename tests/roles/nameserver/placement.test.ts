@@ -14,6 +14,7 @@ function place(volume: number, rack: string, changes: Partial<Place> = {}): Plac
     rack,
     disk: `d${volume}`,
     isAlive: true,
+    mayBringRoom: false,
     isDraining: false,
     freeBytes: 1_000,
     ...changes,

@@ -85,7 +85,11 @@ seededTest("placement: different hosts, the writer's first, only where there is 
       const writer = `h${randomInt(random, 5)}`;
       const avoid = servers.filter(() => chance(random, 0.2)).map(({ node }) => node);
       if (live.length === 0 || roomy.length === 0) {
-        failsWith(() => registry.place(count, writer, avoid), live.length === 0 ? "EHOSTUNREACH" : "ENOSPC");
+        const mayBringRoom = [...free].some(([volume, bytes]) =>
+          bytes > RESERVE && dead.includes(serverOf(volume))
+        );
+        const isFull = live.length > 0 && !mayBringRoom;
+        failsWith(() => registry.place(count, writer, avoid), isFull ? "ENOSPC" : "EHOSTUNREACH");
         continue;
       }
       const chosen = registry.place(count, writer, avoid);
@@ -128,6 +132,22 @@ Deno.test("placement: nobody there is EHOSTUNREACH, everything full ENOSPC", asy
   peer.close();
   await settle();
   failsWith(() => registry.place(2, "a", []), "EHOSTUNREACH");
+});
+
+Deno.test("placement: it is not full while one that may be back soon may have room", async () => {
+  const world = await makeWorld();
+  const registry = await load(world);
+  await add(registry, "a", "a", [RESERVE]);
+  const { peer } = await add(registry, "b", "b", [900_000]);
+  peer.close();
+  await settle();
+  failsWith(() => registry.place(2, "a", []), "EHOSTUNREACH");
+  const again = await load(world);
+  const { node } = await add(again, "a", "a", [RESERVE]);
+  failsWith(() => again.place(2, "a", []), "EHOSTUNREACH"); // what there is of the other is not known
+  await world.clock.advance(DEAD_AFTER_MS + 1);
+  again.heartbeat(node, []);
+  failsWith(() => again.place(2, "a", []), "ENOSPC");
 });
 
 Deno.test("placement: a silent dataserver and a failed volume get no blocks until they are back", async () => {
