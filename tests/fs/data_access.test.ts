@@ -750,7 +750,7 @@ Deno.test("lost session: a read that a recall waits for is served under a lease 
   const recalled = recall(client, { keep: "none" });
   await quiet();
   assert.deepEqual(kernel.held.map(({ message }) => message), [`pages ${INO} 0+`]);
-  await recalls.lost();
+  const lost = watch(recalls.lost());
   await quiet();
   assert.equal(recalled.state, "done", "what it waits for may need a lease that others are to give back");
   assert.deepEqual(
@@ -764,6 +764,7 @@ Deno.test("lost session: a read that a recall waits for is served under a lease 
   assert.equal(reading.state, "done");
   while (kernel.held.length > 0) await kernel.held[0]!.release();
   await quiet();
+  assert.equal(lost.state, "done");
   assert.deepEqual([file.revocation, file.inode.lease, file.inode.hasPages], [null, "read", true]);
 });
 
