@@ -1,7 +1,7 @@
 /** Disks that are full: ENOSPC, nothing that was acknowledged is lost, and all goes on once something is removed. */
 
 import { assert, assertEquals } from "@std/assert";
-import { eventually, run, sh } from "../harness/command.ts";
+import { eventually, run, sh, sleep } from "../harness/command.ts";
 import { RoleCluster, type RoleClusterOptions } from "../harness/role_cluster.ts";
 
 /** A mount is told with its next renewal that the nameserver has hardly any room, once a second. */
@@ -114,5 +114,42 @@ Deno.test({
       await sh(`set -e; cd ${mount}; [ "$(cat kept; ls d)" = "$(printf 'kept\n1\n3')" ]
         rm ${ballast}; sleep 0.5; echo new > new; mkdir e; mv d/1 d/4; rm d/3; [ "$(cat new; ls d)" = "$(printf 'new\n4')" ]`);
       assertEquals(cluster.ended(), []);
+    }),
+});
+
+Deno.test({
+  name:
+    "full: a write waits for a dataserver that may come back with room, as after a restart of the nameserver",
+  ignore: Deno.uid() !== 0,
+  sanitizeOps: false,
+  sanitizeResources: false,
+  fn: () =>
+    withCluster({
+      replication: 1,
+      nameserverFlags: ["--dead-after", "12"],
+      // Of less than what must stay free: it gets no block.
+      prepareVolume: (path, dataserver) => dataserver === 1 ? tmpfs("60M")(path) : Promise.resolve(),
+    }, async (cluster) => {
+      const [mount] = cluster.mountpoints;
+      await sh(`head -c 100000 /dev/zero > ${mount}/before`);
+      await cluster.kill("dataserver2");
+      await cluster.restartNameserver();
+      const write = (name: string) =>
+        run("bash", ["-c", `head -c 100000 /dev/zero | dd of=${mount}/${name} conv=fsync status=none`], {
+          timeoutMs: 60_000,
+        });
+      const waiting = write("waiting");
+      await eventually(20_000, "the full one is back", async () => {
+        return (await cluster.status()).dataservers.some(({ alive }) => alive);
+      });
+      await sleep(1_000);
+      await cluster.restart("dataserver2");
+      const { code, stderr } = await waiting;
+      assertEquals(code, 0, stderr);
+      // Nobody is waited for longer than it takes to be lost.
+      await cluster.kill("dataserver2");
+      const refused = await write("refused");
+      assertEquals(refused.code, 1);
+      assert(/No space left on device/.test(refused.stderr), refused.stderr);
     }),
 });
