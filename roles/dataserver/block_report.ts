@@ -17,6 +17,8 @@ export interface ReportActions {
   onStale(replicas: readonly DoomedReplica[]): void;
   /** The nameserver does not know these blocks. */
   onUnknown(replicas: readonly DoomedReplica[]): Promise<void>;
+  /** The nameserver can't tell yet what is to become of these. */
+  onUnsettled(blocks: readonly BlockId[]): void;
 }
 
 /** Block ids from `from` to below `to`. */
@@ -52,6 +54,7 @@ export async function reportBlocks(
       blocks.map((block) => ({ block, upTo: reported.get(block)! }));
     if (reply.stale.length > 0) actions.onStale(doomed(reply.stale));
     if (reply.unknown.length > 0) await actions.onUnknown(doomed(reply.unknown));
+    if (reply.again !== undefined) actions.onUnsettled(reply.again);
     from = to;
   }
   return count;

@@ -369,6 +369,12 @@ class RunningDataserver implements Dataserver {
     }
   }
 
+  /** Never rejects. */
+  async #reportLater(registry: Registry, volume: Volume, blocks: readonly BlockId[]): Promise<void> {
+    await this.#clock.sleep(REPORT_RETRY_MS, this.#abort.signal);
+    for (const block of blocks) await this.#reportBlock(registry, volume, block);
+  }
+
   #reportVolume(
     registry: Registry,
     volume: Volume,
@@ -388,6 +394,7 @@ class RunningDataserver implements Dataserver {
           }
         }
       },
+      onUnsettled: (blocks) => void this.#reportLater(registry, volume, blocks),
     };
     return reportBlocks(volume, volume.id, actions, signal, range);
   }

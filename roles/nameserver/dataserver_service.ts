@@ -82,7 +82,8 @@ export function dataserverHandlers(
 
 /**
  * Compares one page of a volume's replicas with the index. A replica is stale when its block lists a newer
- * generation or awaits deletion on this volume; unknown when no block lists it, nor a client has it for a file to come.
+ * generation or awaits deletion on this volume; unknown when no block lists it, nor a client has it for a file to come. While its
+ * block's replicas are being changed, nobody knows: it may be one that they were being changed to when we were killed.
  */
 async function compareReport(
   namespace: Namespace,
@@ -97,6 +98,7 @@ async function compareReport(
   const expected = new Map(records.map(([key, value]) => [asBlockId(getU64(key, 9)), decodeReplica(value)]));
   const stale: BlockId[] = [];
   const unknown: BlockId[] = [];
+  const again: BlockId[] = [];
   // What was moved after the backup that this namespace was restored from: a newer replica than the block has, elsewhere.
   const hasMoved = (tx: Transaction, block: BlockId, generation: Generation): boolean => {
     const { generationFloor } = namespace.ids;
@@ -113,7 +115,9 @@ async function compareReport(
       expected.delete(block);
       if (owner === undefined) {
         // A copy that has become a replica since the index was read, or has its generation and becomes one just now.
-        if (tx.get(replicaKey(volume, block)) !== undefined || recovery.isChanging(block)) {
+        const isListed = tx.get(replicaKey(volume, block)) !== undefined;
+        if (isListed || recovery.isChanging(block)) {
+          if (!isListed) again.push(block);
           if (doubtful === true) repair.replicaDoubtful(volume, block);
           // But not one of a generation that another life of the cluster gave.
           if (generation < namespace.ids.generationFloor) hasMoved(tx, block, generation);
@@ -152,7 +156,7 @@ async function compareReport(
   });
   // It deletes them: as in DeletionQueue.
   if (stale.length > 0) await namespace.journal.durable(namespace.journal.position);
-  return { stale, unknown };
+  return { stale, unknown, ...again.length === 0 ? {} : { again } };
 }
 
 /** The block's place in its file, by the volumes that it lists. */

@@ -379,7 +379,7 @@ const dataserverRegistry: Samples<typeof DATASERVER_REGISTRY> = {
   heartbeat: [{ node: 1, volumes: [volume], leaving: true }, { ok: true, heartbeatMs: 3000 }],
   blockReport: [
     { volume: 2, from: 0, to: 2 ** 53 - 1, replicas: [{ block: 7, generation: 3, doubtful: true }] },
-    { stale: [7], unknown: [8, 9] },
+    { stale: [7], unknown: [8, 9], again: [10] },
   ],
   blocksDeleted: [{ volume: 2, blocks: [7] }, { ok: true }],
   replicaCorrupt: [{ volume: 2, block: 7, message: "crc" }, { ok: true }],

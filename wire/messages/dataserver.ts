@@ -265,6 +265,8 @@ export interface BlockReportReply {
   readonly stale: readonly BlockId[];
   /** Blocks that the nameserver does not know: keep them aside. */
   readonly unknown: readonly BlockId[];
+  /** What becomes of these is being settled: to be reported again a little later. Absent: none. */
+  readonly again?: readonly BlockId[];
 }
 
 /** What dataservers ask of the nameserver. */

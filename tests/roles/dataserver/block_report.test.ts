@@ -55,6 +55,26 @@ Deno.test("block report: a replica that can't be kept aside does not hold up the
     await until(kept, "the other is kept aside");
   }));
 
+Deno.test("block report: what the nameserver can't tell of yet is reported by itself until it can", () =>
+  withDirectory(async (directory) => {
+    await using registry = new FakeRegistry();
+    await using server = await start(registry, [`${directory}/a`]);
+    const { volume } = server.volumes[0]!;
+    for (const block of [1, 2]) await write(server, volume, block);
+    const asked: string[] = [];
+    registry.answerReport = ({ from, to, replicas }) => {
+      asked.push(`${from} ${replicas.map(({ block }) => block)}`);
+      const isSettled = asked.length > 2;
+      if (isSettled && to === 3) return { stale: [], unknown: [asBlockId(2)] };
+      return { stale: [], unknown: [], again: [asBlockId(2)] };
+    };
+    await registry.restart();
+    const kept = () =>
+      [...Deno.readDirSync(`${directory}/a/trash`)].some(({ name }) => name.startsWith("2."));
+    await until(kept, "it is kept aside when it is said to be unknown");
+    deepEqual(asked, ["0 1,2", "2 2", "2 2"]);
+  }));
+
 Deno.test("block report: that of a single replica, which has changed since, is sent until it is taken", () =>
   withDirectory(async (directory) => {
     await using registry = new FakeRegistry();

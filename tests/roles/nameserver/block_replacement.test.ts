@@ -183,7 +183,8 @@ Deno.test("replicas: none is taken off when too few would be left, nor when nobo
 });
 
 Deno.test("replicas: a copy that is reported while it becomes a replica is nobody's to delete", async () => {
-  const { slow, report, journal, names, replace } = await start();
+  const { slow, report, journal, names, replace, extent } = await start();
+  const { block } = extent();
   const nothing = { stale: [], unknown: [] };
   const { promise, resolve } = Promise.withResolvers<void>();
   slow.set("b", promise);
@@ -191,7 +192,7 @@ Deno.test("replicas: a copy that is reported while it becomes a replica is nobod
   await rest();
   assert.deepEqual(
     await report("c", 2),
-    nothing,
+    { ...nothing, again: [block] },
     "it has the generation, and the block does not have it yet",
   );
   const reading = Promise.withResolvers<void>();
@@ -208,6 +209,20 @@ Deno.test("replicas: a copy that is reported while it becomes a replica is nobod
   reading.resolve();
   assert.deepEqual(await reporting, nothing, "the index was read before");
   assert.equal(names(), "b,c");
+});
+
+Deno.test("replicas: what a change that was cut short has left is not forgotten, though another is under way when it is reported", async () => {
+  const { slow, report, extent, names, replace } = await start();
+  const { block } = extent();
+  const { promise, resolve } = Promise.withResolvers<void>();
+  slow.set("b", promise);
+  const replacing = replace(["a"], 1);
+  await rest();
+  assert.deepEqual(await report("c", 2), { stale: [], unknown: [], again: [block] });
+  resolve();
+  assert.equal(await replacing, true);
+  assert.equal(names(), "b");
+  assert.deepEqual(await report("c", 2), { stale: [], unknown: [block] });
 });
 
 Deno.test("replicas: a copy whose machine stops while it becomes a replica is known to be doubtful afterwards", async () => {
