@@ -7,6 +7,7 @@
  * - While a session holds EXCLUSIVE or WRITE on an inode, no other holds anything of it.
  * - While the turn on an inode is taken, or a change of its names waits for acknowledgements, nothing of it is granted
  *   (`lease` answers "none") but to who has the turn.
+ * - Nor is anything granted to who is being asked to give something of it up: the answer may be on its way.
  * - A session is taken for a holder until it released the inode, ended, or acknowledged the recall.
  * - What a session could write when it ended is fenced before anybody gets a lease on it.
  * - After a restart nobody looks or changes before all sessions have said what they hold, or are over.
@@ -167,10 +168,12 @@ export class LeaseTable {
   lease(ino: InodeId, session: SessionId, own?: Own): LeaseMode {
     const { sessions } = this.#options;
     if (!sessions.isAlive(session)) return "none";
-    const isBusy = own === undefined
-      ? this.#isBusy(ino)
-      : this.#isBusyForOwner(ino, own) || this.#isRecalled(ino, session); // it may have sent its acknowledgement
-    if (isBusy || sessions.unreclaimed(session).length > 0 || this.isExclusiveOfOther(ino, session)) {
+    // It may have sent its acknowledgement: what it is shown by then it would keep. A change that went first has no turn.
+    const isAsked = (this.#bySession.get(session)?.get(ino)?.recalls ?? 0) > 0;
+    const isBusy = own === undefined ? this.#isBusy(ino) : this.#isBusyForOwner(ino, own);
+    if (
+      isAsked || isBusy || sessions.unreclaimed(session).length > 0 || this.isExclusiveOfOther(ino, session)
+    ) {
       this.#noteTold(ino);
       return "none";
     }

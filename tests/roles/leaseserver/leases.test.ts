@@ -292,35 +292,60 @@ Deno.test("leases: a change that waits for its turn goes on when its session is 
   assert.ok(acquired.isDone);
 });
 
-Deno.test("leases: who is shown the inode after it was asked to give it up is asked again, whoever had the turn meanwhile", async () => {
-  const { leases, members: [a, b] } = await startMembers(2);
-  for (const member of [a, b]) assert.equal(member.lease(INO), "read");
+Deno.test("leases: who is shown the inode after it has given it up is asked again, whoever had the turn meanwhile", async () => {
+  const { leases, members: [a, b, c] } = await startMembers(3);
+  for (const member of [a, b, c]) assert.equal(member.lease(INO), "read");
   const item = { ino: INO, keep: "read", attributes: true } as const;
   const change = (member: Member, run = () => {}) => watch(leases.change(member.session, [item], run));
-  const [ofB, ofA] = [gate(), gate()];
+  const [ofB, ofC] = [gate(), gate()];
   b.onRecall = ofB.wait;
-  a.onRecall = ofA.wait;
   const first = change(a);
   await rest();
-  // It is asked by who has the turn, so that it goes first, and asks that one.
+  c.onRecall = ofC.wait;
+  // It is asked by who has the turn, so that it goes first, and asks that one and the third.
   let asked = 0;
   const second = change(b, () => asked = a.recalls.length);
   await rest();
   ofB.open();
   await rest();
   assert.ok(first.isDone && !second.isDone);
-  assert.equal(a.lease(INO), "read", "nobody has the turn");
+  assert.deepEqual([a.recalls.length, a.lease(INO)], [1, "read"], "nobody has the turn");
   const again = gate();
   b.onRecall = again.wait;
   const third = change(a);
   await rest();
-  a.onRecall = () => {};
-  ofA.open();
+  ofC.open();
   await rest();
   again.open();
   await rest();
   assert.ok(second.isDone && third.isDone);
   assert.ok(asked >= 2, "what it was shown is from before the change");
+});
+
+Deno.test("leases: who is asked to give the inode up is shown it without a lease, also when nobody has the turn", async () => {
+  const { leases, members: [a, b] } = await startMembers(2);
+  for (const member of [a, b]) assert.equal(member.lease(INO), "read");
+  const [ofA, ofB] = [gate(), gate()];
+  b.onRecall = ofB.wait;
+  const first = watch(a.change({ ino: INO, keep: "read", attributes: true }));
+  await rest();
+  a.onRecall = ofA.wait;
+  // It is asked by who has the turn, so that it goes first.
+  const cut = watch(b.change({ ino: INO, keep: "none", attributes: true }));
+  await rest();
+  ofB.open();
+  await rest();
+  assert.ok(first.isDone && !cut.isDone);
+  assert.equal(
+    a.lease(INO),
+    "none",
+    "its acknowledgement may be on its way: it would keep what it is shown now",
+  );
+  assert.equal(leases.lease(INO, a.session, "names"), "none");
+  ofA.open();
+  await rest();
+  assert.ok(cut.isDone);
+  assert.equal(a.lease(INO), "read");
 });
 
 Deno.test("leases: a change of attributes is told to all who hold the inode, and leaves them READ", async () => {
