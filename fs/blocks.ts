@@ -5,7 +5,7 @@
 
 import { FsError, isErrno, isTransportError } from "../wire/errno.ts";
 import { decodeError } from "../wire/error_message.ts";
-import type { BlockId, Generation, NodeId, VolumeId } from "../wire/ids.ts";
+import type { Generation, NodeId, VolumeId } from "../wire/ids.ts";
 import type { ChainReply, ChainTarget } from "../wire/messages/dataserver.ts";
 import type { Block } from "../wire/messages/inode.ts";
 import type { Clock } from "../base/clock.ts";
@@ -16,6 +16,7 @@ import type { Dataservers } from "./dataservers.ts";
 import type { DeferredChanges } from "./deferred_changes.ts";
 import type { OpenFile } from "./inode.ts";
 import type { Interruptible } from "./interruptible.ts";
+import type { Strays } from "./strays.ts";
 
 /** How far ahead of a needed offset the block map is fetched. */
 const FETCH_BYTES = 16 * 1024 ** 3;
@@ -28,8 +29,6 @@ const UNSETTLED_MS = 3_000;
 const SETTLED_MS_MAX = 120_000;
 /** Tries of a replica operation that fail for another reason than reachability. */
 const ATTEMPTS_MAX = 20;
-/** Blocks that are remembered because something may still arrive. */
-const STRAYS_MAX = 10_000;
 
 export interface BlocksOptions {
   readonly session: ClusterSession;
@@ -40,6 +39,7 @@ export interface BlocksOptions {
   readonly deferred?: DeferredChanges;
   /** Absent: each block is asked for. */
   readonly stock?: BlockStock;
+  readonly strays: Strays;
   /** As ClusterSession's. */
   readonly softTimeoutMs?: number;
 }
@@ -89,11 +89,6 @@ export class Blocks {
   readonly #options: BlocksOptions;
   /** Nodes that failed a moment ago; new blocks avoid them until the nameserver knows better. */
   readonly #suspects = new Map<NodeId, number>();
-  /**
-   * Blocks of which a replica may still get, of an operation that has failed, what was sent to it under this generation: the
-   * end of a connection is no end of it, as the kernel goes on sending, and a server that hung has it in its socket.
-   */
-  readonly #strays = new Map<BlockId, Generation>();
 
   constructor(options: BlocksOptions) {
     this.#options = options;
@@ -236,13 +231,16 @@ export class Blocks {
     options: ChainOptions,
   ): Promise<Block> {
     const { inode } = file;
-    const stray = { generation: this.#strays.get(block.id) };
+    const { strays } = this.#options;
+    const stray = { generation: strays.generationOf(block.id) };
     inode.changes++;
     inode.changing++;
     try {
-      return await this.#onChain(file, block, call, options, stray);
+      const used = await this.#onChain(file, block, call, options, stray);
+      if (stray.generation !== undefined) strays.settled(block.id, stray.generation);
+      return used;
     } catch (error) {
-      if (stray.generation !== undefined) this.#noteStray(block.id, stray.generation);
+      if (stray.generation !== undefined) strays.note(file.ino, block.id, stray.generation);
       throw error;
     } finally {
       inode.changing--;
@@ -353,14 +351,6 @@ export class Blocks {
     if (done.length === results.length) return true;
     return done.length > 0 && done.every(({ value: mayPassOthers }) => mayPassOthers) &&
       results.every((result) => result.status === "fulfilled" || isTransportError(result.reason));
-  }
-
-  #noteStray(id: BlockId, generation: Generation): void {
-    this.#strays.delete(id);
-    this.#strays.set(id, generation);
-    if (this.#strays.size <= STRAYS_MAX) return;
-    const [oldest] = this.#strays.keys();
-    this.#strays.delete(oldest!);
   }
 
   /**

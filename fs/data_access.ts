@@ -20,6 +20,7 @@ import type { ClusterSession } from "./cluster_session.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { Access, Inode, OpenFile, Revocation } from "./inode.ts";
+import type { Strays } from "./strays.ts";
 import type { ByteRange } from "./pending_write.ts";
 import { type Interruptible, withSignal } from "./interruptible.ts";
 
@@ -36,6 +37,7 @@ export interface DataAccessOptions {
   readonly kernelCache: KernelCache;
   /** Everything written is on the replicas, and the report of it has left. Never rejects. */
   readonly handOver: (file: OpenFile) => Promise<void>;
+  readonly strays: Strays;
 }
 
 function overlaps(range: ByteRange, others: readonly ByteRange[]): boolean {
@@ -204,6 +206,7 @@ export class DataAccess {
     // Recalls that came while it waited were for what was held before: this was granted after them.
     if (!table.isLost(askedAt)) table.adopt(reply, table.moment);
     inode.isShared = reply.isShared;
+    if (inode.lease === "write") this.#options.strays.granted(inode.ino);
     // Another client's mapping was written back while we held READ, as a recall for us took its pages: ours are from
     // before. Not waited for: the write that we ask for may hold one.
     if (!hadNothing && !file.isUnflushed && timespecCompare(mtime, inode.attributes.mtime) !== 0) {

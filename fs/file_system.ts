@@ -33,6 +33,7 @@ import { Ranges } from "./ranges.ts";
 import { Reader } from "./reader.ts";
 import { Recalls } from "./recalls.ts";
 import { Releases } from "./releases.ts";
+import { Strays } from "./strays.ts";
 import { VirtualXattrs } from "./virtual_xattrs.ts";
 import { Writer } from "./writer.ts";
 
@@ -147,7 +148,8 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
   const numbers = new InodeNumbers(session, log);
   const local = writeBehind ? new LocalChanges({ session, table, deferred, numbers, clock }) : undefined;
   const stock = new BlockStock({ session, host, clock, log });
-  const blocks = new Blocks({ session, dataservers, host, clock, log, deferred, stock, ...soft });
+  const strays = new Strays();
+  const blocks = new Blocks({ session, dataservers, host, clock, log, deferred, stock, strays, ...soft });
   const inline = new InlineData({ session, table, blocks });
   const localReplicas: LocalReplicas = new LocalReplicas({ dataservers, machine: machineRun(), clock, log });
   const fileAhead = new FileReadAhead({ session, table, dataservers, clock, log });
@@ -170,9 +172,12 @@ export function makeFileSystem(options: FileSystemOptions): FileSystem {
     table,
     kernelCache,
     handOver: (file) => writer.handOver(file),
+    strays,
   });
-  const releases = new Releases({ session, table, log, keepsExclusive: writeBehind });
-  const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log, deferred, local });
+  const releases = new Releases({ session, table, log, strays, keepsExclusive: writeBehind });
+  const recalls: Recalls = new Recalls({
+    ...{ table, kernelCache, access, releases, clock, log, strays, deferred, local },
+  });
   const readAhead = new NameReadAhead({ session, table, releases, fileAhead, clock, log });
   const tellAccesses = (): Promise<unknown> => accessTimes.tell();
   const asked = new AskedChanges({ table, kernelCache, clock, local });

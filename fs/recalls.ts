@@ -28,6 +28,7 @@ import type { InodeTable } from "./inode_table.ts";
 import type { KernelCache } from "./kernel_cache.ts";
 import type { Releases } from "./releases.ts";
 import { type Inode, UNKNOWN } from "./inode.ts";
+import type { Strays } from "./strays.ts";
 
 /** Pages that do not go sooner, as something holds them, go later: attributes are gone, so nobody reads them. */
 const LOST_PAGES_MS = 2_000;
@@ -41,6 +42,7 @@ export interface RecallsOptions {
   readonly releases: Releases;
   readonly clock: Clock;
   readonly log: Logger;
+  readonly strays: Strays;
   /** Absent: nothing is deferred. */
   readonly deferred?: DeferredChanges;
   readonly local?: LocalChanges | undefined;
@@ -67,7 +69,13 @@ export class Recalls {
     const open = await Promise.all(items.map((item) => this.#give(item)));
     this.count += items.length;
     this.ms += clock.monotonicMs() - startMs;
-    return { open };
+    const doubtful = items.map(({ ino }) => ino).filter((ino) => this.#isDoubtful(ino));
+    return { open, ...doubtful.length === 0 ? {} : { doubtful } };
+  }
+
+  /** Whether what is not this mount's to write any more may still get what was sent to it. */
+  #isDoubtful(ino: InodeId): boolean {
+    return this.#options.strays.has(ino) && this.#options.table.get(ino)?.lease !== "write";
   }
 
   async #give(item: RecallItem): Promise<OpenMode> {
@@ -166,7 +174,8 @@ export class Recalls {
       const kept = inode.deferred > 0 && !isExclusive(inode.lease) ? "exclusive" : inode.lease;
       const lease = isHandingOver ? "write" : kept;
       if (lease === "none" && open === "no") continue;
-      held.push({ ino: inode.ino, lease, open });
+      const isDoubtful = lease !== "write" && this.#options.strays.has(inode.ino);
+      held.push({ ino: inode.ino, lease, open, ...isDoubtful ? { doubtful: true } : {} });
       if (open !== "no") inode.isRegistered = true;
     }
     return held;

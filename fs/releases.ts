@@ -10,10 +10,12 @@
 
 import type { Logger } from "../base/log.ts";
 import { type InodeId, ROOT_INODE } from "../wire/ids.ts";
+import type { LeaseMode } from "../wire/messages/inode.ts";
 import { type Held, RECLAIM_MAX } from "../wire/messages/nameserver.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { InodeTable } from "./inode_table.ts";
 import type { Inode, OpenFile } from "./inode.ts";
+import type { Strays } from "./strays.ts";
 
 const BATCH = 1_024;
 
@@ -21,6 +23,7 @@ export interface ReleasesOptions {
   readonly session: ClusterSession;
   readonly table: InodeTable;
   readonly log: Logger;
+  readonly strays: Strays;
   /** What was written here stays this mount's alone, if nobody else asks for it: it may change it without asking. */
   readonly keepsExclusive?: boolean;
 }
@@ -129,7 +132,7 @@ export class Releases {
     if (inode !== undefined && inode.file !== null) return []; // it is open again, or closing
     if (inode === undefined) {
       table.noteRecall(ino);
-      return [{ ino, lease: "none", open: "no" }];
+      return [this.#held(ino, "none")];
     }
     if (inode.isHeldWithoutName && inode.lookups > 0) return []; // as if it were open
     const isKept = inode.lookups > 0 && inode.lease !== "write"; // the kernel has looked it up again
@@ -147,6 +150,10 @@ export class Releases {
       unused.push(ino);
       inode.blocks?.clear();
     }
-    return isHeld ? [{ ino, lease: inode.lease, open: "no" }] : [];
+    return isHeld ? [this.#held(ino, inode.lease)] : [];
+  }
+
+  #held(ino: InodeId, lease: LeaseMode): Held {
+    return { ino, lease, open: "no", ...this.#options.strays.has(ino) ? { doubtful: true } : {} };
   }
 }

@@ -9,7 +9,8 @@
  *   (`lease` answers "none") but to who has the turn.
  * - Nor is anything granted to who is being asked to give something of it up: the answer may be on its way.
  * - A session is taken for a holder until it released the inode, ended, or acknowledged the recall.
- * - What a session could write when it ended is fenced before anybody gets a lease on it.
+ * - What a session could write when it ended is fenced before anybody gets a lease on it; so is what it gives back and says to
+ *   be doubtful.
  * - After a restart nobody looks or changes before all sessions have said what they hold, or are over.
  *
  * No cycle of waits: operations wait for turns in ascending order, then for acknowledgements; a client acknowledges
@@ -560,11 +561,12 @@ export class LeaseTable {
       | RecallAnswer
       | undefined;
     if (answer === undefined) return []; // it has ended, and holds nothing any more
+    const { doubtful } = answer;
     batch.forEach(({ item, holder }, i) => {
       holder.open = answer.open[i] ?? "no";
       const isDropped = item.removed === true && holder.open === "no";
       if (isDropped || LEASE_RANK[holder.lease] > LEASE_RANK[item.keep]) {
-        this.#lower(holder, isDropped ? "none" : item.keep);
+        this.#lower(holder, isDropped ? "none" : item.keep, doubtful?.includes(item.ino));
       }
       if (holder.lease !== "none" || holder.open !== "no") return;
       this.#unregister(holder);
@@ -652,10 +654,10 @@ export class LeaseTable {
   lower(session: SessionId, held: readonly Held[]): void {
     const mine = this.#bySession.get(session);
     if (mine === undefined) return;
-    for (const { ino, lease, open } of held) {
+    for (const { ino, lease, open, doubtful } of held) {
       const holder = mine.get(ino);
       if (holder === undefined) continue;
-      if (LEASE_RANK[lease] < LEASE_RANK[holder.lease]) this.#lower(holder, lease);
+      if (LEASE_RANK[lease] < LEASE_RANK[holder.lease]) this.#lower(holder, lease, doubtful);
       holder.open = open;
       if (open === "no") holder.closes++;
       if (holder.lease === "none" && open === "no") this.#unregister(holder);
@@ -663,7 +665,7 @@ export class LeaseTable {
   }
 
   /** After a restart the session says what it holds: granted again, as far as others did not say otherwise before. */
-  reclaim(session: SessionId, { ino, lease, open }: Held): LeaseMode {
+  reclaim(session: SessionId, { ino, lease, open, doubtful }: Held): LeaseMode {
     const others = this.#holders.get(ino)?.filter((holder) => holder.session !== session) ?? [];
     // Who gave WRITE back and does not know whether that was heard claims it. Others may have READ by then; or WRITE, which
     // is known of them before they say so.
@@ -677,6 +679,7 @@ export class LeaseTable {
     const holder = this.#register(ino, session);
     holder.open = open;
     this.#grant(holder, LEASE_RANK[lease] > LEASE_RANK[most] ? most : lease);
+    if (doubtful === true && holder.lease !== "write") this.#fence(session, ino);
     if (holder.lease === "none" && open === "no") this.#unregister(holder);
     return holder.lease;
   }
@@ -743,10 +746,13 @@ export class LeaseTable {
     return holder;
   }
 
-  #lower(holder: Holder, lease: LeaseMode): void {
+  #lower(holder: Holder, lease: LeaseMode, isDoubtful = false): void {
     const { session, ino } = holder;
-    if (holder.lease === "write" && lease !== "write") this.#options.onWriteEnded?.(session, ino);
+    const endsWriting = holder.lease === "write" && lease !== "write";
     holder.lease = lease;
+    if (!endsWriting) return;
+    if (isDoubtful) this.#fence(session, ino);
+    else this.#options.onWriteEnded?.(session, ino);
   }
 
   #unregister(holder: Holder): void {

@@ -359,12 +359,14 @@ Deno.test("chain: what may still arrive of an operation that has failed, the nex
   dataservers.onWrite = () => Promise.resolve();
   await report.fail(new FsError("EIO", "on purpose"));
   assert.ok(isErrno(handle.file.writeError, "EIO"));
+  assert.ok(client.strays.has(INO));
   await write(client, handle, 0, 10);
   const fencing = await nameserver.next("replicaFailed");
   assert.deepEqual([fencing.request.failed, dataservers.writes.length], [[], 1]);
   await fencing.answer({ block: on(BLOCK, 2, 1, 2, 3) });
   await clock.advance(1_000);
   assert.deepEqual([dataservers.writes.length, handle.file.pendingBytes], [2, 0]);
+  assert.ok(!client.strays.has(INO));
   await write(client, handle, 0, 10);
   await quiet();
   assert.deepEqual([dataservers.writes.length, nameserver.calls.length], [3, 0], "once");

@@ -38,6 +38,7 @@ import type {
   ReservedInodes,
 } from "../../wire/messages/deferred.ts";
 import { Releases } from "../../fs/releases.ts";
+import { Strays } from "../../fs/strays.ts";
 import { Writer } from "../../fs/writer.ts";
 import { FsError } from "../../wire/errno.ts";
 import {
@@ -520,6 +521,7 @@ export interface TestClient {
   readonly kernelCache: KernelCache;
   readonly access: DataAccess;
   readonly releases: Releases;
+  readonly strays: Strays;
   readonly stock: BlockStock;
   readonly readAhead: NameReadAhead;
   readonly recalls: Recalls;
@@ -572,7 +574,8 @@ export function startClient(
   const numbers = new InodeNumbers(session, log);
   const local = writeBehind ? new LocalChanges({ session, table, deferred, numbers, clock }) : undefined;
   const stock = new BlockStock({ session, host, clock, log });
-  const blocks = new Blocks({ session, dataservers, host, clock, log, deferred, stock });
+  const strays = new Strays();
+  const blocks = new Blocks({ session, dataservers, host, clock, log, deferred, stock, strays });
   const inline = new InlineData({ session, table, blocks });
   const localReplicas = new LocalReplicas({ dataservers, machine: MACHINE, clock, log });
   const fileAhead = new FileReadAhead({ session, table, dataservers, clock, log });
@@ -580,9 +583,11 @@ export function startClient(
   const attributesChanged = (inode: Inode) => void kernelCache.dropAttributes(inode);
   const writer = new Writer({ session, table, blocks, inline, local, clock, log, attributesChanged });
   const handOver = (file: OpenFile) => writer.handOver(file);
-  const access = new DataAccess({ session, table, kernelCache, handOver });
-  const releases = new Releases({ session, table, log, keepsExclusive: writeBehind });
-  const recalls: Recalls = new Recalls({ table, kernelCache, access, releases, clock, log, deferred, local });
+  const access = new DataAccess({ session, table, kernelCache, handOver, strays });
+  const releases = new Releases({ session, table, log, strays, keepsExclusive: writeBehind });
+  const recalls: Recalls = new Recalls({
+    ...{ table, kernelCache, access, releases, clock, log, strays, deferred, local },
+  });
   const readAhead = new NameReadAhead({ session, table, releases, fileAhead, clock, log });
   const tellAccesses = (): Promise<unknown> => accessTimes.tell();
   const asked = new AskedChanges({ table, kernelCache, clock, local });
@@ -635,6 +640,7 @@ export function startClient(
     kernelCache,
     access,
     releases,
+    strays,
     stock,
     readAhead,
     recalls,

@@ -5,7 +5,7 @@ import { bytesKey } from "../../base/bytes.ts";
 import { KernelNotifier } from "../../fs/kernel/notify.ts";
 import { ABSENT, type Inode, UNKNOWN } from "../../fs/inode.ts";
 import { FsError } from "../../wire/errno.ts";
-import { asInodeId } from "../../wire/ids.ts";
+import { asBlockId, asGeneration, asInodeId } from "../../wire/ids.ts";
 import {
   acquireReply,
   INO,
@@ -288,6 +288,31 @@ Deno.test("held: all leases and what is open, and nothing else", async () => {
   assert.deepEqual([file.inode.isRegistered, closed.isRegistered], [true, false]);
   await recall(client, { keep: "none" }).promise;
   assert.deepEqual(client.recalls.held()[1], { ino: INO, lease: "none", open: "write" });
+});
+
+Deno.test("recall of a file whose replicas may still get what has failed: it is said until the lease is granted anew", async () => {
+  const client = startClient();
+  const { file } = await opened(client, WRITING);
+  client.strays.note(INO, asBlockId(1), asGeneration(1));
+  assert.deepEqual(await recall(client, { keep: "write", attributes: true }).promise, { open: ["write"] });
+  const told = { open: ["write"], doubtful: [INO] };
+  assert.deepEqual(await recall(client, { keep: "read" }).promise, told);
+  assert.deepEqual(client.recalls.held(), [{ ino: INO, lease: "read", open: "write", doubtful: true }]);
+  assert.deepEqual(await recall(client, { keep: "none" }).promise, told, "the answer was not heard, maybe");
+  const acquiring = client.access.acquire(file, "write", PATIENT);
+  await client.nameserver.answer("acquire", acquireReply(INO, "write"));
+  await acquiring;
+  assert.deepEqual(await recall(client, { keep: "read" }).promise, { open: ["write"] });
+});
+
+Deno.test("recall of what is not known here any more: its replicas may still get what has failed", async () => {
+  const client = startClient();
+  client.strays.note(INO, asBlockId(1), asGeneration(1));
+  assert.deepEqual(await recall(client, { keep: "none" }).promise, { open: ["no"], doubtful: [INO] });
+  client.strays.settled(asBlockId(1), asGeneration(2));
+  assert.deepEqual(await recall(client, { keep: "none" }).promise, { open: ["no"], doubtful: [INO] });
+  client.strays.settled(asBlockId(1), asGeneration(1));
+  assert.deepEqual(await recall(client, { keep: "none" }).promise, { open: ["no"] });
 });
 
 Deno.test("held: a write lease that was given back stays claimed until what left with it is answered", async () => {

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { OpenFile } from "../../fs/inode.ts";
 import { FsError, isErrno } from "../../wire/errno.ts";
-import { asInodeId } from "../../wire/ids.ts";
+import { asBlockId, asGeneration, asInodeId } from "../../wire/ids.ts";
 import {
   acquireReply,
   blockOf,
@@ -101,6 +101,21 @@ Deno.test("releases: send waits until what it told was heard", async () => {
   assert.deepEqual([session.told.length, isHeard], [1, false]);
   resolve();
   await sent;
+});
+
+Deno.test("releases: with a file it is told that its replicas may still get what has failed", async () => {
+  const client = startClient();
+  const { session, releases, strays } = client;
+  strays.note(INO, asBlockId(1), asGeneration(1));
+  for (const ino of [INO, OTHER]) {
+    know(client, ino);
+    forget(client, ino);
+  }
+  await releases.send();
+  assert.deepEqual(session.told[0]!.held, [
+    { ino: INO, lease: "none", open: "no", doubtful: true },
+    { ino: OTHER, lease: "none", open: "no" },
+  ]);
 });
 
 Deno.test("releases: what was not heard is told again, with the state of that time", async () => {

@@ -551,6 +551,8 @@ export interface Held {
   readonly ino: InodeId;
   readonly lease: LeaseMode;
   readonly open: OpenMode;
+  /** Of a file that it may not write to any more: as RecallAnswer's. */
+  readonly doubtful?: true;
 }
 
 export interface ReclaimRequest {
@@ -605,6 +607,11 @@ export interface RecallPush {
 export interface RecallAnswer {
   /** Whether each item's inode is open there. */
   readonly open: readonly OpenMode[];
+  /**
+   * Files of them whose replicas may still get what an operation of the session sent that has failed: they are to refuse it before
+   * anybody writes to the file.
+   */
+  readonly doubtful?: readonly InodeId[];
 }
 
 export const LEASE_PUSHES = defineService("leasePushes", {

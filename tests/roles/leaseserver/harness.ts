@@ -19,13 +19,14 @@ export interface Tables {
 }
 
 export interface TablesOptions
-  extends Partial<Pick<LeaseTableOptions, "perSessionMax" | "fence" | "presumed">> {
+  extends Partial<Pick<LeaseTableOptions, "perSessionMax" | "fence" | "onWriteEnded" | "presumed">> {
   readonly stored?: readonly SessionRecord[];
 }
 
 export function makeTables(options: TablesOptions = {}): Tables {
   const { stored = [], perSessionMax = 1_000_000, fence = () => Promise.resolve(), presumed = new Map() } =
     options;
+  const onWriteEnded = options.onWriteEnded ?? (() => {});
   const clock = new FakeClock();
   let next = 1;
   const store = { nextId: () => next++, save: () => Promise.resolve(), remove: () => {} };
@@ -33,7 +34,14 @@ export function makeTables(options: TablesOptions = {}): Tables {
     { ttlMs: TTL_MS, clock, store, log: silentLogger, onEnd: (session) => leases.dropSession(session) },
     stored,
   );
-  const leases: LeaseTable = new LeaseTable({ sessions, clock, perSessionMax, fence, presumed });
+  const leases: LeaseTable = new LeaseTable({
+    sessions,
+    clock,
+    perSessionMax,
+    fence,
+    onWriteEnded,
+    presumed,
+  });
   return { clock, sessions, leases };
 }
 
@@ -45,6 +53,8 @@ export class Member {
   readonly #leases: LeaseTable;
   session = 0 as SessionId;
   readonly open = new Map<InodeId, OpenMode>();
+  /** Said to be doubtful when it is given up. */
+  readonly doubtful = new Set<InodeId>();
   /** Called with what is recalled; it is given up when that has resolved. */
   onRecall: Answer = () => {};
 
@@ -53,7 +63,8 @@ export class Member {
     this.peer = new FakePeer(async (_op, message): Promise<RecallAnswer> => {
       const { items } = message as RecallPush;
       await this.onRecall(items);
-      return { open: items.map(({ ino }) => this.open.get(ino) ?? "no") };
+      const open = items.map(({ ino }) => this.open.get(ino) ?? "no");
+      return { open, doubtful: items.map(({ ino }) => ino).filter((ino) => this.doubtful.has(ino)) };
     });
   }
 
@@ -101,7 +112,8 @@ export class Member {
   /** Gives all of an inode back. */
   release(ino: InodeId, lease: LeaseMode = "none"): void {
     this.open.delete(ino);
-    this.#leases.lower(this.session, [{ ino, lease, open: "no" }]);
+    const isDoubtful = this.doubtful.has(ino);
+    this.#leases.lower(this.session, [{ ino, lease, open: "no", ...isDoubtful ? { doubtful: true } : {} }]);
   }
 
   /** Changes something and says which sessions said that they have it open. */

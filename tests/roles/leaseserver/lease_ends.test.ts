@@ -261,6 +261,45 @@ Deno.test("leases: a fence that begins while another is waited for is waited for
   assert.ok(change.isDone);
 });
 
+Deno.test("leases: what is given up and said to be doubtful is fenced before anybody has it", async () => {
+  for (const how of ["recalled", "released", "reclaimed"] as const) {
+    const done = gate();
+    const fenced: InodeId[] = [];
+    const ended: InodeId[] = [];
+    const { leases, members: [a, b] } = await startMembers(2, {
+      fence: async (ino) => {
+        fenced.push(ino);
+        await done.wait();
+      },
+      onWriteEnded: (_session, ino) => ended.push(ino),
+    });
+    a.doubtful.add(INO);
+    if (how === "reclaimed") {
+      leases.reclaim(a.session, { ino: INO, lease: "read", open: "no", doubtful: true });
+    } else for (const ino of [INO, OTHER]) await a.acquire(ino, "write");
+    if (how === "released") { for (const ino of [INO, OTHER]) a.release(ino, "exclusive"); }
+    const acquiring = watch(b.acquire(INO, "write"));
+    assert.equal(await b.acquire(OTHER, "write"), "write", "the other is given up as ever");
+    await rest();
+    assert.deepEqual([fenced, acquiring.isDone, ended.includes(INO)], [[INO], false, false], how);
+    done.open();
+    await rest();
+    assert.deepEqual([acquiring.value, ended.includes(INO), fenced.length], ["write", true, 1], how);
+  }
+});
+
+Deno.test("leases: who only read what it says to be doubtful has nothing fenced", async () => {
+  const fenced: InodeId[] = [];
+  const fence = (ino: InodeId) => Promise.resolve(void fenced.push(ino));
+  const { members: [a, b] } = await startMembers(2, { fence });
+  a.doubtful.add(INO);
+  await a.acquire(INO, "read");
+  assert.equal(await b.acquire(INO, "write"), "write");
+  await a.acquire(INO, "read");
+  a.release(INO);
+  assert.deepEqual(fenced, []);
+});
+
 // ---- restart
 
 const STORED = [{ session: asSessionId(70), clientId: "old", host: "h", mountpoint: "/m" }];
