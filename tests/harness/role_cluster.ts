@@ -18,6 +18,8 @@ export interface RoleClusterOptions {
   /** Of whom each has a network of its own, which can be cut; the others share that of the nameserver. */
   readonly networks?: "none" | "mounts" | "mounts and dataservers";
   readonly nameserverFlags?: readonly string[];
+  /** Of mount 1 ... */
+  readonly mountFlags?: (mount: number) => readonly string[];
   /** Makes the directory of dataserver 1 ... ready, such as by mounting something there, which goes with `discard`. */
   readonly prepareVolume?: (path: string, dataserver: number) => Promise<void>;
   /** As prepareVolume, of the nameserver's directory. */
@@ -125,6 +127,7 @@ export class RoleCluster {
       await Deno.mkdir(mountpoint);
       await this.#startRole(`mount${i + 1}`, this.#networks === undefined ? 0 : i + 1, [
         ...["mount", nameserver, mountpoint, "--foreground", "--host", `node${i + 1}`],
+        ...this.#options.mountFlags?.(i + 1) ?? [],
       ]);
     }
   }
