@@ -201,6 +201,8 @@ export class DataAccess {
     inode.isRegistered = true;
     const reply = await session.nameserver.acquire({ ino: inode.ino, mode });
     inode.isRegistered = true; // maybe in another session than it was asked in
+    // The lease may be had, but what it shows is from before a report of ours that has left again since.
+    if (askedAt < inode.handedOverAt) return await this.#ask(file, mode);
     const hadNothing = inode.lease === "none";
     const { mtime, version } = inode.attributes;
     // Recalls that came while it waited were for what was held before: this was granted after them.

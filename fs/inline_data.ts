@@ -119,9 +119,10 @@ export class InlineData {
     const { inode, tenure } = file;
     for (let tries = 1; !isKnown(file); tries++) {
       const { ino } = file;
+      const fetchedAt = table.moment;
       const { inline } = await session.nameserver.blocks({ ino, offset: 0, length: 1 }, interrupt);
       if (file.tenure !== tenure) return; // whoever reads asks again, whoever writes has failed
-      if (inline !== undefined) table.inline.keep(inode, inline);
+      if (inline !== undefined && fetchedAt >= inode.handedOverAt) table.inline.keep(inode, inline);
       if (isKnown(file)) return;
       if (tries === TRIES_MAX) {
         throw new FsError("EIO", `the data of inode ${ino} is not there`, { op: "read" });

@@ -153,14 +153,17 @@ export class Reports {
     let isSent = false;
     const leaves = () => {
       if (file.tenure !== tenure) throw leaseLost();
-      if (onSent === undefined || isSent) return;
-      isSent = true;
-      // From here on it is the server's: what it makes of it is asked when somebody wants to know.
+      if (onSent === undefined) return;
       const { inode } = file;
-      inode.attributes = shown;
-      inode.forgetAttributes();
+      // Invariant: an answer to what was asked before it left last is from before it. It may leave again, when its connection
+      // has ended, and behind what was asked meanwhile.
       table.noteRecall(inode.ino);
       inode.handedOverAt = table.moment;
+      if (isSent) return file.blocks.changed();
+      isSent = true;
+      // From here on it is the server's: what it makes of it is asked when somebody wants to know.
+      inode.attributes = shown;
+      inode.forgetAttributes();
       this.#reported(file, report, beside);
       onSent();
     };

@@ -40,7 +40,7 @@ import type {
 import { Releases } from "../../fs/releases.ts";
 import { Strays } from "../../fs/strays.ts";
 import { Writer } from "../../fs/writer.ts";
-import { FsError } from "../../wire/errno.ts";
+import { FsError, isTransportError } from "../../wire/errno.ts";
 import {
   asBlockId,
   asGeneration,
@@ -336,9 +336,15 @@ export class FakeSession {
   }
 
   async commit(request: CommitRequest, onSend: () => void): Promise<InodeReply> {
-    await this.connected;
-    onSend();
-    return await this.nameserver.commit(request);
+    for (;;) {
+      await this.connected;
+      onSend();
+      try {
+        return await this.nameserver.commit(request);
+      } catch (error) {
+        if (!isTransportError(error)) throw error;
+      }
+    }
   }
 
   create(request: CreateRequest): Promise<CreateReply> {

@@ -326,6 +326,28 @@ Deno.test("held: a write lease that was given back stays claimed until what left
   assert.deepEqual(lease(), ["read"]);
 });
 
+Deno.test("recall: what is answered from before a report that has left again shows nothing of the file", async () => {
+  const client = startClient();
+  const { nameserver, session, access } = client;
+  const { file } = await opened(client, WRITING);
+  file.wrote(10, time(5), 0);
+  await recall(client, { keep: "none" }).promise;
+  const { promise: connected, resolve: connect } = Promise.withResolvers<void>();
+  session.connected = connected;
+  await (await nameserver.next("commit")).fail(new FsError("ENOTCONN", "gone"));
+  const acquiring = watch(access.acquire(file, "write", PATIENT));
+  await quiet();
+  connect();
+  await quiet();
+  // It was asked for first over the new connection.
+  await nameserver.answer("acquire", acquireReply(INO, "write", { version: 1, size: 0 }));
+  assert.deepEqual([file.inode.lease, acquiring.state], ["none", "waits"]);
+  await nameserver.answer("commit", inodeReply(INO, "none", { version: 2, size: 10, mtime: time(5) }));
+  await nameserver.answer("acquire", acquireReply(INO, "write", { version: 2, size: 10, mtime: time(5) }));
+  await acquiring.promise;
+  assert.deepEqual([file.inode.lease, file.size], ["write", 10]);
+});
+
 Deno.test("held: what was given back in a session that is over is not claimed in the next", async () => {
   const client = startClient();
   const { file } = await opened(client, WRITING);
