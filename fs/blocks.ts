@@ -266,7 +266,11 @@ export class Blocks {
       if (file.tenure !== tenure) throw leaseLost();
       // Invariant: an operation is done when nothing of it can arrive any more. Else it might undo what is done next.
       if (stray.generation === current.generation) {
-        const fenced = await this.#fence(file, current);
+        const fenced = await this.#fence(file, current).catch((error) => {
+          if (!isErrno(error, "ENODATA")) throw error;
+          if (++refusals >= ATTEMPTS_MAX) throw new FsError("EIO", error.message, { cause: error });
+          return current;
+        });
         if (fenced.generation === current.generation) {
           if (isLate()) throw new FsError("EIO", `no replica of block ${current.id} can be reached`);
           await clock.sleep(RETRY_MS);
@@ -326,7 +330,7 @@ export class Blocks {
           current = now;
         }
       } catch (error) {
-        if (!isTransportError(error) && !isErrno(error, "EAGAIN")) throw error;
+        if (!isTransportError(error) && !isErrno(error, "EAGAIN") && !isErrno(error, "ENODATA")) throw error;
         // No replica can be reached or used now: wait for one to come back, or for the nameserver to settle it.
       }
       if (attempt > 1 || failed.length === 0) await clock.sleep(RETRY_MS);
@@ -355,7 +359,7 @@ export class Blocks {
 
   /**
    * The block's replicas refuse from now on what was sent to them before; those that don't answer are taken off. As it was when
-   * none does.
+   * none does; ENODATA when all of them are missing.
    */
   async #fence(file: OpenFile, block: Block): Promise<Block> {
     try {

@@ -76,6 +76,13 @@ interface Comparison {
   readonly isSilent: boolean;
 }
 
+interface TakeOptions {
+  /** Also by a doubtful replica. */
+  readonly chosen?: boolean;
+  /** Gets those of which their dataserver says that there is no replica. */
+  readonly missing?: VolumeId[];
+}
+
 export class BlockRecovery {
   readonly #namespace: Namespace;
   readonly #registry: Registry;
@@ -220,7 +227,7 @@ export class BlockRecovery {
         const now = currentExtent(tx, ino, start, seen.block);
         if (isSame(now)) setChosen(tx, regularFile(tx, ino), now, to);
       }, true);
-      const volumes = await this.#takers(kept, seen, to, true);
+      const volumes = await this.#takers(kept, seen, to, { chosen: true });
       if (volumes.length === 0) return false;
       const isChanged = await this.#namespace.change((tx) => {
         const now = currentExtent(tx, ino, start, seen.block);
@@ -320,7 +327,7 @@ export class BlockRecovery {
       if (survivors.length === 0) {
         // None but doubtful ones: what most of them hold counts. One that is slow may be the one that lacks nothing.
         const { alike, isSilent } = await this.#alike(newer, candidates);
-        if (!isSilent) survivors = await this.#takers(alike, newer, to, true);
+        if (!isSilent) survivors = await this.#takers(alike, newer, to, { chosen: true });
       }
       if (survivors.length === 0) {
         throw new FsError("EHOSTUNREACH", `block ${block}: no replica answers`, { op: "adopt" });
@@ -437,7 +444,8 @@ export class BlockRecovery {
     const to = this.#namespace.ids.generationAfter(extent.generation);
     const written = extent.written || hasData;
     const before = new Map(candidates.map((volume) => [volume, this.#registry.connection(volume)]));
-    const took = await this.#takers(candidates, { ...extent, written }, to);
+    const missing: VolumeId[] = [];
+    const took = await this.#takers(candidates, { ...extent, written }, to, { missing });
     // Where nobody says that one has failed, who is there and was not heard is asked once more before it is left behind.
     const unheard = failed.length > 0
       ? []
@@ -450,6 +458,9 @@ export class BlockRecovery {
     if (survivors.length === 0) {
       // Who did not answer may have taken it, and then refuses what has the old one.
       this.onUnsettled(ino, start, block);
+      if (extent.volumes.every((volume) => missing.includes(volume))) {
+        throw new FsError("ENODATA", `block ${block}: all its replicas are missing`, { op: "replicaFailed" });
+      }
       throw new FsError("EAGAIN", `block ${block}: no replica answers`, { op: "replicaFailed" });
     }
     // Whoever has gone may be the one that has all on its disk, when the machines of those that have answered stop next.
@@ -480,10 +491,12 @@ export class BlockRecovery {
     volumes: readonly VolumeId[],
     extent: Extent,
     to: Generation,
-    chosen = false,
+    options: TakeOptions = {},
   ): Promise<VolumeId[]> {
     const connections = volumes.map((volume) => this.#registry.connection(volume));
-    const took = await Promise.all(volumes.map((volume) => this.#setGeneration(volume, extent, to, chosen)));
+    const took = await Promise.all(
+      volumes.map((volume) => this.#setGeneration(volume, extent, to, options)),
+    );
     return volumes.filter((volume, i) => took[i] && this.#registry.connection(volume) === connections[i]);
   }
 
@@ -495,7 +508,7 @@ export class BlockRecovery {
     volume: VolumeId,
     extent: Extent,
     to: Generation,
-    chosen = false,
+    { chosen = false, missing }: TakeOptions = {},
   ): Promise<boolean> {
     const dataserver = this.#registry.dataserver(volume);
     if (dataserver === null) return false;
@@ -512,6 +525,7 @@ export class BlockRecovery {
       await dataserver.setGeneration(request, { timeoutMs });
       return true;
     } catch (error) {
+      if (isErrno(error, "ENOENT")) missing?.push(volume);
       this.#log.warn("replica did not take a new generation", { volume, block: extent.block, error });
       return false;
     }

@@ -338,6 +338,24 @@ for (const how of ["by the caller", "down the chain"]) {
   });
 }
 
+Deno.test("chain: what may still arrive is not waited for without end where all replicas are missing", async () => {
+  const { client, handle } = await start();
+  const { dataservers, nameserver } = client;
+  dataservers.onWrite = () => Promise.reject(new FsError("ETIMEDOUT", "no answer"));
+  await write(client, handle, 0, 10);
+  await (await nameserver.next("replicaFailed")).fail(NONE_ANSWERS);
+  await client.clock.advance(1_000);
+  for (let refusals = 1; refusals <= 20; refusals++) {
+    assert.equal(handle.file.writeError, null);
+    const fencing = await nameserver.next("replicaFailed");
+    assert.deepEqual(fencing.request.failed, []);
+    await fencing.fail(new FsError("ENODATA", "all its replicas are missing"));
+    await client.clock.advance(1_000);
+  }
+  assert.ok(isErrno(handle.file.writeError, "EIO"));
+  assert.deepEqual([dataservers.writes.length, nameserver.calls.length], [1, 0]);
+});
+
 Deno.test("chain: what nobody can have got is sent again as it is", async () => {
   const { client, handle } = await start();
   const { dataservers, nameserver, clock } = client;

@@ -336,7 +336,7 @@ export class File {
       try {
         block = (await this.client.callNow("replicaFailed", report)).block;
       } catch (error) {
-        if (!isErrno(error, "EAGAIN")) throw error;
+        if (!isErrno(error, "EAGAIN") && !isErrno(error, "ENODATA")) throw error;
       }
     }
   }

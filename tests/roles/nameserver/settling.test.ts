@@ -520,6 +520,27 @@ Deno.test("settling: replicas have taken a generation and nobody has heard of it
   assert.deepEqual([world.extent!.generation, world.listed], [block.generation + 1, world.volumes]);
 });
 
+Deno.test("settling: that all replicas are missing is said, and nothing else is taken for that", async () => {
+  const world = await World.make("a", "b");
+  const [first, second] = world.volumes;
+  for (const volume of world.volumes) world.hold(volume, 8, "same");
+  const { service: { recovery }, block, ino } = world;
+  const report = (failed: VolumeId[]) =>
+    recovery.replicasFailed(ino, 0, block.id, block.generation, failed).then(
+      () => "ok",
+      ({ errno }) => errno,
+    );
+  world.onGeneration = async (volume) => {
+    throw new FsError(volume === first ? "ENOENT" : "ETIMEDOUT", "on purpose");
+  };
+  assert.deepEqual([await report([]), await report([first!])], ["EAGAIN", "EAGAIN"]);
+  world.onGeneration = async () => {
+    throw new FsError("ENOENT", "no replica");
+  };
+  assert.deepEqual([await report([]), await report([second!])], ["ENODATA", "EAGAIN"]);
+  assert.deepEqual(world.listed, world.volumes);
+});
+
 Deno.test("settling: an only replica is doubtful: it is the block's", async () => {
   const world = await World.make("a", "b");
   const [first, second] = world.volumes;
