@@ -11,7 +11,7 @@
  *   server has answered, on the monotonic clock, less a margin.
  */
 
-import type { Clock, Timespec } from "../base/clock.ts";
+import { type Clock, OVER, type Timespec } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import { tracing } from "../base/tracing.ts";
 import type { UserIds } from "../base/user_ids.ts";
@@ -460,25 +460,30 @@ export class ClusterSession {
   /** Waits for the link, at most until the call is interrupted or the soft time-out has passed. */
   #reconnected(call: CallOptions): Promise<Link> {
     this.#connecting ??= this.#retryConnecting();
-    const { softTimeoutMs } = this.#options;
+    const { softTimeoutMs, clock } = this.#options;
     const { signal } = call;
     if (signal?.aborted) return Promise.reject(new FsError("EINTR", "interrupted"));
     if (signal === undefined && softTimeoutMs === undefined) return this.#connecting;
     const connecting = this.#connecting;
     return new Promise((resolve, reject) => {
-      const give = (error: FsError) => {
-        clearTimeout(timer);
+      const over = new AbortController();
+      const end = () => {
+        over.abort(OVER);
         signal?.removeEventListener("abort", onAbort);
+      };
+      const give = (error: unknown) => {
+        end();
         reject(error);
       };
       const onAbort = () => give(new FsError("EINTR", "interrupted"));
       signal?.addEventListener("abort", onAbort, { once: true });
-      const timer = softTimeoutMs === undefined
-        ? undefined
-        : setTimeout(() => give(new FsError("ETIMEDOUT", "the nameserver is not there")), softTimeoutMs);
+      if (softTimeoutMs !== undefined) {
+        void clock.sleep(softTimeoutMs, over.signal).then(() => {
+          if (!over.signal.aborted) give(new FsError("ETIMEDOUT", "the nameserver is not there"));
+        });
+      }
       connecting.then((link) => {
-        clearTimeout(timer);
-        signal?.removeEventListener("abort", onAbort);
+        end();
         resolve(link);
       }, give);
     });
