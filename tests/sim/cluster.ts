@@ -23,6 +23,8 @@ export interface ClusterOptions {
   readonly replication: number;
   readonly blockBytes: number;
   readonly inlineLimit: number;
+  /** The first client's programs are told after so long that what they asked for can't be done; others wait. */
+  readonly softTimeoutMs: number | undefined;
   /** Is told all that happens, a line each. */
   readonly trace: ((line: string) => void) | null;
 }
@@ -129,10 +131,22 @@ export class Cluster {
     return log;
   }
 
+  /** The client with a time-out. */
+  get #soft(): ClientHost | undefined {
+    return this.options.softTimeoutMs === undefined ? undefined : this.clients[0];
+  }
+
+  /** Those that do what they are asked for, whatever time it takes. */
+  get patientClients(): readonly ClientHost[] {
+    return this.clients.filter((client) => client !== this.#soft);
+  }
+
   #changesLost(host: string, why: unknown): void {
     this.onChangesLost(host);
-    // It was lent what it changed: nobody may refuse that while its session lasts.
-    if (why !== SESSION_OVER) this.problems.push(`${host}: changes were refused: ${why}`);
+    // It was lent what it changed: nobody may refuse that while its session lasts. Its own time-out may come first.
+    if (why !== SESSION_OVER && host !== this.#soft?.host) {
+      this.problems.push(`${host}: changes were refused: ${why}`);
+    }
   }
 
   /** Runs `work` to its end, whatever time it takes. */
@@ -240,6 +254,7 @@ export class Cluster {
   }
 
   async startClient(client: ClientHost): Promise<void> {
+    const { softTimeoutMs } = this.options;
     const life = new Life(this.simulation, client.host);
     client.life = life;
     client.lives++;
@@ -254,6 +269,7 @@ export class Cluster {
       log: this.#logger(client.host),
       kernelRequests: () => 0,
       writeBehind: true,
+      ...client === this.#soft && softTimeoutMs !== undefined ? { softTimeoutMs } : {},
     });
     for (;;) {
       try {

@@ -300,7 +300,11 @@ export class Faults {
     const hosts = this.#hosts();
     const one = simulation.pick(hosts);
     const others = hosts.filter((host) => host !== one);
-    const from = simulation.chance(0.5) ? others : [simulation.pick(others)];
+    const from = simulation.chance(0.4)
+      ? others
+      : simulation.chance(0.3)
+      ? this.#cluster.dataservers.map(({ host }) => host).filter((host) => host !== one)
+      : [simulation.pick(others)];
     this.#cluster.trace(`${one} is cut off from ${from}`);
     for (const other of from) network.cut(one, other);
     // Then no replica that is left can be given another generation, either.

@@ -4,7 +4,7 @@
  * between its beginning and its end (linearizability).
  *
  * A write that was not known to be stored when its client died or heard of an error may have happened or not (`isOpen`),
- * but whoever reads afterwards settles it: it does not come later.
+ * but whoever reads or writes afterwards settles it: it does not come later.
  */
 
 /** Times are `Simulation.tick`s. */
@@ -45,15 +45,18 @@ export class Register {
   end(operation: Operation, at: number): void {
     operation.to = at;
     operation.isOpen = false;
+    this.#settle(operation.client, operation.from, at);
   }
 
   read(client: string, version: number, from: number, to: number): void {
     this.operations.push({ isWrite: false, client, version, from, to, isOpen: false });
-    // Who reads after the writer's end settles what it left.
+    this.#settle(client, from, to);
+  }
+
+  /** Who reads, or writes, after a writer's end settles what it left. */
+  #settle(client: string, from: number, to: number): void {
     for (const write of this.operations) {
-      if (
-        write.isOpen && write.to === OPEN_UNTIL_READ && write.client !== client && this.#leftAt(write) < from
-      ) {
+      if (write.isOpen && write.to === LEFT && write.client !== client && this.#leftAt(write) < from) {
         write.to = to;
       }
     }
@@ -68,7 +71,7 @@ export class Register {
   /** Nobody will say whether this write has happened. */
   leave(write: Operation, at: number): void {
     write.isOpen = true;
-    write.to = OPEN_UNTIL_READ;
+    write.to = LEFT;
     // That it saw itself what it had not stored yet says nothing. Zeros may be from before, but not when it has written some.
     const isOwn = ({ isWrite, client, version, to }: Operation) =>
       !isWrite && client === write.client && version === write.version && (version !== 0 || to > write.from);
@@ -141,10 +144,11 @@ export class Register {
   }
 }
 
-const OPEN_UNTIL_READ = Number.MAX_SAFE_INTEGER;
+/** Of a write that nobody has settled. */
+const LEFT = Number.MAX_SAFE_INTEGER;
 
 function describe({ isWrite, client, version, from, to, isOpen }: Operation): string {
-  const end = to >= OPEN_UNTIL_READ ? "..." : to;
+  const end = to >= LEFT ? "..." : to;
   return `  ${client} ${isWrite ? isOpen ? "writes?" : "writes" : "reads"} ${version}  [${from}, ${end}]`;
 }
 

@@ -21,6 +21,9 @@ const WORK_MS = [2_000, 2_000, 4_000, 4_000, 8_000, 20_000];
 const INLINE_LIMITS = [3 * PAGE, 5 * PAGE, 0, PAGES * PAGE];
 /** Of so many seeds one is about names. */
 const NAMES_EVERY = 4;
+/** Of so many of the others one has a mount with a time-out. */
+const SOFT_EVERY = 3;
+const SOFT_TIMEOUT_MS = 1_500;
 const PROGRAMS_END_MS = 200_000;
 const SETTLE_MS = 300_000;
 
@@ -76,6 +79,7 @@ function closeSources(seed: number): () => void {
 }
 
 async function run(seed: number, trace: Trace | null, only: readonly Fault[]): Promise<Outcome> {
+  const isOfNames = seed % NAMES_EVERY === 0;
   const cluster = new Cluster({
     seed,
     dataservers: 3 + seed % 2,
@@ -83,6 +87,7 @@ async function run(seed: number, trace: Trace | null, only: readonly Fault[]): P
     replication: seed % 5 === 0 ? 3 : 2,
     blockBytes: 4 * PAGE,
     inlineLimit: INLINE_LIMITS[(seed >> 1) % INLINE_LIMITS.length]!,
+    softTimeoutMs: !isOfNames && seed % SOFT_EVERY === 0 ? SOFT_TIMEOUT_MS : undefined,
     trace,
   });
   const { simulation, problems } = cluster;
@@ -95,7 +100,6 @@ async function run(seed: number, trace: Trace | null, only: readonly Fault[]): P
     trace?.(problems.at(-1)!);
   };
   globalThis.addEventListener("unhandledrejection", onRejection);
-  const isOfNames = seed % NAMES_EVERY === 0;
   const workload = isOfNames ? new NamesWorkload(cluster) : new Workload(cluster);
   // Most seeds have a few kinds of faults only, which then meet more often.
   const some = ALL_FAULTS.filter(() => simulation.chance(0.4));
@@ -131,7 +135,7 @@ async function run(seed: number, trace: Trace | null, only: readonly Fault[]): P
     const gone = new Set(
       cluster.blocks().filter(({ extent }) => faults.isGone(extent)).map(({ ino }) => ino),
     );
-    for (const client of cluster.clients) {
+    for (const client of cluster.patientClients) {
       if (client.life === null) void cluster.startClient(client);
       if (!await simulation.run(() => client.fs !== null, 60_000)) {
         throw new Error(`${client.host} is not mounted`);
