@@ -81,7 +81,10 @@ const counters = {
   recallMs: 6.5,
   fences: 7,
 };
-const held = [{ ino: 5, lease: "write", open: "write" }, { ino: 6, lease: "none", open: "read" }] as const;
+const held = [
+  { ino: 5, lease: "write", open: "write", doubtful: true },
+  { ino: 6, lease: "none", open: "read", doubtful: true },
+] as const;
 const chain = [{ node: 1, volume: 2, address: "h:1" }];
 
 /** As T, with plain numbers for ids and every optional field there. */
@@ -394,7 +397,7 @@ const pushes: Samples<typeof LEASE_PUSHES> = {
         { ino: 1, keep: "none", attributes: false, names: [name, bytesOf("n")], removed: false },
       ],
     },
-    { open: ["write", "no"] },
+    { open: ["write", "no"], doubtful: [5] },
   ],
   lockOffered: [{ wait: 9 }, { ok: true }],
   recallLocks: [{ ino: 5, kept: 8 }, { ok: true }],
