@@ -67,9 +67,11 @@ export async function healthy(
       return times >= (!idle ? 1 : deletions <= left ? 2 : STEADY_TIMES);
     });
   } catch (error) {
-    const { underReplicated, missing, pendingDeletions, repair } = last ?? {};
-    const figures = JSON.stringify({ underReplicated, missing, pendingDeletions, repair });
-    throw new Error(`${(error as Error).message}: ${figures}`);
+    const { underReplicated, missing, pendingDeletions, repair, dataservers } = last ?? {};
+    const figures = JSON.stringify({ underReplicated, missing, pendingDeletions, repair, dataservers });
+    // Which block it is.
+    const { stdout, stderr } = await cluster.mfs(["fsck", "--nameserver", cluster.nameserver], 60_000);
+    throw new Error(`${(error as Error).message}: ${figures}\n${stdout}${stderr}`);
   }
   return deletions;
 }
