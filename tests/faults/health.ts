@@ -70,8 +70,9 @@ export async function healthy(
     const { underReplicated, missing, pendingDeletions, repair, dataservers } = last ?? {};
     const figures = JSON.stringify({ underReplicated, missing, pendingDeletions, repair, dataservers });
     // Which block it is.
-    const { stdout, stderr } = await cluster.mfs(["fsck", "--nameserver", cluster.nameserver], 60_000);
-    throw new Error(`${(error as Error).message}: ${figures}\n${stdout}${stderr}`);
+    const found = await cluster.mfs(["fsck", "--nameserver", cluster.nameserver], 60_000)
+      .then(({ stdout, stderr }) => stdout + stderr, (failure) => `fsck: ${failure.message}`);
+    throw new Error(`${(error as Error).message}: ${figures}\n${found}`);
   }
   return deletions;
 }

@@ -473,7 +473,7 @@ export const NAMESERVER = defineService("nameserver", {
   /** The block that covers `offset`, made when there was a hole. */
   allocateBlock: method<AllocateBlockRequest, { readonly block: Block }>(12),
   commit: method<CommitRequest, InodeReply>(13),
-  /** Takes failed replicas off a block and gives the survivors a new generation. EAGAIN when none of them answers. */
+  /** Takes failed replicas off a block and gives the survivors a new generation. EAGAIN when none of them answers, ENODATA when all are missing. */
   replicaFailed: method<ReplicaFailedRequest, { readonly block: Block }>(14),
   /** Drops whole blocks inside the range; the caller zeroes the ragged ends. */
   punch: method<PunchRequest, InodeReply>(15),
