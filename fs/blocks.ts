@@ -51,6 +51,11 @@ export function isDropped(error: unknown): boolean {
   return isErrno(error, "ENOENT") && error.op === DROPPED;
 }
 
+/** EIO when the session is over in which what is being done to the file began. */
+export function demandTenure(file: OpenFile, tenure: number): void {
+  if (file.tenure !== tenure) throw leaseLost();
+}
+
 /** What a write comes to that was accepted in a session that is over: others may have changed the file since. */
 export function leaseLost(): FsError {
   return new FsError("EIO", "written data could not be stored before its lease ended", { op: "lease" });
@@ -135,7 +140,7 @@ export class Blocks {
     const extend = await this.#prepareExtension(file, offset, tenure);
     const { session } = this.#options;
     const { block } = await session.flushChange((retry) => {
-      if (file.tenure !== tenure) throw leaseLost();
+      demandTenure(file, tenure);
       return session.nameserver.allocateBlock({
         retry,
         ino: file.ino,
@@ -263,7 +268,7 @@ export class Blocks {
     for (let attempt = 1;; attempt++) {
       // Invariant: nothing is sent to a replica after the lease may have been given to another.
       if (!session.isValid) await session.untilValid();
-      if (file.tenure !== tenure) throw leaseLost();
+      demandTenure(file, tenure);
       // Invariant: an operation is done when nothing of it can arrive any more. Else it might undo what is done next.
       if (stray.generation === current.generation) {
         const fenced = await this.#fence(file, current).catch((error) => {

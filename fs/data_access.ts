@@ -82,13 +82,14 @@ export class DataAccess {
 
   /**
    * Runs `run` under a lease that allows `access`; waits for one if need be. A read during which the session was lost runs
-   * again: its pages would be from before. EINTR, or EIO when no lease can be had.
+   * again: its pages would be from before. A write that waits for anything must not go on once the file's tenure is not the
+   * one that it is given: others may change the file by then. EINTR, or EIO when no lease can be had.
    */
   async use<T>(
     file: OpenFile,
     access: Access,
     interrupt: Interruptible | undefined,
-    run: () => Promise<T>,
+    run: (tenure: number) => Promise<T>,
   ): Promise<T> {
     for (;;) {
       while (!this.#allows(file, access)) await this.#obtain(file, access, interrupt);
@@ -100,7 +101,7 @@ export class DataAccess {
         file.revocation?.touched.push(access);
       }
       try {
-        const result = await run();
+        const result = await run(tenure);
         if (access.isWrite || file.tenure === tenure) return result;
       } finally {
         file.accesses.delete(access);

@@ -14,7 +14,7 @@ import { type InodeId, ROOT_INODE } from "../wire/ids.ts";
 import { LEASE_RANK } from "../wire/messages/inode.ts";
 import type { CreateRequest, CreateUnnamedRequest } from "../wire/messages/nameserver.ts";
 import type { AskedChanges } from "./asked_changes.ts";
-import type { Blocks } from "./blocks.ts";
+import { type Blocks, demandTenure } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import { type DataAccess, pagesOf } from "./data_access.ts";
 import { type Access, type Found, type Inode, OpenFile } from "./inode.ts";
@@ -404,12 +404,15 @@ export class Files {
     }
     if (isWriteback) pagesWritten(file, offset, data);
     else if (!append) await beforeGrowth(this.#options.kernelCache, file, offset);
-    await this.#options.access.use(file, access, interrupt, async () => {
+    await this.#options.access.use(file, access, interrupt, async (tenure) => {
       if (!isWriteback) checkUsable(handle);
       const { attributes } = file.inode;
       refuseWrite(attributes);
       if (handle.mustAppend && !isWriteback) refuseOpen(attributes, { write: true, append });
-      if (append && !file.inode.attributesKnown) await this.#names.refresh(file.ino);
+      if (append && !file.inode.attributesKnown) {
+        await this.#names.refresh(file.ino);
+        demandTenure(file, tenure);
+      }
       if (append) position = file.size;
       await this.#options.writer.write(file, position, data, killSuidGid, interrupt);
     });

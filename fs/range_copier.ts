@@ -15,7 +15,7 @@ import { asFsError, FsError, isErrno } from "../wire/errno.ts";
 import { decodeError } from "../wire/error_message.ts";
 import type { NodeId, VolumeId } from "../wire/ids.ts";
 import type { Block } from "../wire/messages/inode.ts";
-import { type Blocks, isDropped, leaseLost } from "./blocks.ts";
+import { type Blocks, demandTenure, isDropped } from "./blocks.ts";
 import type { Dataservers } from "./dataservers.ts";
 import type { InlineData } from "./inline_data.ts";
 import type { OpenFile } from "./inode.ts";
@@ -81,6 +81,7 @@ export class RangeCopier {
     const startMs = clock.monotonicMs();
     const { tenure } = target;
     await source.settled(from, from + limit);
+    demandTenure(target, tenure);
     if (source.inlineBytes > 0) return await this.#copyInline(source, target, from, to, limit, interrupt);
     await writer.outgrow(target);
     const release = await target.occupy(to, to + limit);
@@ -96,7 +97,7 @@ export class RangeCopier {
         const at = done;
         let piece: Piece;
         try {
-          if (target.tenure !== tenure) throw leaseLost();
+          demandTenure(target, tenure);
           piece = await this.#nextPiece(source, target, from + at, to + at, limit - at, tenure);
         } catch (error) {
           failedAt = at;
@@ -118,6 +119,7 @@ export class RangeCopier {
       await Promise.all(running);
       release();
     }
+    demandTenure(target, tenure);
     if (reached > 0) writer.note(target, to + reached);
     const copied = Math.min(done, failedAt);
     if (copied > 0) return copied;
@@ -134,9 +136,10 @@ export class RangeCopier {
     interrupt: Interruptible,
   ): Promise<number> {
     const { inline, writer } = this.#options;
-    const { tenure } = source;
+    const tenures = [source.tenure, target.tenure] as const;
     const bytes = (await inline.copy(source, interrupt)).subarray(from);
-    if (source.tenure !== tenure) throw leaseLost();
+    demandTenure(source, tenures[0]);
+    demandTenure(target, tenures[1]);
     // A hole behind becomes zeros, some at a time.
     const data = new Uint8Array(Math.min(length, INLINE_COPY_BYTES_MAX));
     data.set(bytes.subarray(0, data.length));

@@ -12,7 +12,7 @@ import { FsError, isErrno } from "../wire/errno.ts";
 import type { InodeId } from "../wire/ids.ts";
 import { type Block, FILE_BYTES_MAX, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
 import type { RangeChange } from "../wire/messages/dataserver.ts";
-import { type Blocks, isDropped, leaseLost } from "./blocks.ts";
+import { type Blocks, demandTenure, isDropped } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import { type DataAccess, pagesOf } from "./data_access.ts";
 import { checkUsable, type Files, type Handle } from "./files.ts";
@@ -77,10 +77,10 @@ export class Ranges {
   ): Promise<void> {
     const { file } = handle;
     if (grow && end > file.size) await beforeGrowth(this.#options.kernelCache, file, Infinity);
-    await this.#exclusively(handle, true, interrupt, async () => {
+    await this.#exclusively(handle, true, interrupt, async (tenure) => {
       await this.#options.writer.outgrow(file);
-      await this.#fill(file, "reserve", offset, end, interrupt);
-      if (grow) await this.#growTo(file, end);
+      await this.#fill(file, "reserve", offset, end, tenure, interrupt);
+      if (grow) await this.#growTo(file, end, tenure);
     });
   }
 
@@ -93,16 +93,19 @@ export class Ranges {
     interrupt: Interruptible,
   ): Promise<void> {
     const { file } = handle;
-    await this.#exclusively(handle, true, interrupt, async () => {
+    await this.#exclusively(handle, true, interrupt, async (tenure) => {
       await this.#options.writer.commit(file, false);
       if (!file.inode.isFresh) await this.#options.names.refresh(file.ino, interrupt);
+      demandTenure(file, tenure);
       if (keepsRoom && end > file.inlineBytes) await this.#options.writer.outgrow(file);
+      demandTenure(file, tenure);
       if (file.inlineBytes > 0) await this.#zeroInline(file, offset, end);
-      else if (keepsRoom) await this.#fill(file, "zero", offset, end, interrupt);
-      else await this.#punch(file, offset, end, interrupt);
+      else if (keepsRoom) await this.#fill(file, "zero", offset, end, tenure, interrupt);
+      else await this.#punch(file, offset, end, tenure, interrupt);
+      demandTenure(file, tenure);
       this.#options.writer.note(file, 0);
       await this.#options.writer.commit(file, false);
-      if (grow) await this.#growTo(file, end);
+      if (grow) await this.#growTo(file, end, tenure);
     });
     // Zeros were written under the kernel's pages.
     await this.#options.kernelCache.dropRanges(file.inode, [WHOLE]);
@@ -115,15 +118,21 @@ export class Ranges {
   }
 
   /** Whole blocks go; what others have of the range becomes a hole in their replicas. */
-  async #punch(file: OpenFile, offset: number, end: number, interrupt: Interruptible): Promise<void> {
+  async #punch(
+    file: OpenFile,
+    offset: number,
+    end: number,
+    tenure: number,
+    interrupt: Interruptible,
+  ): Promise<void> {
     const { session, table, blocks } = this.#options;
-    const { ino, tenure } = file;
+    const { ino } = file;
     const askedAt = table.moment;
     const release = await file.occupy(offset, end);
     try {
       // As data on its way out: a recall waits for us.
       const reply = await session.flushChange((retry) => {
-        if (file.tenure !== tenure) throw leaseLost();
+        demandTenure(file, tenure);
         return session.nameserver.punch({ retry, ino, offset, length: end - offset }, interrupt);
       });
       file.blocks.clear();
@@ -147,10 +156,10 @@ export class Ranges {
     change: Exclude<RangeChange, "punch">,
     offset: number,
     end: number,
+    tenure: number,
     interrupt: Interruptible,
   ): Promise<void> {
     const { blocks } = this.#options;
-    const { tenure } = file;
     await this.#demandRoom(file, offset, end);
     for (let at = offset; at < end;) {
       if (interrupt.signal.aborted) throw new FsError("EINTR", "interrupted");
@@ -206,8 +215,9 @@ export class Ranges {
     }
   }
 
-  async #growTo(file: OpenFile, end: number): Promise<void> {
+  async #growTo(file: OpenFile, end: number, tenure: number): Promise<void> {
     if (!file.inode.isFresh) await this.#options.names.refresh(file.ino);
+    demandTenure(file, tenure);
     if (end <= file.size) return;
     this.#options.writer.note(file, end);
     await this.#options.writer.commit(file, false);
@@ -218,14 +228,14 @@ export class Ranges {
     handle: Handle,
     write: boolean,
     interrupt: Interruptible,
-    run: () => Promise<T>,
+    run: (tenure: number) => Promise<T>,
   ): Promise<T> {
     const access: Access = { start: 0, end: Infinity, isWrite: write, isPaged: false, isWriteback: false };
     const { file } = handle;
-    return this.#options.access.use(file, access, interrupt, () => {
+    return this.#options.access.use(file, access, interrupt, (tenure) => {
       checkUsable(handle);
       if (write) refuseWrite(file.inode.attributes);
-      return run();
+      return run(tenure);
     });
   }
 
@@ -301,12 +311,14 @@ export class Ranges {
     const accesses = [[target.file, write] as const, [source.file, read] as const];
     try {
       return await access.useAll(accesses, interrupt, async () => {
+        const { tenure } = target.file;
         for (const { file } of [source, target]) {
           if (!file.inode.isFresh) await names.refresh(file.ino, interrupt);
         }
         refuseWrite(target.file.inode.attributes);
         const end = Math.min(from + length, source.file.size);
         if (end <= from) return 0;
+        demandTenure(target.file, tenure);
         const copied = await this.#copier.copy(source.file, target.file, from, to, end - from, interrupt);
         if (target.file.inode.lease !== "write") await writer.commit(target.file, false);
         return copied;
@@ -341,9 +353,9 @@ export class Ranges {
       );
       try {
         const { file } = handle;
-        await this.#exclusively(handle, true, interrupt, async () => {
+        await this.#exclusively(handle, true, interrupt, async (tenure) => {
           if (!file.inode.isFresh) await names.refresh(ino, interrupt);
-          const { size, tenure } = file;
+          const { size } = file;
           if (size === 0) return;
           const release = await file.occupy(size - 1, Infinity);
           try {

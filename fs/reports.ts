@@ -11,7 +11,7 @@ import type { Logger } from "../base/log.ts";
 import { asFsError } from "../wire/errno.ts";
 import type { BlockId } from "../wire/ids.ts";
 import type { Attributes } from "../wire/messages/inode.ts";
-import { leaseLost } from "./blocks.ts";
+import { demandTenure } from "./blocks.ts";
 import type { ClusterSession } from "./cluster_session.ts";
 import type { InlineData } from "./inline_data.ts";
 import type { InodeTable } from "./inode_table.ts";
@@ -152,7 +152,7 @@ export class Reports {
     }
     let isSent = false;
     const leaves = () => {
-      if (file.tenure !== tenure) throw leaseLost();
+      demandTenure(file, tenure);
       if (onSent === undefined) return;
       const { inode } = file;
       // Invariant: an answer to what was asked before it left last is from before it. It may leave again, when its connection
@@ -173,7 +173,7 @@ export class Reports {
       if (inline !== undefined) file.inline?.putBack(inline.ranges);
       throw error;
     });
-    if (file.tenure !== tenure) throw leaseLost();
+    demandTenure(file, tenure);
     if (durable) synced();
     if (onSent === undefined) {
       this.#reported(file, report, beside);

@@ -19,7 +19,7 @@ import type { BlockId, Generation, InodeId } from "../wire/ids.ts";
 import type { ChainReply, RangeChange } from "../wire/messages/dataserver.ts";
 import type { Block } from "../wire/messages/inode.ts";
 import { FILE_BYTES_MAX, S_ISGID, S_ISUID } from "../wire/messages/inode.ts";
-import { type Blocks, isDropped, leaseLost, SYNC_TIMEOUT_MS } from "./blocks.ts";
+import { type Blocks, demandTenure, isDropped, SYNC_TIMEOUT_MS } from "./blocks.ts";
 import { GATHERED_BYTES_MAX, GatheredWrite } from "./gathered_write.ts";
 import type { Inode, OpenFile } from "./inode.ts";
 import { Reports, type ReportsOptions } from "./reports.ts";
@@ -109,7 +109,7 @@ export class Writer {
     let place = this.#place(file, offset, data);
     for (; typeof place !== "string"; place = this.#place(file, offset, data)) {
       await place;
-      if (file.tenure !== tenure) throw leaseLost(); // while it waited
+      demandTenure(file, tenure); // while it waited
     }
     const isBuffered = file.inode.lease === "write";
     // The kernel says so of every write of an ordinary user.
@@ -130,6 +130,7 @@ export class Writer {
     const done = this.#begin(file, offset, end);
     try {
       await this.#send(file, offset, data, tenure);
+      demandTenure(file, tenure);
     } finally {
       done();
     }
@@ -248,14 +249,14 @@ export class Writer {
       const data = await this.#options.inline.copy(file);
       for (let tries = 1;; tries++) {
         await this.#send(file, 0, data, tenure);
-        if (file.tenure !== tenure) throw leaseLost();
+        demandTenure(file, tenure);
         // What the nameserver has may have been synced there: it must not go before it is on other disks.
         if (!isKept || (await this.#syncer.syncOurs(file)).length === 0) break;
         if (tries === OUTGROW_TRIES) {
           throw new FsError("EIO", "machines stop while the file is moved to a block");
         }
       }
-      if (file.tenure !== tenure) throw leaseLost();
+      demandTenure(file, tenure);
       // Invariant: from the first byte in a block on until here no report leaves, as each waits for what is pending.
       const { mtime } = file.shown();
       file.isOutgrown = true;

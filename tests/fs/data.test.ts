@@ -542,6 +542,35 @@ Deno.test("ranges: nothing of an operation goes on after the session in which it
   }
 });
 
+Deno.test("ranges, write at the end: nothing begins when the session was lost while the attributes were asked for", async () => {
+  const how = { grow: true, keepsRoom: true };
+  const range = { from: 0, to: 20 * PAGE, length: 10 };
+  const work = {
+    zero: (client: TestClient, handle: Handle) => client.ranges.zero(handle, 0, 20 * PAGE, how, PATIENT),
+    punch: (client: TestClient, handle: Handle) =>
+      client.ranges.zero(handle, 0, PAGE, { grow: false, keepsRoom: false }, PATIENT),
+    copy: (client: TestClient, handle: Handle) => client.ranges.copy(handle, handle, range, PATIENT),
+    append: (client: TestClient, handle: Handle) =>
+      client.files.write(handle, 0, new Uint8Array(10), { ...HOW, append: true }, PATIENT),
+  };
+  for (const [name, run] of Object.entries(work)) {
+    const { client, handle } = await start({ size: 20 * PAGE }, [blockOf(1, 0, 30 * PAGE)]);
+    const { nameserver, table, access, events } = client;
+    table.get(INO)!.forgetAttributes(); // by a change of ours
+    const working = watch(run(client, handle).then(() => {}));
+    const asked = await nameserver.next("getattr");
+    access.lose(handle.file); // and others may hold the lease by now
+    const reply = inodeReply(INO, "none", { version: 5, size: 20 * PAGE });
+    await asked.answer(reply);
+    await quiet();
+    if (name === "copy") await nameserver.answer("getattr", reply); // of the other end
+    await quiet();
+    assert.ok(isErrno(working.error, "EIO"), name);
+    assert.deepEqual(nameserver.calls.map(({ method }) => method), [], name);
+    assert.deepEqual(events.filter((event) => !event.startsWith("getattr")), [], name);
+  }
+});
+
 Deno.test("write: no block is made for what was accepted in a session that is over", async () => {
   const { client, handle } = await start({ size: 0 }, []);
   const { nameserver, access } = client;
