@@ -9,6 +9,7 @@
  * - And it is on the nameserver's disk before it is answered: after a power cut that forgot it, who was left behind would
  *   be listed again, and take the generation that the others have (Repair.replicaAhead) without what they have.
  * - A block keeps at least one replica; when no survivor answers, nothing changes and the caller tries again.
+ * - It never goes on with none but corrupt ones while another may come back.
  *
  * The same bars a client whose session has ended from writing: `fence` gives all blocks of a file a new generation. What
  * it was writing then may have reached some replicas and not others: those that differ from the most are taken off before
@@ -93,6 +94,8 @@ export class BlockRecovery {
   onUnsettled: (ino: InodeId, start: number, block: BlockId) => void = () => {};
   /** Whether the block may have newer replicas, from after the backup that it is as of: it waits for them. */
   mayBeBehind: (extent: Extent) => boolean = () => false;
+  /** The replica is known to be corrupt. */
+  isCorrupt: (volume: VolumeId, block: BlockId) => boolean = () => false;
   /** Changes under way, by block: a second report about one waits for the first. */
   readonly #running = new Map<BlockId, Promise<unknown>>();
 
@@ -455,13 +458,17 @@ export class BlockRecovery {
     const survivors = candidates.filter((volume) =>
       took.includes(volume) ? !isCutOff(volume) : heard.includes(volume)
     );
-    if (survivors.length === 0) {
+    const isCorrupt = (volume: VolumeId) => this.isCorrupt(volume, block);
+    const isBetter = (volume: VolumeId) =>
+      !isCorrupt(volume) && !missing.includes(volume) && !this.#registry.isLost(volume);
+    if (survivors.every(isCorrupt) && (survivors.length === 0 || extent.volumes.some(isBetter))) {
       // Who did not answer may have taken it, and then refuses what has the old one.
       this.onUnsettled(ino, start, block);
       if (extent.volumes.every((volume) => missing.includes(volume))) {
         throw new FsError("ENODATA", `block ${block}: all its replicas are missing`, { op: "replicaFailed" });
       }
-      throw new FsError("EAGAIN", `block ${block}: no replica answers`, { op: "replicaFailed" });
+      const which = survivors.length === 0 ? "no replica answers" : "none but corrupt replicas answer";
+      throw new FsError("EAGAIN", `block ${block}: ${which}`, { op: "replicaFailed" });
     }
     // Whoever has gone may be the one that has all on its disk, when the machines of those that have answered stop next.
     const mayBeBack = (volume: VolumeId) => isCutOff(volume) && !this.#registry.isLost(volume);

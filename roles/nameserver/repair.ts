@@ -66,6 +66,13 @@ export interface RepairOptions {
   readonly bytesPerSecond: () => number;
 }
 
+/** What was said of a replica: that it is corrupt, or missing or behind, which may have been so for a moment. */
+interface BadReport {
+  readonly isCorrupt: boolean;
+  /** Registry.connection of its volume then: one that comes back may have been mended, or have its disk again. */
+  readonly connection: unknown;
+}
+
 /** "busy": its volumes have enough to do. */
 type Outcome = "done" | "again" | "busy" | "later";
 
@@ -92,8 +99,8 @@ export class Repair {
   readonly #copier: ReplicaCopier;
   /** Blocks that are being worked on. */
   readonly #running = new Map<BlockId, Urgency>();
-  /** Replicas that were reported; true: as corrupt, false: as missing or behind, which may have been so for a moment. */
-  readonly #bad = new Map<string, boolean>();
+  /** Replicas that were reported. */
+  readonly #bad = new Map<string, BadReport>();
   /** Blocks that may have replicas of a newer generation than the namespace names, or that could not be fenced. */
   readonly #ahead = new Map<BlockId, Ahead>();
   /** Blocks that had a doubtful replica, which are #bad as well. */
@@ -128,6 +135,7 @@ export class Repair {
       if (!this.#running.has(block)) this.#add(task);
     };
     recovery.mayBeBehind = (extent) => this.#mayBeBehind(extent);
+    recovery.isCorrupt = (volume, block) => this.reportOf(volume, block) === "corrupt";
   }
 
   status(): RepairStatus {
@@ -152,7 +160,8 @@ export class Repair {
 
   #noteBad(volume: VolumeId, block: BlockId, isCorrupt: boolean): void {
     const key = badKey(volume, block);
-    if (this.#bad.size < BAD_MAX) this.#bad.set(key, isCorrupt || this.#bad.get(key) === true);
+    if (this.#bad.size >= BAD_MAX || !isCorrupt && this.#bad.get(key)?.isCorrupt === true) return;
+    this.#bad.set(key, { isCorrupt, connection: this.#options.registry.connection(volume) });
   }
 
   /**
@@ -160,19 +169,19 @@ export class Repair {
    * becomes a replica just now: whoever makes it one looks at the block again.
    */
   replicaDoubtful(volume: VolumeId, block: BlockId): void {
-    this.#noteDoubtful(volume, block, false);
+    this.#noteDoubtful(volume, block);
     this.replicaBad(volume, block, false);
   }
 
-  #noteDoubtful(volume: VolumeId, block: BlockId, isCorrupt: boolean): void {
+  #noteDoubtful(volume: VolumeId, block: BlockId): void {
     if (this.#doubtful.size < BAD_MAX) this.#doubtful.add(block);
-    this.#noteBad(volume, block, isCorrupt);
+    this.#noteBad(volume, block, false);
   }
 
   /** What is known against a replica that its block lists: it is corrupt, or was said to be missing or behind. */
   reportOf(volume: VolumeId, block: BlockId): "corrupt" | "suspect" | undefined {
-    const isCorrupt = this.#bad.get(badKey(volume, block));
-    return isCorrupt === undefined ? undefined : isCorrupt ? "corrupt" : "suspect";
+    const report = this.#bad.get(badKey(volume, block));
+    return report === undefined ? undefined : report.isCorrupt ? "corrupt" : "suspect";
   }
 
   /** The block is being repaired just now. */
@@ -486,14 +495,21 @@ export class Repair {
     const present = extent.volumes.filter((volume) => registry.isAlive(volume));
     // Before, so that what is reported meanwhile stays: their machines may stop again.
     this.#doubtful.delete(block);
-    const corrupt = present.filter((volume) => this.reportOf(volume, block) === "corrupt");
-    for (const volume of present) this.#bad.delete(badKey(volume, block));
+    const reports = present.map((volume) =>
+      [badKey(volume, block), this.#bad.get(badKey(volume, block))] as const
+    );
+    for (const [key] of reports) this.#bad.delete(key);
     let isChosen = false;
     try {
       isChosen = await recovery.choose(ino, start, extent, present);
     } finally {
       if (!isChosen) {
-        for (const volume of present) this.#noteDoubtful(volume, block, corrupt.includes(volume));
+        for (const volume of present) this.#noteDoubtful(volume, block);
+        for (const [key, report] of reports) {
+          if (report?.isCorrupt === true && this.#bad.get(key)?.isCorrupt !== true) {
+            this.#bad.set(key, report);
+          }
+        }
       }
     }
     return isChosen ? "again" : "later";
@@ -589,11 +605,18 @@ export class Repair {
     return bad;
   }
 
-  /** What was reported is so still. */
+  /** What was reported is so still. Who has said that a replica is corrupt, and is there still, knows. */
   async #isBad(extent: Extent, volume: VolumeId): Promise<boolean> {
-    if (this.#bad.get(badKey(volume, extent.block)) === true) return true;
+    const report = this.#bad.get(badKey(volume, extent.block));
+    const isCorrupt = report?.isCorrupt === true;
+    if (isCorrupt && report.connection === this.#options.registry.connection(volume)) return true;
     try {
-      await this.#copier.stateOf(extent, volume);
+      if (!isCorrupt) {
+        await this.#copier.stateOf(extent, volume);
+      } else if (await this.#copier.isCorrupt(extent, volume)) {
+        this.#noteBad(volume, extent.block, true); // by this connection
+        return true;
+      }
       return false;
     } catch (error) {
       if (isErrno(error, "ENOENT") || isErrno(error, "ESTALE") || isErrno(error, "EIO")) return true;

@@ -150,9 +150,8 @@ export class ReplicaCopier {
   }
 
   async #make({ extent, source, target }: Copy, isLimited: boolean): Promise<ReplicaStateReply> {
-    const { registry, bytesPerSecond, sharers } = this.#options;
-    const { node, address } = registry.location(source);
-    const rate = Math.ceil(bytesPerSecond() / Math.max(1, sharers()));
+    const { node, address } = this.#options.registry.location(source);
+    const rate = this.#rate;
     const request: CopyReplicaRequest = {
       volume: target,
       block: extent.block,
@@ -160,7 +159,7 @@ export class ReplicaCopier {
       source: { node, volume: source, address },
       ...(isLimited ? { bytesPerSecond: rate } : {}),
     };
-    const slowest = isLimited ? Math.min(SLOWEST_BYTES_PER_MS, rate / 2_000) : SLOWEST_BYTES_PER_MS * 10;
+    const slowest = isLimited ? slowestAt(rate) : SLOWEST_BYTES_PER_MS * 10;
     const timeoutMs = COPY_TIMEOUT_MS + extent.length / slowest;
     return await this.#dataserver(target).copyReplica(request, { timeoutMs });
   }
@@ -170,9 +169,29 @@ export class ReplicaCopier {
     return await this.#dataserver(volume).replicaState(request, { timeoutMs: CALL_TIMEOUT_MS });
   }
 
+  /** Has all of the replica read, and compared with its checksums. Errors: as stateOf. */
+  async isCorrupt({ block, generation, length }: Extent, volume: VolumeId): Promise<boolean> {
+    const bytesPerSecond = this.#rate;
+    const request = { block, generation, volume, length, bytesPerSecond };
+    const timeoutMs = COPY_TIMEOUT_MS + length / slowestAt(bytesPerSecond);
+    const { corrupt } = await this.#dataserver(volume).verifyReplica(request, { timeoutMs });
+    return corrupt !== undefined;
+  }
+
+  /** Bytes a second of one copy. */
+  get #rate(): number {
+    const { bytesPerSecond, sharers } = this.#options;
+    return Math.ceil(bytesPerSecond() / Math.max(1, sharers()));
+  }
+
   #dataserver(volume: VolumeId): NonNullable<ReturnType<Registry["dataserver"]>> {
     const dataserver = this.#options.registry.dataserver(volume);
     if (dataserver === null) throw new FsError("EHOSTUNREACH", `the dataserver of volume ${volume} is away`);
     return dataserver;
   }
+}
+
+/** Bytes per ms. */
+function slowestAt(bytesPerSecond: number): number {
+  return Math.min(SLOWEST_BYTES_PER_MS, bytesPerSecond / 2_000);
 }

@@ -176,6 +176,59 @@ Deno.test("repair: a replica that is corrupt goes though it answers, whatever el
   assert.ok(world.listed.includes(first) && !world.listed.includes(second), `${world.listed}`);
 });
 
+Deno.test("repair: a replica that was said to be corrupt is read again once its dataserver has come back", async () => {
+  for (const isCorrupt of [false, true]) {
+    const { world, first, second } = await make("a", "b", "c");
+    const { service: { repair }, block } = world;
+    repair.replicaBad(second, block.id, true);
+    world.stop(second);
+    await world.repairFor(1_000);
+    assert.equal(repair.reportOf(second, block.id), "corrupt", "nobody can say better yet");
+    world.replicas.get(second)!.isCorrupt = isCorrupt;
+    await world.start(world.hostOf(second));
+    await world.repairFor(10_000);
+    assert.deepEqual([world.listed.includes(first), world.listed.includes(second)], [true, !isCorrupt]);
+    assert.deepEqual([world.listed.length, repair.reportOf(second, block.id)], [2, undefined]);
+  }
+});
+
+Deno.test("repair: a block's last replica, which was said to be corrupt and is well again, is copied", async () => {
+  const { world, first, second } = await make("a", "b", "c");
+  const { service: { repair }, block } = world;
+  world.stop(first);
+  repair.replicaBad(second, block.id, true);
+  world.stop(second);
+  await world.repairFor(DEAD_AFTER_MS + 10_000);
+  await world.start(world.hostOf(second));
+  await world.repairFor(10_000);
+  assert.ok(world.listed.includes(second) && !world.listed.includes(first), `${world.listed}`);
+  assert.equal(world.listed.length, 2);
+});
+
+Deno.test("repair: a block does not go on with a corrupt replica while another may come back", async () => {
+  const { world, first, second } = await make("a", "b");
+  const { service: { repair, recovery }, block, ino } = world;
+  repair.replicaBad(second, block.id, true);
+  world.stop(first);
+  const goOn = () => recovery.replicasFailed(ino, 0, block.id, world.extent!.generation, [first]);
+  await assert.rejects(goOn, /none but corrupt replicas answer/);
+  await world.repairFor(10_000);
+  assert.deepEqual(world.listed, [first, second]);
+  await world.start(world.hostOf(first));
+  await world.repairFor(10_000);
+  assert.ok(world.listed.includes(first), `${world.listed}`);
+});
+
+Deno.test("repair: a block goes on with a corrupt replica when all others are lost", async () => {
+  const { world, first, second } = await make("a", "b");
+  const { service: { repair, recovery }, block, ino } = world;
+  repair.replicaBad(second, block.id, true);
+  world.stop(first);
+  await world.repairFor(DEAD_AFTER_MS + 10_000);
+  await recovery.replicasFailed(ino, 0, block.id, world.extent!.generation, [first]);
+  assert.deepEqual(world.listed, [second]);
+});
+
 Deno.test("repair: a block whose replicas are all lost is left alone until one is back", async () => {
   const { world, first, second } = await make("a", "b", "c");
   const { repair } = world.service;

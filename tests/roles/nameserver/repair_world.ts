@@ -174,6 +174,11 @@ export class FakeDataserver {
       const { block, generation } = message as { block: BlockId; generation: number };
       return { length: WORDS, state: `${this.find(block, generation).version}` };
     }
+    if (op === OPS.verifyReplica.op) {
+      const { block, generation } = message as { block: BlockId; generation: number };
+      const { version, isCorrupt } = this.find(block, generation);
+      return { digest: "", bytes: 0, state: `${version}`, ...isCorrupt ? { corrupt: "rot" } : {} };
+    }
     if (op === OPS.copyReplica.op) return await this.#copy(message as CopyReplicaRequest);
     if (op === OPS.deleteBlocks.op) {
       const { blocks, upTo } = message as { blocks: BlockId[]; upTo: number[] };

@@ -26,6 +26,7 @@ interface Replica {
   length: number;
   digest: string;
   isDoubtful?: boolean;
+  isCorrupt?: boolean;
 }
 
 interface Request {
@@ -199,6 +200,10 @@ export class World {
       await this.onState(volume, request.digest);
       const replica = this.#find(volume, request.generation, request.digest);
       return { length: replica.length, state: replica.digest, digest: replica.digest };
+    }
+    if (op === OPS.verifyReplica.op) {
+      const { length, digest, isCorrupt } = this.#find(volume, request.generation);
+      return { digest, bytes: length, state: digest, ...isCorrupt === true ? { corrupt: "rot" } : {} };
     }
     assert.equal(op, OPS.setGeneration.op);
     await this.onGeneration(volume);
