@@ -46,7 +46,8 @@ export class BlockFinder {
   #walk: Key | null = null;
   #walkedMs: number;
   #layoutVersion = -1;
-  #alive: ReadonlySet<VolumeId> = new Set();
+  /** And by which connection (Registry.connection). */
+  #alive: ReadonlyMap<VolumeId, unknown> = new Map();
   /** Those that have room. */
   #places: ReadonlySet<VolumeId> = new Set();
   /** Since the last walk began: a block found no place for another replica; a volume that was full has room again. */
@@ -76,14 +77,17 @@ export class BlockFinder {
 
   /** A volume has gone since the last look at all of them. */
   get isAwayUnseen(): boolean {
-    return [...this.#alive].some((volume) => !this.#options.registry.isAlive(volume));
+    return [...this.#alive.keys()].some((volume) => !this.#options.registry.isAlive(volume));
   }
 
   /** Begins walks as volumes have come and gone. True when there may be places that were not there before. */
   watch(): boolean {
     const { registry, clock, log } = this.#options;
     const nowMs = clock.monotonicMs();
-    const alive = new Set(registry.volumes.filter((volume) => registry.isAlive(volume)));
+    const alive = new Map(
+      registry.volumes.filter((volume) => registry.isAlive(volume))
+        .map((volume) => [volume, registry.connection(volume)]),
+    );
     const lost = new Set(registry.volumes.filter((volume) => registry.isLost(volume)));
     const draining = registry.volumes.filter((volume) => registry.isDraining(volume));
     for (const volume of lost) {
@@ -101,9 +105,9 @@ export class BlockFinder {
     for (const volume of this.#drains.keys()) {
       if (!draining.includes(volume)) this.#drains.delete(volume);
     }
-    const hasCome = [...alive].some((volume) => !this.#alive.has(volume));
+    const hasCome = [...alive].some(([volume, connection]) => this.#alive.get(volume) !== connection);
     const isNewLayout = this.#layoutVersion !== registry.layoutVersion;
-    const places = new Set([...alive].filter((volume) => registry.isPlace(volume)));
+    const places = new Set([...alive.keys()].filter((volume) => registry.isPlace(volume)));
     this.#hasNewRoom ||= [...places].some((volume) => !this.#places.has(volume));
     const isRoomDue = this.#hasNewRoom && this.#lacksPlace && this.#walk === null &&
       nowMs - this.#walkedMs > ROOM_WALK_MS;

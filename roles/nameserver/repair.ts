@@ -69,7 +69,7 @@ export interface RepairOptions {
 /** What was said of a replica: that it is corrupt, or missing or behind, which may have been so for a moment. */
 interface BadReport {
   readonly isCorrupt: boolean;
-  /** Registry.connection of its volume then: one that comes back may have been mended, or have its disk again. */
+  /** Registry.connection of its volume then: by another one its disk may be back. */
   readonly connection: unknown;
 }
 
@@ -404,8 +404,11 @@ export class Repair {
       const outcome = await this.#rescue(ino, extent, replicas);
       if (outcome !== "done" || !this.#doubtful.has(block)) return outcome;
     }
-    // What it has comes back, or never; unless all that is left may lack something.
-    if (good.length === 0) return this.#doubtful.has(block) ? await this.#choose(task, extent) : "done";
+    if (good.length === 0) {
+      // What it has comes back, or never; unless all that is left may lack something.
+      if (this.#doubtful.has(block)) return await this.#choose(task, extent);
+      return await this.#isWellAgain(extent, bad) ? "again" : "done";
+    }
     if (bad.length > 0) return await this.#takeOffBad(task, extent, bad);
     // Not before they are off the block: the one that counts as good may be gone, too, and not have said so yet. Nor when one
     // was reported just now.
@@ -605,23 +608,40 @@ export class Repair {
     return bad;
   }
 
-  /** What was reported is so still. Who has said that a replica is corrupt, and is there still, knows. */
+  /** What was reported is so still. */
   async #isBad(extent: Extent, volume: VolumeId): Promise<boolean> {
-    const report = this.#bad.get(badKey(volume, extent.block));
-    const isCorrupt = report?.isCorrupt === true;
-    if (isCorrupt && report.connection === this.#options.registry.connection(volume)) return true;
+    if (this.reportOf(volume, extent.block) === "corrupt") return true;
     try {
-      if (!isCorrupt) {
-        await this.#copier.stateOf(extent, volume);
-      } else if (await this.#copier.isCorrupt(extent, volume)) {
-        this.#noteBad(volume, extent.block, true); // by this connection
-        return true;
-      }
+      await this.#copier.stateOf(extent, volume);
       return false;
     } catch (error) {
-      if (isErrno(error, "ENOENT") || isErrno(error, "ESTALE") || isErrno(error, "EIO")) return true;
+      if (isBadReply(error)) return true;
       throw error;
     }
+  }
+
+  /**
+   * Nothing is left of the block but replicas that were said to be corrupt: true when one of them, whose dataserver has come
+   * back since, holds what its checksums say.
+   */
+  async #isWellAgain(extent: Extent, bad: readonly VolumeId[]): Promise<boolean> {
+    const { registry, log } = this.#options;
+    const { block } = extent;
+    for (const volume of bad) {
+      const report = this.#bad.get(badKey(volume, block));
+      if (report?.isCorrupt !== true || report.connection === registry.connection(volume)) continue;
+      try {
+        if (!await this.#copier.isCorrupt(extent, volume)) {
+          log.warn("replica was said to be corrupt, and is not any more", { block, volume });
+          this.#bad.delete(badKey(volume, block));
+          return true;
+        }
+      } catch (error) {
+        if (!isBadReply(error)) throw error;
+      }
+      this.#noteBad(volume, block, true); // by this connection
+    }
+    return false;
   }
 
   async #takeOff(ino: InodeId, extent: Extent, remove: readonly VolumeId[], keep: number): Promise<Outcome> {
@@ -725,4 +745,9 @@ function extentOf(tx: Transaction, { ino, start, block }: Task): Extent | undefi
 
 function badKey(volume: VolumeId, block: BlockId): string {
   return `${volume}:${block}`;
+}
+
+/** The replica is not there, out of date, or can't be read. */
+function isBadReply(error: unknown): boolean {
+  return isErrno(error, "ENOENT") || isErrno(error, "ESTALE") || isErrno(error, "EIO");
 }

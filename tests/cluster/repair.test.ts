@@ -175,3 +175,36 @@ define("a corrupt replica is replaced when it is found", async (cluster) => {
     await repaired(cluster);
   }
 });
+
+define("a corrupt replica that is the last counts again once it was mended", async (cluster) => {
+  await sh(
+    `mkdir ${cluster.scratch}/local
+    head -c 1000000 /dev/urandom > ${cluster.scratch}/local/f
+    cp ${cluster.scratch}/local/f ${cluster.mountpoint}`,
+  );
+  const found = await sh(`cd ${cluster.scratch}; find volume* -name '*.blk' -size +900k | sort`);
+  const replicas = found.trim().split("\n");
+  assertEquals(replicas.length, 2, found);
+  const [first, second] = replicas.map((path) => path.split("/")[0]!.replace("volume", "dataserver")) as [
+    string,
+    string,
+  ];
+  const restartWith = async (bytes: string) => {
+    // Stopped in order, so that its checksums are on disk.
+    const pid = cluster.pidOf(second);
+    Deno.kill(pid, "SIGTERM");
+    await eventually(10_000, `${second} stopped`, () => !isRunning(pid));
+    const path = `${cluster.scratch}/${replicas[1]}`;
+    await sh(`dd if=${bytes} of=${path} bs=1 skip=500000 seek=500000 count=10 conv=notrunc status=none`);
+    await cluster.restart(second);
+  };
+  await restartWith("/dev/zero");
+  await cluster.kill(first);
+  await eventually(30_000, "the replica reported", async () => {
+    const { stdout } = await mfs(["fsck", "--nameserver", cluster.nameserver, "--json"]);
+    return /is corrupt/.test(stdout);
+  });
+  await restartWith(`${cluster.scratch}/local/f`);
+  await repaired(cluster);
+  await same(cluster);
+});
