@@ -471,6 +471,14 @@ export class OpenFile {
     return block.written || this.written.has(block.id);
   }
 
+  /**
+   * What is sent to the block may make its replicas. Not once they have had something, though nobody was told of that: one
+   * that has lost it with the power of its machine must not begin anew.
+   */
+  makesReplicas(block: Block): boolean {
+    return !this.hasData(block);
+  }
+
   #overlapping(start: number, end: number): PendingWrite[] {
     return [...this.pending].filter((write) => write.overlaps(start, end));
   }

@@ -207,7 +207,7 @@ export class RangeCopier {
         const origin = candidates.find(({ node }) => node === head) ?? candidates[0]!;
         asked = origin.volume;
         const request = {
-          ...{ block: now.id, generation: now.generation, volume, chain, create: !now.written },
+          ...{ block: now.id, generation: now.generation, volume, chain, create: target.makesReplicas(now) },
           ...{ offset: to - now.start, length },
           source: {
             ...{ block: current.id, generation: current.generation, offset: from - current.start },

@@ -331,9 +331,11 @@ export class Writer {
       const used = await this.#options.blocks.onChain(
         file,
         block,
-        async (client, volume, chain, { id, generation, written }) => {
+        async (client, volume, chain, current) => {
+          const { id, generation } = current;
           since = generation;
-          const request = { block: id, generation, volume, chain, create: !written, ranges, body, durable };
+          const create = file.makesReplicas(current);
+          const request = { block: id, generation, volume, chain, create, ranges, body, durable };
           const timeoutMs = durable
             ? SYNC_TIMEOUT_MS
             : WRITE_TIMEOUT_MS + chain.length * CHAIN_STEP_TIMEOUT_MS;
@@ -410,7 +412,7 @@ export class Writer {
               volume,
               offset,
               chain,
-              create: !current.written,
+              create: file.makesReplicas(current),
               body,
             },
             { timeoutMs: WRITE_TIMEOUT_MS + chain.length * CHAIN_STEP_TIMEOUT_MS },
@@ -469,7 +471,7 @@ export class Writer {
       since = current.generation;
       const { id, generation } = current;
       const range = { change, offset: offset - current.start, length: end - offset };
-      const request = { block: id, generation, volume, chain, create: !current.written, ...range };
+      const request = { block: id, generation, volume, chain, create: file.makesReplicas(current), ...range };
       try {
         const timeoutMs = WRITE_TIMEOUT_MS + chain.length * CHAIN_STEP_TIMEOUT_MS;
         const reply = await client.changeRange(request, { timeoutMs });

@@ -85,6 +85,8 @@ export class Volume implements ReplicaHost {
   #failed: string | undefined;
   #mayLack = false;
   #failureNoted: Promise<void> = Promise.resolve();
+  /** The disk has failed to write, and has not taken the note of that yet. */
+  #mustNote = false;
   #closing = false;
   #emptying: Promise<void> | null = null;
   #usedBytes = 0;
@@ -403,6 +405,8 @@ export class Volume implements ReplicaHost {
     } catch (error) {
       this.fail(error instanceof Error ? error.message : String(error), isErrno(error, "EROFS"));
     }
+    // The disk may take it by now.
+    if (this.#mustNote) this.#noteFailure(this.#failed ?? "");
     return {
       ...this.#lastFigures,
       freeBytes: this.#lastFigures.freeBytes + this.trash.bytes,
@@ -447,13 +451,20 @@ export class Volume implements ReplicaHost {
    */
   fail(reason: string, mayLack = false): void {
     if (mayLack && !this.#mayLack) {
-      this.#mayLack = true;
-      this.#failureNoted = noteFailure(this.disk, this.path, reason);
+      this.#mayLack = this.#mustNote = true;
+      this.#noteFailure(reason);
     }
     if (this.#failed !== undefined) return;
     this.#failed = reason;
     this.log.error("volume has failed", { path: this.path, volume: this.id, reason });
     this.onFailed();
+  }
+
+  #noteFailure(reason: string): void {
+    this.#mustNote = false; // not while it is tried
+    this.#failureNoted = noteFailure(this.disk, this.path, reason).then((isNoted) => {
+      this.#mustNote = !isNoted;
+    });
   }
 
   /** Refuses new operations; those that run go on. */

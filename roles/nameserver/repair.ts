@@ -32,6 +32,8 @@ const PERIOD_MS = 200;
 /** The walks go on when fewer blocks than this wait. */
 const QUEUE_LOW = 10_000;
 const RETRY_MS = 5_000;
+/** Before a doubtful replica is settled on, a place is looked for so long for a copy of another on a disk that has failed. */
+const RESCUE_MS = 60_000;
 /** What needs no dataserver's answer leaves the nameserver to others after so long. */
 const TURN_MS = 4;
 /** Blocks under repair at once in all, and those of them that are not endangered. */
@@ -103,8 +105,8 @@ export class Repair {
   readonly #bad = new Map<string, BadReport>();
   /** Blocks that may have replicas of a newer generation than the namespace names, or that could not be fenced. */
   readonly #ahead = new Map<BlockId, Ahead>();
-  /** Blocks that had a doubtful replica, which are #bad as well. */
-  readonly #doubtful = new Set<BlockId>();
+  /** Blocks that had a doubtful replica, which are #bad as well, and since when. */
+  readonly #doubtful = new Map<BlockId, number>();
   /** When those that are ahead are looked at next, if nothing else waits. */
   #aheadMs = -Infinity;
   #failed = 0;
@@ -174,7 +176,8 @@ export class Repair {
   }
 
   #noteDoubtful(volume: VolumeId, block: BlockId): void {
-    if (this.#doubtful.size < BAD_MAX) this.#doubtful.add(block);
+    const nowMs = this.#options.clock.monotonicMs();
+    if (this.#doubtful.size < BAD_MAX && !this.#doubtful.has(block)) this.#doubtful.set(block, nowMs);
     this.#noteBad(volume, block, false);
   }
 
@@ -383,8 +386,10 @@ export class Repair {
     if (extent === undefined || !extent.written) {
       // One that is written under the old generation by those who have that still has others that have not.
       if (extent !== undefined) {
-        if (await this.#isAllDoubtful(extent)) return await this.#choose(task, extent);
-        return await this.#moveUnwritten(task, extent);
+        if (!await this.#isAllDoubtful(extent)) return await this.#moveUnwritten(task, extent);
+        const replicas = this.#replicas(namespace.begin().findInode(ino), extent);
+        const outcome = await this.#rescue(ino, extent, replicas);
+        return outcome === "done" ? await this.#choose(task, extent, replicas) : outcome;
       }
       this.#ahead.delete(block);
       this.#doubtful.delete(block);
@@ -399,14 +404,12 @@ export class Repair {
     }
     const bad = await this.#findBad(extent);
     const replicas = this.#replicas(namespace.begin().findInode(ino), extent);
-    const { good, failing, kept, counted, wanted, leaving, lost } = replicas;
-    if (good.length === 0 && failing.length > 0) {
-      const outcome = await this.#rescue(ino, extent, replicas);
-      if (outcome !== "done" || !this.#doubtful.has(block)) return outcome;
-    }
+    const { good, kept, counted, wanted, leaving, lost } = replicas;
     if (good.length === 0) {
+      const outcome = await this.#rescue(ino, extent, replicas);
+      if (outcome !== "done") return outcome;
       // What it has comes back, or never; unless all that is left may lack something.
-      if (this.#doubtful.has(block)) return await this.#choose(task, extent);
+      if (this.#doubtful.has(block)) return await this.#choose(task, extent, replicas);
       return await this.#isWellAgain(extent, bad) ? "again" : "done";
     }
     if (bad.length > 0) return await this.#takeOffBad(task, extent, bad);
@@ -490,11 +493,15 @@ export class Repair {
   }
 
   /** All that the block has left may lack what was acknowledged: settles on what it holds, when nothing better can come. */
-  async #choose({ ino, start, block }: Task, extent: Extent): Promise<Outcome> {
-    const { registry, recovery } = this.#options;
+  async #choose({ ino, start, block }: Task, extent: Extent, { failing }: Replicas): Promise<Outcome> {
+    const { registry, recovery, clock } = this.#options;
     if (extent.volumes.some((volume) => !registry.isAlive(volume) && !registry.isLost(volume))) {
       return "later";
     }
+    const nowMs = clock.monotonicMs();
+    const sinceMs = this.#doubtful.get(block) ?? nowMs;
+    // It can be read there, and there may be a place for a copy soon.
+    if (failing.length > 0 && nowMs - sinceMs < RESCUE_MS) return "later";
     const present = extent.volumes.filter((volume) => registry.isAlive(volume));
     // Before, so that what is reported meanwhile stays: their machines may stop again.
     this.#doubtful.delete(block);
@@ -508,6 +515,7 @@ export class Repair {
     } finally {
       if (!isChosen) {
         for (const volume of present) this.#noteDoubtful(volume, block);
+        if (this.#doubtful.has(block)) this.#doubtful.set(block, sinceMs);
         for (const [key, report] of reports) {
           if (report?.isCorrupt === true && this.#bad.get(key)?.isCorrupt !== true) {
             this.#bad.set(key, report);
@@ -676,11 +684,21 @@ export class Repair {
     return bytes === undefined ? "later" : "again";
   }
 
-  /** Nothing is left but on disks that have failed: a copy of what one gives, if that is all as it was written. */
+  /**
+   * Nothing is left but on disks that have failed: a copy of what one gives, if that is all as it was written. "done": nothing
+   * is left there, or there is no place for it.
+   */
   async #rescue(ino: InodeId, extent: Extent, replicas: Replicas): Promise<Outcome> {
-    const { kept, wanted, failing } = replicas;
+    const { kept, wanted, failing: [source] } = replicas;
+    if (source === undefined) return "done";
     const instead = kept.length < wanted ? undefined : kept[0];
-    return await this.#copy(ino, extent, { ...replicas, good: failing }, instead);
+    try {
+      return await this.#copy(ino, extent, { ...replicas, good: [source] }, instead);
+    } catch (error) {
+      if (!isErrno(error, "ENOENT") && !isErrno(error, "ESTALE")) throw error;
+      this.#noteBad(source, extent.block, false);
+      return "again";
+    }
   }
 
   /** What was said of a replica that was there before is not so of the copy that is made now. */

@@ -77,6 +77,18 @@ Deno.test("chain: replicas that are left after a failure and have the write do n
   assert.equal(dataservers.writes.length, 1);
 });
 
+Deno.test("chain: only what comes to a block first makes its replicas, though the nameserver has not heard of that yet", async () => {
+  const { client, handle } = await start([{ ...BLOCK, written: false }]);
+  const { dataservers, nameserver } = client;
+  await write(client, handle, 0, 10);
+  await quiet();
+  await write(client, handle, 10, 10);
+  await write(client, handle, MIB / 2, MIB / 4); // not gathered
+  await quiet();
+  assert.deepEqual(dataservers.creates, [true, false, false]);
+  assert.deepEqual(nameserver.calls.map(({ method }) => method), []);
+});
+
 Deno.test("chain: when no other replica is left, the one that failed is tried again until it is back", async () => {
   const alone = on(BLOCK, 1, 1);
   const { client, handle } = await start([alone]);

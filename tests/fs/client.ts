@@ -60,6 +60,7 @@ import type {
   ReplicaRequest,
   SeekBlockRequest,
   SyncBlockRequest,
+  WriteBlockRequest,
   WriteRangesRequest,
 } from "../../wire/messages/dataserver.ts";
 import type { Attributes, Block, InodeReply, LeaseMode } from "../../wire/messages/inode.ts";
@@ -417,6 +418,8 @@ interface DataserverCall {
 /** One dataserver that keeps nothing: writes wait if the test says so, reads give bytes of one value. */
 export class FakeDataservers {
   readonly writes: DataserverCall[] = [];
+  /** Of each of those: whether replicas may be made by it. */
+  readonly creates: boolean[] = [];
   readonly reads: DataserverCall[] = [];
   readonly syncs: number[] = [];
   fill = 7;
@@ -452,15 +455,17 @@ export class FakeDataservers {
   client(address: string): Promise<unknown> {
     const none = { failed: [] };
     return Promise.resolve({
-      writeBlock: async ({ block, offset, body }: { block: number; offset: number; body: Uint8Array }) => {
+      writeBlock: async ({ block, create, offset, body }: WriteBlockRequest) => {
         this.writes.push({ block, offset, length: body.length });
+        this.creates.push(create);
         this.#events.push(`data ${block} ${offset}+${body.length}`);
         await this.onWrite();
         return { failed: this.onChain() };
       },
-      writeRanges: async ({ block, generation, ranges, durable }: WriteRangesRequest) => {
+      writeRanges: async ({ block, create, generation, ranges, durable }: WriteRangesRequest) => {
         for (const [offset, length] of ranges) {
           this.writes.push({ block, offset, length });
+          this.creates.push(create);
           this.#events.push(`data ${block} ${offset}+${length}`);
         }
         this.onGeneration(generation);

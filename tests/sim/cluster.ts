@@ -10,7 +10,7 @@ import { Namespace } from "../../roles/nameserver/namespace.ts";
 import { startNameserver } from "../../roles/nameserver/nameserver.ts";
 import { makeRoot } from "../../roles/nameserver/operations.ts";
 import { decodeExtents, decodeInode, type Extent } from "../../roles/nameserver/records.ts";
-import { asInodeId, type InodeId, type VolumeId } from "../../wire/ids.ts";
+import { asInodeId, type BlockId, type InodeId, type VolumeId } from "../../wire/ids.ts";
 import { SimDisk, type SimFile } from "./disk.ts";
 import { SimLevel } from "./level.ts";
 import { Network } from "./network.ts";
@@ -89,6 +89,8 @@ export class Cluster {
   onNameserverStart: (life: Life) => void = () => {};
   /** The nameserver does not count on a volume any more. */
   onVolumeLost: (volume: VolumeId) => void = () => {};
+  /** The nameserver has settled on what is left of a block. */
+  onChosen: (block: BlockId) => void = () => {};
   /** A client has given up changes that it had not told the nameserver of. */
   onChangesLost: (host: string) => void = () => {};
   /** Things that must never happen, as they are seen. */
@@ -115,6 +117,7 @@ export class Cluster {
       if (message === "request failed") this.problems.push(`${host}: ${JSON.stringify(fields)}`);
       if (message.startsWith("changes of names are lost")) this.#changesLost(host, fields.why);
       if (message.startsWith("volume is lost")) this.onVolumeLost(fields.volume as VolumeId);
+      if (message.startsWith("block may have lost")) this.onChosen(fields.block as BlockId);
       if (this.options.trace === null) return;
       const text = Object.entries(fields).map(([key, value]) =>
         `${key}=${value instanceof Error ? value.message : JSON.stringify(value)}`

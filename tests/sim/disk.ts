@@ -56,10 +56,16 @@ interface NameChange {
   readonly file: SimFile | null;
 }
 
-/** A record, and under which boot it was written. */
+/** A record, and in which life of its volume it was written (volume_life.ts). */
 interface StoredRecord extends ReplicaRecord {
-  readonly boot: number;
+  readonly life: number;
 }
+
+/**
+ * Until its process is started again: nothing is written any more; or all but the volume's note that it has failed, and what
+ * was not synced may be lost where that was made; or the directory is not to be found.
+ */
+export type DiskFailure = "EIO" | "EROFS" | "lossy" | "gone";
 
 interface RecordBatch {
   readonly entries: readonly { readonly block: BlockId; readonly record: StoredRecord | null }[];
@@ -76,6 +82,8 @@ export class SimDisk {
   #recordLog: RecordBatch[] = [];
   /** Milliseconds by which it is slower than usual. */
   slownessMs = 0;
+  failure: DiskFailure | null = null;
+  #isFailureNoted = false;
   /** Counts power cuts. */
   boots = 1;
   readonly writing = new Set<{ readonly file: SimFile; readonly change: Change }>();
@@ -92,6 +100,9 @@ export class SimDisk {
       if (length > 0) file.apply({ offset: change.offset, bytes: change.bytes.subarray(0, length) });
     }
     this.writing.clear();
+    if (this.#isFailureNoted) { for (const file of this.names.values()) this.#loseUnsynced(file); }
+    this.failure = null;
+    this.#isFailureNoted = false;
   }
 
   /** After a power cut it may be found in the state of being written. */
@@ -104,21 +115,7 @@ export class SimDisk {
     const simulation = this.#simulation;
     this.boots++;
     for (const file of new Set([...this.names.values(), ...this.#durableNames.values()])) {
-      let bytes = file.durable;
-      for (const change of file.unsynced) {
-        if (simulation.chance(0.4)) continue;
-        if (change.bytes === null || simulation.chance(0.7)) {
-          bytes = changed(bytes, change);
-          continue;
-        }
-        for (let at = 0; at < change.bytes.length; at += SECTOR) {
-          if (simulation.chance(0.5)) continue;
-          const sector = change.bytes.subarray(at, at + SECTOR);
-          bytes = changed(bytes, { offset: change.offset + at, bytes: sector });
-        }
-      }
-      file.bytes = bytes;
-      file.sync();
+      this.#loseUnsynced(file);
       file.opens = 0;
     }
     const names = simulation.below(this.#nameLog.length + 1);
@@ -129,6 +126,36 @@ export class SimDisk {
     for (const batch of this.#recordLog.slice(0, batches)) putRecords(this.#durableRecords, batch);
     this.#recordLog = [];
     this.records = new Map(this.#durableRecords);
+  }
+
+  #loseUnsynced(file: SimFile): void {
+    const simulation = this.#simulation;
+    let bytes = file.durable;
+    for (const change of file.unsynced) {
+      if (simulation.chance(0.4)) continue;
+      if (change.bytes === null || simulation.chance(0.7)) {
+        bytes = changed(bytes, change);
+        continue;
+      }
+      for (let at = 0; at < change.bytes.length; at += SECTOR) {
+        if (simulation.chance(0.5)) continue;
+        const sector = change.bytes.subarray(at, at + SECTOR);
+        bytes = changed(bytes, { offset: change.offset + at, bytes: sector });
+      }
+    }
+    file.bytes = bytes;
+    file.sync();
+  }
+
+  /** Nothing is written any more. */
+  #checkWrites(op: string): void {
+    if (this.failure === null || this.failure === "gone") return;
+    const errno = this.failure === "EROFS" ? "EROFS" : "EIO";
+    throw new FsError(errno, `${op}: ${errno}`, { op });
+  }
+
+  #checkPath(op: string, path: string): void {
+    if (this.failure === "gone") throw new FsError("ENOENT", `${op} ${path}: ENOENT`, { op });
   }
 
   #rename(changes: NameChange[]): void {
@@ -159,6 +186,7 @@ export class SimDisk {
       this.writing.add(entry);
       await pause();
       this.writing.delete(entry);
+      this.#checkWrites("write");
       target.apply(change);
     };
     const read = (fd: number, buffer: Uint8Array<ArrayBuffer>, offset: number): number => {
@@ -171,10 +199,12 @@ export class SimDisk {
       open: async (path, flags) => {
         if (life.isOver) return NEVER;
         if (simulation.chance(0.1)) await pause();
+        this.#checkPath("open", path);
         let found = this.names.get(path);
         if (found !== undefined && (flags & libc.O_EXCL) !== 0) throw new FsError("EEXIST", `open ${path}`);
         if (found === undefined) {
           if ((flags & libc.O_CREAT) === 0) throw new FsError("ENOENT", `open ${path}`);
+          this.#checkWrites(`open ${path}`);
           found = new SimFile();
           this.#rename([{ path, file: found }]);
         }
@@ -199,7 +229,10 @@ export class SimDisk {
       changeRange: async (fd, change, offset, length) => {
         const target = file(fd);
         const end = Math.min(offset + length, target.bytes.length);
-        if (change === "reserve" || end <= offset) return await pause();
+        if (change === "reserve" || end <= offset) {
+          await pause();
+          return this.#checkWrites(change);
+        }
         await apply(target, { offset, bytes: new Uint8Array(end - offset) });
       },
       truncate: (fd, length) => {
@@ -210,21 +243,29 @@ export class SimDisk {
       syncData: async (fd) => {
         const synced = file(fd);
         await pause();
+        this.#checkWrites("fdatasync");
         synced.sync();
         await pause();
       },
-      syncDirectory: async () => {
+      syncDirectory: async (path) => {
         await pause();
+        this.#checkPath("fsync", path);
+        this.#checkWrites(`fsync ${path}`);
         this.#syncNames();
       },
-      syncAll: async () => {
+      syncAll: async (path) => {
         await pause();
+        this.#checkPath("syncfs", path);
+        this.#checkWrites(`syncfs ${path}`);
         for (const synced of this.names.values()) synced.sync();
         this.#syncNames();
         await pause();
       },
       replaceFile: async (directory, name, content) => {
         await pause();
+        this.#checkPath("replace", directory);
+        if (this.failure === "lossy") this.#isFailureNoted = true;
+        else this.#checkWrites(`replace ${name}`);
         const replaced = new SimFile();
         replaced.apply({ offset: 0, bytes: content.slice() });
         replaced.sync();
@@ -233,43 +274,58 @@ export class SimDisk {
       },
       remove: async (path) => {
         await pause();
+        if (this.failure === "gone") return; // so nothing is there
+        this.#checkWrites(`remove ${path}`);
         if (this.names.has(path)) this.#rename([{ path, file: null }]);
       },
       rename: async (from, to) => {
         await pause();
         const moved = this.names.get(from);
-        if (moved === undefined) return false;
+        if (moved === undefined || this.failure === "gone") return false;
+        this.#checkWrites(`rename ${from}`);
         this.#rename([{ path: from, file: null }, { path: to, file: moved }]);
         return true;
       },
       names: (path) => {
         if (life.isOver) return NEVER;
+        if (this.failure === "gone") return Promise.reject(new Deno.errors.NotFound(path));
         const found = new Set<string>();
         for (const one of [...this.names.keys(), ...this.#directories]) {
           if (one.startsWith(`${path}/`)) found.add(one.slice(path.length + 1).split("/")[0]!);
         }
         return Promise.resolve([...found]);
       },
-      readText: (path) => Promise.resolve(textOf(this.names.get(path)?.bytes ?? bytesOf(""))),
+      readText: (path) =>
+        this.failure === "gone"
+          ? Promise.reject(new Deno.errors.NotFound(path))
+          : Promise.resolve(textOf(this.names.get(path)?.bytes ?? bytesOf(""))),
       makeDirectory: (path) => {
         // 256 of them would make `names` slow; they are known to be there.
         if (!path.includes("/blocks/")) this.#directories.add(path);
         return Promise.resolve();
       },
       realPath: (path) => Promise.resolve(path),
-      space: () => ({ totalBytes: 1e12, availableBytes: 1e12 }),
+      space: (path) => {
+        this.#checkPath("statvfs", path);
+        if (this.failure === "EROFS") this.#checkWrites(`statvfs ${path}`);
+        return { totalBytes: 1e12, availableBytes: 1e12 };
+      },
       identity: () => life.host,
-      mounting: () => "",
-      openRecords: () => Promise.resolve(this.#recordsFor(life, pause)),
+      mounting: () => `boot ${this.boots}`,
+      openRecords: (_path, _label, volumeLife) => Promise.resolve(this.#recordsFor(life, volumeLife, pause)),
     };
   }
 
-  #recordsFor(life: Life, pause: () => Promise<void>): ReplicaRecords {
+  #recordsFor(life: Life, volumeLife: number, pause: () => Promise<void>): ReplicaRecords {
     let last: Promise<void> = Promise.resolve();
+    let isBroken = false;
     const write = (batch: RecordBatch, durable: boolean): Promise<void> => {
       if (life.isOver) return NEVER;
       const run = last.then(async () => {
         await pause();
+        // As LevelDB: what follows on a part of a record can't be read.
+        isBroken ||= this.failure !== null && this.failure !== "gone";
+        if (isBroken) throw new FsError("EIO", "records can't be written", { op: "write" });
         putRecords(this.records, batch);
         this.#recordLog.push(batch);
         if (!durable) return;
@@ -277,13 +333,12 @@ export class SimDisk {
         this.#recordLog = [];
         await pause();
       });
-      last = run;
+      last = run.catch(() => {});
       return run;
     };
-    const boot = this.boots;
-    const found = ({ boot: its, generation, state, length }: StoredRecord): ReplicaRecord => ({
+    const found = ({ life: its, generation, state, length }: StoredRecord): ReplicaRecord => ({
       ...{ generation, state, length },
-      ...(state === "writing" && its !== boot ? { isDoubtful: true } : {}),
+      ...(state === "writing" && its !== volumeLife ? { isDoubtful: true } : {}),
     });
     const sorted = () =>
       [...this.records].sort(([a], [b]) => a - b).map(([block, record]) => ({
@@ -297,7 +352,9 @@ export class SimDisk {
       },
       put: (entries, durable) =>
         write(
-          { entries: entries.map(({ block, record }) => ({ block, record: { ...record, boot } })) },
+          {
+            entries: entries.map(({ block, record }) => ({ block, record: { ...record, life: volumeLife } })),
+          },
           durable,
         ),
       delete: (block) => write({ entries: [{ block, record: null }] }, false),

@@ -20,6 +20,7 @@ export type Disturbed =
 export type Fault =
   | "killDataserver"
   | "cutPower"
+  | "failDisk"
   | "killNameserver"
   | "cutNameserverPower"
   | "killClient"
@@ -31,6 +32,7 @@ export type Fault =
 export const ALL_FAULTS: readonly Fault[] = [
   "killDataserver",
   "cutPower",
+  "failDisk",
   "killNameserver",
   "cutNameserverPower",
   "killClient",
@@ -68,6 +70,11 @@ export class Faults {
       );
       this.#noteLost(blocks.filter((block) => !this.#isElsewhere(host, block)));
     };
+    // Until then it could be read from disks that have failed.
+    cluster.onChosen = (block) => {
+      if (!this.#unsafe.has(block)) return;
+      this.#noteLost(cluster.blocks().filter(({ extent }) => extent.block === block));
+    };
     cluster.onNameserverStart = (life) => {
       // Until then only those see anything who go by what they knew, and from the end of the TTL on nobody does.
       cluster.simulation.after(0.9 * SESSION_TTL_MS, () => {
@@ -101,6 +108,7 @@ export class Faults {
     cluster.network.mend();
     for (const host of cluster.dataservers) {
       host.disk.slownessMs = 0;
+      if (host.disk.failure !== null) this.#kill(host);
       if (!host.isUp) void cluster.startDataserver(host);
     }
     cluster.level.slownessMs = 0;
@@ -123,9 +131,15 @@ export class Faults {
     const { simulation, dataservers } = this.#cluster;
     const host = simulation.pick(dataservers);
     if (!host.isUp) return false;
-    this.#cluster.killDataserver(host, false);
+    this.#kill(host);
     this.#later(this.#downMs(), () => host.isUp ? undefined : this.#cluster.startDataserver(host));
     return true;
+  }
+
+  #kill(host: DataserverHost): void {
+    // What its disk did not take was there to be read until now.
+    if (host.disk.failure === "lossy") this.#noteUnsyncedLost(host);
+    this.#cluster.killDataserver(host, false);
   }
 
   /** Of one machine, or of the room. */
@@ -138,11 +152,39 @@ export class Faults {
   }
 
   #cutPowerOf(host: DataserverHost): void {
+    this.#noteUnsyncedLost(host);
+    this.#cluster.killDataserver(host, true);
+    this.#later(this.#downMs() + 500, () => host.isUp ? undefined : this.#cluster.startDataserver(host));
+  }
+
+  /** It is well again when its process is started anew. */
+  failDisk(): boolean {
+    const { simulation, dataservers } = this.#cluster;
+    const host = simulation.pick(dataservers);
+    const { disk, life } = host;
+    if (life === null || host.server === null || disk.failure !== null) return false;
+    disk.failure = simulation.pick(["EIO", "EROFS", "lossy", "gone"]);
+    this.#cluster.trace(`${host.host}: its disk fails (${disk.failure})`);
+    // Once it has refused something, it is not believed what it has not on it: others that may lack something count then.
+    if (disk.failure !== "gone") {
+      const losing = this.#cluster.blocks().filter((block) => this.#mayLose(host, block));
+      for (const block of losing) if (!this.#isElsewhere(host, block)) this.#unsafe.add(block.extent.block);
+    }
+    this.#later(this.#downMs(), () => {
+      if (host.life !== life) return;
+      this.#kill(host);
+      this.#later(
+        simulation.between(10, 2_000),
+        () => host.isUp ? undefined : this.#cluster.startDataserver(host),
+      );
+    });
+    return true;
+  }
+
+  #noteUnsyncedLost(host: DataserverHost): void {
     const losing = this.#cluster.blocks().filter((block) => this.#mayLose(host, block));
     this.#noteLost(losing.filter((block) => !this.#isElsewhere(host, block)));
     for (const { extent } of losing) this.#suspect.add(`${host.volume} ${extent.block} ${extent.generation}`);
-    this.#cluster.killDataserver(host, true);
-    this.#later(this.#downMs() + 500, () => host.isUp ? undefined : this.#cluster.startDataserver(host));
   }
 
   /** What these blocks hold may fall back to what was synced. */
@@ -170,7 +212,8 @@ export class Faults {
   #isElsewhere(host: DataserverHost, { extent }: PlacedBlock): boolean {
     return extent.volumes.some((volume) => {
       const other = this.#cluster.hostOf(volume);
-      return other !== host && other.isUp && other.fileOf(extent.block) !== undefined &&
+      return other !== host && other.isUp && other.disk.failure === null &&
+        other.fileOf(extent.block) !== undefined &&
         (other.disk.records.get(extent.block)?.generation ?? -1) >= extent.generation &&
         !this.#isSuspect(volume, extent) &&
         !this.#isRotten(other, extent.block);

@@ -29,8 +29,11 @@ const LENGTH = CHUNK + 1000;
 const errno = (name: "EIO" | "ESTALE") => (error: unknown) => isErrno(error, name);
 
 /** The system's, until it breaks: then data is neither written nor synced. */
-function breakableDisk(): { readonly disk: Disk; readonly state: { isBroken: boolean } } {
-  const state = { isBroken: false };
+function breakableDisk(): {
+  readonly disk: Disk;
+  readonly state: { isBroken: boolean; takesNotes: boolean };
+} {
+  const state = { isBroken: false, takesNotes: true };
   const check = (path: string) => {
     if (state.isBroken) throw new FsError("EIO", `${path}: I/O error`, { op: "write" });
   };
@@ -47,6 +50,7 @@ function breakableDisk(): { readonly disk: Disk; readonly state: { isBroken: boo
     // Slow, as failing disks are: who stops has to wait for it.
     replaceFile: async (directory, name, bytes) => {
       if (state.isBroken) await new Promise((resolve) => setTimeout(resolve, 200));
+      if (!state.takesNotes) check(name);
       await systemDisk.replaceFile(directory, name, bytes);
     },
   };
@@ -115,6 +119,34 @@ Deno.test("a disk that fails: of what was not synced nothing is read but what ma
     await until(() => registry.reports.at(-1)?.replicas.length === 2, "a block report");
     deepEqual(registry.reports.at(-1)!.replicas.map(({ doubtful }) => doubtful), [true, true]);
     await rejects(readAll(client, server, UNSYNCED, LENGTH), errno("ESTALE"));
+  }));
+
+Deno.test("a disk that fails: that is noted on it as soon as it takes that", () =>
+  withDirectory(async (directory) => {
+    const path = `${directory}/v`;
+    const { disk, state } = breakableDisk();
+    state.takesNotes = false;
+    await using registry = new FakeRegistry();
+    {
+      await using server = await start(registry, [path], { disk, ...LATER });
+      using client = await connectTo(server);
+      const { volume } = server.volumes[0]!;
+      await write(client, volume, UNSYNCED);
+      state.isBroken = true;
+      await rejects(
+        client.call.syncBlock({ block: UNSYNCED, generation: GENERATION, volume, chain: [] }),
+        errno("EIO"),
+      );
+      const beats = registry.heartbeats.length;
+      await until(() => registry.heartbeats.length > beats + 1, "it was tried");
+      ok(![...Deno.readDirSync(path)].some(({ name }) => name === "failure.json"));
+      state.isBroken = false;
+      await until(() => [...Deno.readDirSync(path)].some(({ name }) => name === "failure.json"), "the note");
+    }
+    await using server = await start(registry, [path], LATER);
+    await until(() => registry.reports.at(-1)?.replicas.length === 1, "a block report");
+    equal(registry.reports.at(-1)!.replicas[0]!.doubtful, true);
+    equal(server.volumes.length, 1);
   }));
 
 Deno.test("a volume without room, or whose directory is away, has lost nothing: what was not synced can be read", () =>

@@ -408,7 +408,7 @@ Deno.test("repair: a doubtful replica is chosen when the disk of the other has f
   assert.ok(world.listed.includes(second) && !world.listed.includes(first), `${world.listed}`);
 });
 
-Deno.test("repair: a doubtful replica is chosen when there is no place for what the failed disk of the other gives", async () => {
+Deno.test("repair: a doubtful replica is chosen when there was no place for long for what the failed disk of the other gives", async () => {
   const { world, first, second } = await make("a", "b");
   world.onGeneration = async (volume) => {
     if (volume === first) throw new FsError("EIO", "the volume has failed");
@@ -416,6 +416,8 @@ Deno.test("repair: a doubtful replica is chosen when there is no place for what 
   world.fail(first);
   world.replicas.get(second)!.isDoubtful = true;
   world.service.repair.replicaDoubtful(second, world.block.id);
+  await world.repairFor(50_000);
+  assert.deepEqual([world.listed, world.replicas.get(second)!.isDoubtful], [world.volumes, true]);
   await world.repairFor(20_000);
   assert.deepEqual([world.listed, world.replicas.get(second)!.isDoubtful], [[second], false]);
 });
