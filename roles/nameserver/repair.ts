@@ -32,8 +32,11 @@ const PERIOD_MS = 200;
 /** The walks go on when fewer blocks than this wait. */
 const QUEUE_LOW = 10_000;
 const RETRY_MS = 5_000;
-/** Before a doubtful replica is settled on, a place is looked for so long for a copy of another on a disk that has failed. */
-const RESCUE_MS = 60_000;
+/**
+ * Before a doubtful replica is settled on, a place is looked for so long for a copy of another on a disk that has failed. Who
+ * writes to the block waits for that.
+ */
+const RESCUE_MS = 20_000;
 /** What needs no dataserver's answer leaves the nameserver to others after so long. */
 const TURN_MS = 4;
 /** Blocks under repair at once in all, and those of them that are not endangered. */
@@ -386,10 +389,9 @@ export class Repair {
     if (extent === undefined || !extent.written) {
       // One that is written under the old generation by those who have that still has others that have not.
       if (extent !== undefined) {
-        if (!await this.#isAllDoubtful(extent)) return await this.#moveUnwritten(task, extent);
-        const replicas = this.#replicas(namespace.begin().findInode(ino), extent);
-        const outcome = await this.#rescue(ino, extent, replicas);
-        return outcome === "done" ? await this.#choose(task, extent, replicas) : outcome;
+        // Nothing of it was synced, nor closed: its writer does not wait for what a failed disk may give.
+        if (await this.#isAllDoubtful(extent)) return await this.#choose(task, extent);
+        return await this.#moveUnwritten(task, extent);
       }
       this.#ahead.delete(block);
       this.#doubtful.delete(block);
@@ -409,7 +411,9 @@ export class Repair {
       const outcome = await this.#rescue(ino, extent, replicas);
       if (outcome !== "done") return outcome;
       // What it has comes back, or never; unless all that is left may lack something.
-      if (this.#doubtful.has(block)) return await this.#choose(task, extent, replicas);
+      if (this.#doubtful.has(block)) {
+        return this.#mayBeRescued(block, replicas) ? "later" : await this.#choose(task, extent);
+      }
       return await this.#isWellAgain(extent, bad) ? "again" : "done";
     }
     if (bad.length > 0) return await this.#takeOffBad(task, extent, bad);
@@ -492,16 +496,19 @@ export class Repair {
     return extent.volumes.every((volume) => !isAlive(volume) || bad.includes(volume));
   }
 
+  /** What is on a disk that has failed can be read, and there may be a place for a copy soon. */
+  #mayBeRescued(block: BlockId, { failing }: Replicas): boolean {
+    const nowMs = this.#options.clock.monotonicMs();
+    return failing.length > 0 && nowMs - (this.#doubtful.get(block) ?? nowMs) < RESCUE_MS;
+  }
+
   /** All that the block has left may lack what was acknowledged: settles on what it holds, when nothing better can come. */
-  async #choose({ ino, start, block }: Task, extent: Extent, { failing }: Replicas): Promise<Outcome> {
+  async #choose({ ino, start, block }: Task, extent: Extent): Promise<Outcome> {
     const { registry, recovery, clock } = this.#options;
     if (extent.volumes.some((volume) => !registry.isAlive(volume) && !registry.isLost(volume))) {
       return "later";
     }
-    const nowMs = clock.monotonicMs();
-    const sinceMs = this.#doubtful.get(block) ?? nowMs;
-    // It can be read there, and there may be a place for a copy soon.
-    if (failing.length > 0 && nowMs - sinceMs < RESCUE_MS) return "later";
+    const sinceMs = this.#doubtful.get(block) ?? clock.monotonicMs();
     const present = extent.volumes.filter((volume) => registry.isAlive(volume));
     // Before, so that what is reported meanwhile stays: their machines may stop again.
     this.#doubtful.delete(block);

@@ -416,8 +416,22 @@ Deno.test("repair: a doubtful replica is chosen when there was no place for long
   world.fail(first);
   world.replicas.get(second)!.isDoubtful = true;
   world.service.repair.replicaDoubtful(second, world.block.id);
-  await world.repairFor(50_000);
+  await world.repairFor(15_000);
   assert.deepEqual([world.listed, world.replicas.get(second)!.isDoubtful], [world.volumes, true]);
   await world.repairFor(20_000);
   assert.deepEqual([world.listed, world.replicas.get(second)!.isDoubtful], [[second], false]);
+});
+
+Deno.test("repair: a doubtful replica is chosen at once when the failed disk of the other turns out not to have it", async () => {
+  const { world, first, second } = await make("a", "b", "c");
+  world.onGeneration = async (volume) => {
+    if (volume === first) throw new FsError("EIO", "the volume has failed");
+  };
+  world.fail(first);
+  world.replicas.delete(first);
+  world.replicas.get(second)!.isDoubtful = true;
+  world.service.repair.replicaDoubtful(second, world.block.id);
+  await world.repairFor(2_000);
+  assert.equal(world.replicas.get(second)!.isDoubtful, false);
+  assert.ok(world.listed.includes(second) && !world.listed.includes(first), `${world.listed}`);
 });

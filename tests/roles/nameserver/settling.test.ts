@@ -582,34 +582,6 @@ Deno.test("settling: a doubtful replica of such a block is not chosen where anot
   assert.equal(world.replicas.get(first)!.generation, world.block.generation, "nothing has changed");
 });
 
-Deno.test("settling: nor where another that lacks nothing is on a disk that has failed: that is copied", async () => {
-  const world = await World.makeUnwritten("a", "b", "c");
-  const [first, second] = world.volumes;
-  world.hold(first, 8, "written");
-  world.hold(second, 4, "torn", true);
-  world.onGeneration = async (volume) => {
-    if (volume === first) throw new FsError("EIO", "the volume has failed");
-  };
-  world.fail(first);
-  await world.report(second);
-  await world.repairFor(10_000);
-  const [only] = world.listed;
-  assert.deepEqual([world.listed.length, world.replicas.get(only!)!.digest], [1, "written"]);
-});
-
-Deno.test("settling: but where the failed disk has nothing of it, as it was never written there, the doubtful one is", async () => {
-  const world = await World.makeUnwritten("a", "b", "c");
-  const [first, second] = world.volumes;
-  world.hold(second, 4, "torn", true);
-  world.onGeneration = async (volume) => {
-    if (volume === first) throw new FsError("EIO", "the volume has failed");
-  };
-  world.fail(first);
-  await world.report(second);
-  await world.repairFor(10_000);
-  assert.deepEqual([world.listed, world.replicas.get(second)!.isDoubtful], [[second], false]);
-});
-
 Deno.test("settling: a replica fails before the block's first write has reached the others: they are there with the new generation, so that it comes too late", async () => {
   const world = await World.makeUnwritten("a", "b");
   const [first, second] = world.volumes;
