@@ -247,6 +247,12 @@ export class Writer {
       if (file.inlineBytes === 0) return; // by another write
       const isKept = this.#options.inline.isKept(file);
       const data = await this.#options.inline.copy(file);
+      const { block } = await this.#options.blocks.piece(file, 0);
+      demandTenure(file, tenure);
+      // What an earlier try has left in it, and was cut off since, would be seen when the file has grown.
+      if (block !== undefined) {
+        await this.changeRange(file, block, "zero", block.start, block.start + block.length, tenure);
+      }
       for (let tries = 1;; tries++) {
         await this.#send(file, 0, data, tenure);
         demandTenure(file, tenure);
@@ -255,6 +261,7 @@ export class Writer {
         if (tries === OUTGROW_TRIES) {
           throw new FsError("EIO", "machines stop while the file is moved to a block");
         }
+        file.written.clear(); // all of it is sent again: replicas may begin anew
       }
       demandTenure(file, tenure);
       // Invariant: from the first byte in a block on until here no report leaves, as each waits for what is pending.
@@ -262,6 +269,10 @@ export class Writer {
       file.isOutgrown = true;
       file.inline = null;
       file.wrote(0, mtime, this.#options.clock.monotonicMs());
+    } catch (error) {
+      // What the nameserver has is the file's data still: no report may speak of blocks.
+      if (file.tenure === tenure) file.written.clear();
+      throw error;
     } finally {
       release();
     }

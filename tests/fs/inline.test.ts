@@ -5,6 +5,7 @@ import { concatBytes, textOf } from "../../base/bytes.ts";
 import { InlineBuffer } from "../../fs/inline_buffer.ts";
 import { InlineCache } from "../../fs/inline_cache.ts";
 import { Inode } from "../../fs/inode.ts";
+import { FsError, isErrno } from "../../wire/errno.ts";
 import { asInodeId } from "../../wire/ids.ts";
 import {
   attributesOf,
@@ -99,6 +100,31 @@ Deno.test("inline: growing over the limit moves what is synced to disks before t
   const { request } = await client.nameserver.next("commit");
   assert.deepEqual([request.outgrown, request.inline, request.size], [true, undefined, 23]);
   assert.equal(request.written.length, 1);
+});
+
+Deno.test("inline: what could not be moved to blocks is beside the inode still, and no report speaks of blocks", async () => {
+  const client = limited();
+  const { changes, inline } = some("abc");
+  const handle = await opened(client, WRITING, changes, { inline });
+  client.dataservers.onSync = () => Promise.reject(new FsError("ENOSPC", "full"));
+  const writing = watch(client.files.write(handle, 3, nameOf("x".repeat(20)), HOW, PATIENT));
+  await client.nameserver.answer("allocateBlock", { block: blockOf(7, 0, 1024, false) });
+  await quiet();
+  assert.ok(isErrno(writing.error, "ENOSPC"));
+  assert.equal(client.dataservers.writes.length, 1);
+  assert.equal(await read(client, handle), "abc");
+  void client.files.flush(handle).catch(() => {});
+  const { request, answer } = await client.nameserver.next("commit");
+  assert.deepEqual([request.outgrown, request.written], [undefined, []]);
+  await answer(inodeReply(INO, "write", { size: 3, inlineBytes: 3, version: 9 }));
+  // What was sent there may have been cut off since: nothing of it is left when it is tried again.
+  client.dataservers.onSync = () => Promise.resolve();
+  client.events.length = 0;
+  const again = watch(client.files.write(handle, 50, nameOf("x".repeat(20)), HOW, PATIENT));
+  await quiet();
+  assert.equal(again.state, "done");
+  const sent = client.events.filter((event) => /^(zero|data)/.test(event));
+  assert.deepEqual(sent.slice(0, 2), ["zero 7 0+1024", "data 7 0+3"]);
 });
 
 Deno.test("inline buffer: ranges are merged, and bounded in number", () => {
