@@ -521,12 +521,9 @@ export class Repair {
       isChosen = await recovery.choose(ino, start, extent, present);
     } finally {
       if (!isChosen) {
-        for (const volume of present) this.#noteDoubtful(volume, block);
-        if (this.#doubtful.has(block)) this.#doubtful.set(block, sinceMs);
+        this.#doubtful.set(block, sinceMs);
         for (const [key, report] of reports) {
-          if (report?.isCorrupt === true && this.#bad.get(key)?.isCorrupt !== true) {
-            this.#bad.set(key, report);
-          }
+          if (report !== undefined && this.#bad.get(key)?.isCorrupt !== true) this.#bad.set(key, report);
         }
       }
     }
@@ -698,14 +695,12 @@ export class Repair {
   async #rescue(ino: InodeId, extent: Extent, replicas: Replicas): Promise<Outcome> {
     const { kept, wanted, failing: [source] } = replicas;
     if (source === undefined) return "done";
-    const instead = kept.length < wanted ? undefined : kept[0];
-    try {
-      return await this.#copy(ino, extent, { ...replicas, good: [source] }, instead);
-    } catch (error) {
-      if (!isErrno(error, "ENOENT") && !isErrno(error, "ESTALE")) throw error;
+    if (await this.#isBad(extent, source)) {
       this.#noteBad(source, extent.block, false);
       return "again";
     }
+    const instead = kept.length < wanted ? undefined : kept[0];
+    return await this.#copy(ino, extent, { ...replicas, good: [source] }, instead);
   }
 
   /** What was said of a replica that was there before is not so of the copy that is made now. */
